@@ -1,0 +1,1 @@
+"""Train, fine-tune and measure the Segment Anything Model."""
