@@ -1,0 +1,118 @@
+"""Multi-head attention of the image encoder: global or windowed, with decomposed relative position.
+
+Legend: H, W tokens of one image (or of one window) in rows and columns; N = H * W; d head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How a grid of `height` x `width` tokens falls into square windows of side `side`.
+
+    Windows that stick out at the right or bottom are padded (as in ViTDet); side 0 means no
+    windows at all.
+    """
+
+    height: int
+    width: int
+    side: int
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows and columns to add at the bottom and right."""
+        return -self.height % self.side, -self.width % self.side
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B, height, width, C], already padded, to [B * windows, side, side, C]."""
+        x = x.unflatten(1, (-1, self.side)).unflatten(3, (-1, self.side))
+        return x.transpose(2, 3).flatten(0, 2)
+
+    def join(self, x: Tensor) -> Tensor:
+        """[B * windows, side, side, C] to [B, height, width, C], the padding cut off."""
+        rows, columns = (-(-size // self.side) for size in (self.height, self.width))
+        x = x.unflatten(0, (-1, rows, columns)).transpose(2, 3)
+        return x.flatten(1, 2).flatten(2, 3)[:, : self.height, : self.width]
+
+
+def relative_positions(table: Tensor, *, size: int) -> Tensor:
+    """The embedding of every (query, key) distance along one axis.
+
+    Args:
+        table: [2 * size - 1, d]; row `size - 1` belongs to distance zero. A table made for
+            another size is resampled linearly, so a model runs at sizes it was not built for.
+        size: tokens along the axis.
+
+    Returns:
+        [size, size, d]: query, key, channel.
+    """
+    if table.shape[0] != 2 * size - 1:
+        table = F.interpolate(table.T[None], size=2 * size - 1, mode="linear")[0].T
+    steps = torch.arange(size, device=table.device)
+    return table[steps[:, None] - steps[None, :] + size - 1]
+
+
+class Attention(nn.Module):
+    """Self-attention over a [B, H, W, C] grid of tokens (paper A; ViTDet, Li et al. 2022).
+
+    Args:
+        dim: C.
+        heads: number of heads; divides C.
+        size: side of the relative-position tables: the window's, or the whole grid's.
+        window: side of the windows, or 0 for attention over the whole grid.
+    """
+
+    def __init__(self, dim: int, *, heads: int, size: int, window: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.window = window
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * size - 1, dim // heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, dim // heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] to [B, H, W, C]."""
+        if not self.window:
+            out: Tensor = self.proj(self._attend(self.qkv(x)))
+            return out
+        windows = Windows(x.shape[1], x.shape[2], self.window)
+        down, right = windows.padding
+        # A padded token is a zero vector, so its q, k and v are the bias: project first and pad
+        # the result, which spares the padding two GEMMs.
+        if down or right:
+            qkv = F.pad(F.linear(x, self.qkv.weight), (0, 0, 0, right, 0, down))
+            qkv = qkv + self.qkv.bias.to(qkv.dtype)
+        else:
+            qkv = self.qkv(x)
+        attended: Tensor = self.proj(windows.join(self._attend(windows.split(qkv))))
+        return attended
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """Attention inside each grid: [B, H, W, 3C] to [B, H, W, C]."""
+        B, H, W, _ = qkv.shape
+        q, k, v = qkv.view(B, H * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._position_bias(q, H, W))
+        return out.transpose(1, 2).reshape(B, H, W, -1)
+
+    def _position_bias(self, q: Tensor, H: int, W: int) -> Tensor:
+        """What relative position adds to the scores: [B, heads, N, d] to [B, heads, N, N].
+
+        The bias depends on the query (before scaling) and on rows and columns separately.
+        """
+        grid = q.unflatten(2, (H, W))
+        rows = relative_positions(self.rel_pos_h, size=H).to(q.dtype)
+        columns = relative_positions(self.rel_pos_w, size=W).to(q.dtype)
+        by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, rows)
+        by_column = torch.einsum("bnhwc,wkc->bnhwk", grid, columns)
+        bias = by_row[..., :, None] + by_column[..., None, :]
+        return bias.flatten(4, 5).flatten(2, 3)
+
+
+__all__ = ["Attention", "Windows", "relative_positions"]

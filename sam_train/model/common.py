@@ -1,0 +1,97 @@
+"""Small parts that several modules of the model share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Callable[[], nn.Module]
+
+
+class MLPBlock(nn.Module):
+    """Two linear layers with an activation between them, over the last axis."""
+
+    def __init__(self, dim: int, *, hidden: int, activation: Activation = nn.GELU) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, hidden)
+        self.act = activation()
+        self.lin2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dim] to [..., dim]."""
+        out: Tensor = self.lin2(self.act(self.lin1(x)))
+        return out
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of a map.
+
+    Inside this project maps are channels-last almost everywhere, so `forward` takes [..., C] like
+    any LayerNorm; `forward_map` takes [B, C, h, w].
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] to [B, C, h, w]."""
+        return self(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them: the decoder's hypernetworks and its IoU head."""
+
+    def __init__(self, dim: int, *, hidden: int, out: int, depth: int) -> None:
+        super().__init__()
+        widths = [dim, *[hidden] * (depth - 1), out]
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b) for a, b in pairwise(widths)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dim] to [..., out]."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        last: Tensor = self.layers[-1](x)
+        return last
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016), drawn per sample: a dropped branch adds nothing.
+
+    A branch that stays is divided by its probability, so the expectation does not change.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] to [B, ...]."""
+        if not self.training or self.probability == 0.0:
+            return x
+        keep = 1.0 - self.probability
+        shape = (x.shape[0], *[1] * (x.ndim - 1))
+        return x * (torch.rand(shape, device=x.device) < keep).to(x.dtype) / keep
+
+    def extra_repr(self) -> str:
+        return f"probability={self.probability:.3f}"
+
+
+def keep_in_graph(x: Tensor, unused: Iterable[nn.Parameter]) -> Tensor:
+    """Add nothing to `x`, so that parameters this call had no use for still get a (zero) gradient.
+
+    Which masks are asked for and whether a mask prompt exists changes from round to round. With a
+    gradient for every parameter in every step, DDP needs no search for unused ones.
+    """
+    if not torch.is_grad_enabled():
+        return x
+    firsts = [p.flatten()[0] for p in unused if p.requires_grad]
+    return x + 0.0 * torch.stack(firsts).sum() if firsts else x
+
+
+__all__ = ["MLP", "Activation", "DropPath", "LayerNorm2d", "MLPBlock", "keep_in_graph"]

@@ -1,0 +1,137 @@
+"""The image encoder: a plain ViT with windowed and global attention, and a convolutional neck.
+
+Paper §3 and A; the shape is ViTDet's (Li et al. 2022). Tokens stay channels-last, [B, h, w, D],
+from the patches to the neck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sam_train.model.attention import Attention
+from sam_train.model.common import DropPath, LayerNorm2d, MLPBlock
+
+
+class PatchEmbed(nn.Module):
+    """Square patches to tokens."""
+
+    def __init__(self, dim: int, *, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] to [B, h, w, D]."""
+        tokens: Tensor = self.proj(images)
+        return tokens.movedim(1, -1)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block over a grid of tokens."""
+
+    def __init__(
+        self, dim: int, *, heads: int, mlp_dim: int, grid: int, window: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads=heads, size=window or grid, window=window)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLPBlock(dim, hidden=mlp_dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, h, w, D] to [B, h, w, D]."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
+
+
+class ImageEncoderViT(nn.Module):
+    """Images to embeddings.
+
+    Args:
+        img_size: S, a multiple of `patch_size`.
+        patch_size: side of a patch in pixels.
+        embed_dim: D, width of the ViT.
+        depth, heads, mlp_ratio: of the ViT.
+        global_attn_indexes: blocks that attend to the whole grid; the others to windows.
+        window_size: side of a window in tokens (14 in the paper).
+        out_chans: C, channels of the embedding.
+        drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
+        checkpoint_blocks: recompute each block in the backward pass instead of keeping what is
+            inside it: less memory, a third more computation.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int,
+        patch_size: int,
+        embed_dim: int,
+        depth: int,
+        heads: int,
+        global_attn_indexes: Sequence[int],
+        window_size: int = 14,
+        mlp_ratio: float = 4.0,
+        out_chans: int = 256,
+        drop_path: float = 0.0,
+        checkpoint_blocks: bool = False,
+    ) -> None:
+        super().__init__()
+        grid = img_size // patch_size
+        self.img_size = img_size
+        self.checkpoint_blocks = checkpoint_blocks
+        self.patch_embed = PatchEmbed(embed_dim, patch_size=patch_size)
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                heads=heads,
+                mlp_dim=int(embed_dim * mlp_ratio),
+                grid=grid,
+                window=0 if i in global_attn_indexes else window_size,
+                drop_path=drop_path * i / max(depth - 1, 1),
+            )
+            for i in range(depth)
+        )
+        self.neck = nn.ModuleList(
+            [
+                nn.Conv2d(embed_dim, out_chans, kernel_size=1, bias=False),
+                LayerNorm2d(out_chans),
+                nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1, bias=False),
+                LayerNorm2d(out_chans),
+            ]
+        )
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """ViT practice: truncated normal .02, the patches as a linear layer's Xavier (MAE).
+
+        Relative-position tables start at zero (as in the reference), so that position enters
+        through the absolute table first, which therefore does not.
+        """
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised, padded images float [B, 3, S, S] to embeddings [B, C, h, w]."""
+        x = self.patch_embed(images) + self.pos_embed
+        for block in self.blocks:
+            if self.checkpoint_blocks and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        reduce, reduce_norm, smooth, smooth_norm = self.neck
+        x = reduce_norm.forward_map(reduce(x.movedim(-1, 1)))
+        embeddings: Tensor = smooth_norm.forward_map(smooth(x))
+        return embeddings
+
+
+__all__ = ["Block", "ImageEncoderViT", "PatchEmbed"]
