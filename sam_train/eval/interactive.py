@@ -1,0 +1,273 @@
+"""Points to masks: mean IoU after 1, 2, 3, 5 and 9 clicks of a patient person (paper §7.1, D)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from sam_train.eval.error_region import Bitmap, Click, centre, deepest_error, mask_iou
+from sam_train.eval.scores import ClickScores, ClickTally
+from sam_train.model import Sam
+from sam_train.types import BACKGROUND, FOREGROUND, PAD, RLE, Batch, Prediction, Prompts
+
+# Upscaled logits held at once; 2^26 float32 are 256 MiB, a dozen masks of SA-1B's 1500 x 2250.
+_PIXELS_AT_ONCE = 1 << 26
+
+CLICKS = (1, 2, 3, 5, 9)
+"""Where the paper and those after it report."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ClickResult:
+    """What one more click made of one mask; handed to an observer."""
+
+    batch: Batch
+    """On the device; carries `rles`."""
+    batch_number: int
+    """Of the evaluation, from 0."""
+    mask_index: int
+    """Flat index in the batch."""
+    clicks: int
+    """How many clicks the mask has, from 1."""
+    point: tuple[float, float]
+    """The newest click (x, y), input frame."""
+    foreground: bool
+    """Its label."""
+    mask: Bitmap
+    """uint8 [H, W], original frame; the most confident of three after one click."""
+    iou: float
+    predicted_iou: float
+
+
+Observer = Callable[[ClickResult], None]
+
+
+@torch.no_grad()
+def evaluate_clicks(
+    sam: Sam,
+    batches: Iterable[Batch],
+    *,
+    clicks: Sequence[int] = CLICKS,
+    first: str = "centre",
+    max_masks: int = 64,
+    device: torch.device | str | None = None,
+    observer: Observer | None = None,
+) -> ClickScores:
+    """Click on what is wrong, again and again, and measure each time.
+
+    The first click asks for three masks and goes on with the most confident one (by predicted
+    IoU); "oracle" is the best of the three. Each next click is the deepest pixel of the error
+    region at the original resolution, with the logits of the round before fed back, and asks for
+    one mask. Masks are compared at the original resolution, as segment-anything upscales them.
+    A perfect mask needs no further click and keeps its IoU of 1.
+
+    Args:
+        sam: put into eval mode meanwhile. Runs under the caller's autocast, if any.
+        batches: with `rles`. On several ranks, each rank's own part; parts may differ in length,
+            the only collective is the sum at the end.
+        clicks: at which numbers of clicks to report.
+        first: "centre" (farthest from the mask's boundary) or "random" (the batch's `points`).
+        max_masks: decoded at once; bounds memory.
+        device: of `sam`; its parameters' by default.
+        observer: sees every mask after every click, for pictures.
+
+    Returns:
+        Scores over the masks of all ranks.
+
+    Raises:
+        ValueError: unknown `first`, clicks below 1, batches without rles, an empty mask, or no
+            mask at all.
+    """
+    if first not in ("centre", "random"):
+        raise ValueError(f"first click must be 'centre' or 'random', not '{first}'")
+    if not clicks or min(clicks) < 1:
+        raise ValueError(f"clicks must be numbers from 1, not {list(clicks)}")
+    place = torch.device(device) if device is not None else next(sam.parameters()).device
+    tally = ClickTally(rounds=max(clicks))
+    was_training = sam.training
+    sam.eval()
+    try:
+        for number, batch in enumerate(batches):
+            on_device = batch.to(place)
+            embeddings = sam.encode(on_device.images, on_device.image_sizes)
+            tally.images += len(batch.keys)
+            for start in range(0, batch.num_masks, max_masks):
+                masks = np.arange(start, min(start + max_masks, batch.num_masks))
+                game = _Game(sam=sam, batch=on_device, embeddings=embeddings, masks=masks)
+                game.batch_number = number
+                game.begin(first)
+                for n in range(1, tally.rounds + 1):
+                    game.play(n, tally, observer)
+                tally.iou.append(torch.from_numpy(game.iou[:, 1:]))
+                tally.oracle.append(torch.from_numpy(game.oracle))
+    finally:
+        sam.train(was_training)
+    return tally.scores(sorted(set(clicks)), device=place)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Game:
+    """Several masks of one batch that are being clicked at the same time."""
+
+    sam: Sam
+    batch: Batch
+    embeddings: Tensor
+    masks: npt.NDArray[np.int64]
+    """[m] flat indices in the batch."""
+    batch_number: int = 0
+    truths: list[Bitmap] = field(default_factory=list)
+    """m times uint8 [H, W]."""
+    active: npt.NDArray[np.int64] = field(init=False)
+    """Rows of this game that are not perfect yet."""
+    coords: npt.NDArray[np.float32] = field(init=False)
+    """[m, T, 2], input frame."""
+    labels: npt.NDArray[np.int64] = field(init=False)
+    """[m, T]."""
+    logits: Tensor | None = None
+    """[len(active), 1, g, g] of the round before."""
+    iou: npt.NDArray[np.float64] = field(init=False)
+    """[m, 1 + rounds played]; column 0 is no click at all."""
+    oracle: npt.NDArray[np.float64] = field(init=False)
+    owner: list[int] = field(init=False)
+    """m image numbers, on the host once."""
+    sizes: list[tuple[int, int]] = field(init=False)
+    originals: list[tuple[int, int]] = field(init=False)
+
+    def begin(self, first: str) -> None:
+        """Decode the truths and place the first clicks."""
+        batch, m = self.batch, len(self.masks)
+        if batch.rles is None:
+            raise ValueError("evaluation by clicks needs batches that carry their RLEs")
+        self.owner = batch.image_index[torch.from_numpy(self.masks)].tolist()
+        self.sizes = [(h, w) for h, w in batch.image_sizes.tolist()]
+        self.originals = [(h, w) for h, w in batch.original_sizes.tolist()]
+        self.truths = [_decode(batch.rles[k]) for k in self.masks]
+        self.active = np.arange(m)
+        self.iou = np.zeros((m, 1))
+        self.oracle = np.zeros(m)
+        # The PAD token behind the first point: see types.Prompts.
+        self.coords = np.zeros((m, 2, 2), dtype=np.float32)
+        self.labels = np.full((m, 2), PAD, dtype=np.int64)
+        self.labels[:, 0] = FOREGROUND
+        given = batch.points[torch.from_numpy(self.masks)].cpu().numpy()
+        for row, truth in enumerate(self.truths):
+            click = centre(truth)
+            if click is None:
+                key = batch.keys[self.owner[row]]
+                raise ValueError(
+                    f"{key}: a mask without a pixel cannot be evaluated; filter it out"
+                )
+            self.coords[row, 0] = given[row] if first == "random" else self._to_input(row, click)
+
+    def play(self, n: int, tally: ClickTally, observer: Observer | None) -> None:
+        """Decode with n clicks, measure, and place click n + 1."""
+        self.iou = np.concatenate([self.iou, self.iou[:, -1:]], axis=1)
+        if len(self.active) == 0:
+            return
+        prediction = self._decode_active(multimask=n == 1)
+        predicted = prediction.iou.float().cpu().numpy()
+        carried = predicted.argmax(axis=1)
+        next_clicks: dict[int, Click] = {}
+        kept = np.zeros(len(self.active), dtype=bool)
+        for slot, masks in self._at_original_size(prediction.mask_logits):
+            row = int(self.active[slot])
+            real = [mask_iou(mask, self.truths[row]) for mask in masks]
+            best = int(carried[slot])
+            self.iou[row, -1] = real[best]
+            if n == 1:
+                self.oracle[row] = max(real)
+            tally.predicted.extend(predicted[slot].tolist())
+            tally.real.extend(real)
+            if observer is not None:
+                # The first click stands before the PAD token, later ones behind it.
+                token = 0 if n == 1 else n
+                x, y = self.coords[row, token].tolist()
+                observer(
+                    ClickResult(
+                        batch=self.batch,
+                        batch_number=self.batch_number,
+                        mask_index=int(self.masks[row]),
+                        clicks=n,
+                        point=(x, y),
+                        foreground=bool(self.labels[row, token] == FOREGROUND),
+                        mask=masks[best],
+                        iou=real[best],
+                        predicted_iou=float(predicted[slot, best]),
+                    )
+                )
+            click = deepest_error(masks[best], self.truths[row])
+            if click is not None:
+                next_clicks[row] = click
+                kept[slot] = True
+        slots = torch.from_numpy(np.flatnonzero(kept)).to(prediction.mask_logits.device)
+        chosen = torch.from_numpy(carried[kept]).to(slots.device)
+        self.logits = prediction.mask_logits[slots, chosen][:, None]
+        self.active = self.active[kept]
+        self._append(next_clicks)
+
+    def _decode_active(self, *, multimask: bool) -> Prediction:
+        device = self.embeddings.device
+        rows = torch.from_numpy(self.masks[self.active]).to(device)
+        prompts = Prompts(
+            coords=torch.from_numpy(self.coords[self.active]).to(device),
+            labels=torch.from_numpy(self.labels[self.active]).to(device),
+            mask_logits=self.logits,
+        )
+        return self.sam.decode(
+            self.embeddings, self.batch.image_index[rows], prompts, multimask=multimask
+        )
+
+    def _at_original_size(self, logits: Tensor) -> Iterator[tuple[int, list[Bitmap]]]:
+        """Per active slot its K masks; upscaled in groups that share an image and fit memory."""
+        slot = 0
+        while slot < len(self.active):
+            image = self.owner[self.active[slot]]
+            height, width = self.originals[image]
+            room = max(1, _PIXELS_AT_ONCE // (height * width * logits.shape[1]))
+            end = slot + 1
+            while (
+                end < min(len(self.active), slot + room) and self.owner[self.active[end]] == image
+            ):
+                end += 1
+            upscaled = self.sam.postprocess(
+                logits[slot:end].float(),
+                image_size=self.sizes[image],
+                original_size=(height, width),
+            )
+            bitmaps = (upscaled > 0).to(torch.uint8).cpu().numpy()
+            for i in range(end - slot):
+                yield slot + i, list(bitmaps[i])
+            slot = end
+
+    def _append(self, clicks: dict[int, Click]) -> None:
+        m = len(self.masks)
+        coords = np.zeros((m, 1, 2), dtype=np.float32)
+        labels = np.full((m, 1), PAD, dtype=np.int64)
+        for row, click in clicks.items():
+            coords[row, 0] = self._to_input(row, click)
+            labels[row, 0] = FOREGROUND if click.foreground else BACKGROUND
+        self.coords = np.concatenate([self.coords, coords], axis=1)
+        self.labels = np.concatenate([self.labels, labels], axis=1)
+
+    def _to_input(self, row: int, click: Click) -> tuple[float, float]:
+        """Pixel indices of the original frame to those of the input frame, centre to centre."""
+        image = self.owner[row]
+        (h, w), (height, width) = self.sizes[image], self.originals[image]
+        return (
+            (click.column + 0.5) * w / width - 0.5,
+            (click.row + 0.5) * h / height - 0.5,
+        )
+
+
+def _decode(rle: RLE) -> Bitmap:
+    # pycocotools answers in column-major order; the kernels walk rows.
+    return np.ascontiguousarray(coco_mask.decode(rle))
+
+
+__all__ = ["CLICKS", "ClickResult", "Observer", "evaluate_clicks"]
