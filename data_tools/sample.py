@@ -1,0 +1,261 @@
+"""Write a sample dataset: procedural scenes as SA-1B shards.
+
+    python -m data_tools.sample --out data/sample/train --scenes 1000 --size 256
+
+Scene k of a seed is the same however many scenes, shards or workers there are, so a dataset can be
+extended or remade piece by piece. Run again with the same arguments, the command keeps complete
+shards and writes only what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from data_tools.sa1b_format import (
+    ShardSample,
+    annotate_masks,
+    shard_path,
+    write_atomically,
+    write_shard,
+)
+from data_tools.scenes import REVISION, render_scene
+from sam_train.errors import UserError
+
+MANIFEST = "sample.json"
+MASKS_PER_SCENE = 1000
+"""Annotation ids of image N are N * MASKS_PER_SCENE and up: unique in the dataset."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleConfig:
+    """What decides every byte of a sample dataset."""
+
+    scenes: int = 1000
+    """Number of photos."""
+    height: int = 256
+    """Pixels."""
+    width: int = 256
+    """Pixels."""
+    seed: int = 0
+    """Of the collection; use another one for validation."""
+    shard_size: int = 500
+    """Photos per tar."""
+    revision: int = REVISION
+    """Of the drawing code: shards drawn by another revision are not mixed in."""
+
+    def check(self) -> None:
+        """Raises UserError for values that make no dataset."""
+        if self.scenes < 1 or self.shard_size < 1:
+            raise UserError("--scenes and --shard-size must be at least 1")
+        if min(self.height, self.width) < 16:
+            raise UserError(f"--size {self.height}x{self.width} is too small: at least 16 a side")
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed} must not be negative")
+
+    @property
+    def shards(self) -> int:
+        """Number of tars."""
+        return -(-self.scenes // self.shard_size)
+
+    def indices(self, shard: int) -> range:
+        """Numbers of the scenes in one tar."""
+        first = shard * self.shard_size
+        return range(first, min(first + self.shard_size, self.scenes))
+
+
+def draw_sample(index: int, *, cfg: SampleConfig) -> ShardSample:
+    """Scene `index` as it is stored: encoded photo and annotations. Image ids start at 1."""
+    scene = render_scene(cfg.seed, index, height=cfg.height, width=cfg.width)
+    jpeg = io.BytesIO()
+    Image.fromarray(scene.image).save(jpeg, "JPEG", quality=scene.jpeg_quality, subsampling=0)
+    image_id = index + 1
+    return ShardSample(
+        image_id=image_id,
+        jpeg=jpeg.getvalue(),
+        width=cfg.width,
+        height=cfg.height,
+        annotations=annotate_masks(scene.masks, first_id=image_id * MASKS_PER_SCENE),
+    )
+
+
+def missing_shards(cfg: SampleConfig, out: Path) -> list[int]:
+    """Numbers of the tars that `out` still lacks.
+
+    Raises:
+        UserError: `out` holds something else, which is not overwritten.
+    """
+    manifest = out / MANIFEST
+    if manifest.is_file():
+        try:
+            found = json.loads(manifest.read_text())
+        except ValueError as error:
+            raise UserError(f"{manifest} is not valid JSON: remove {out} or use another") from error
+        if found != asdict(cfg):
+            changed = [k for k, v in asdict(cfg).items() if found.get(k) != v]
+            raise UserError(
+                f"{out} holds sample data made with another {', '.join(changed) or 'setting'}: "
+                "remove the folder, choose another --out, or add --overwrite"
+            )
+    elif out.is_dir() and any(out.glob("*.tar")):
+        raise UserError(f"{out} holds shards this command did not write: choose another --out")
+    return [shard for shard in range(cfg.shards) if not shard_path(out, shard).is_file()]
+
+
+def write_sample(
+    cfg: SampleConfig, out: Path, *, workers: int = 1, console: Console | None = None
+) -> list[Path]:
+    """Write what is missing of a dataset and return the tars that were written.
+
+    Args:
+        cfg: what to draw.
+        out: folder for `sa_000000.tar`, …, and the manifest `sample.json`; made if absent.
+        workers: processes; the files do not depend on it.
+        console: where the progress bar goes; None shows none.
+
+    Raises:
+        UserError: bad settings, `out` holds something else or cannot be written.
+    """
+    cfg.check()
+    missing = missing_shards(cfg, out)
+    if not missing:
+        return []
+    text = json.dumps(asdict(cfg), indent=1).encode() + b"\n"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # Before the first tar, so that an interrupted run is known again and continued.
+        write_atomically(out / MANIFEST, lambda stream: stream.write(text))
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+    indices = [index for shard in missing for index in cfg.indices(shard)]
+    with _drawn(indices, cfg, workers=workers) as samples, _progress(console) as progress:
+        task = progress.add_task("drawing scenes", total=len(indices))
+
+        def counted() -> Iterator[ShardSample]:
+            for sample in samples:
+                progress.advance(task)
+                yield sample
+
+        stream = counted()
+        for shard in missing:
+            write_shard(islice(stream, len(cfg.indices(shard))), shard_path(out, shard))
+    return [shard_path(out, shard) for shard in missing]
+
+
+@contextmanager
+def _drawn(
+    indices: Sequence[int], cfg: SampleConfig, *, workers: int
+) -> Iterator[Iterator[ShardSample]]:
+    """The samples in order, drawn by `workers` processes."""
+    draw = partial(draw_sample, cfg=cfg)
+    if workers <= 1:
+        yield map(draw, indices)
+        return
+    # Compile once here: otherwise every worker would compile the drawing code at the same time.
+    render_scene(0, 0, height=32, width=32)
+    with multiprocessing.Pool(min(workers, len(indices))) as pool:
+        yield pool.imap(draw, indices, chunksize=8)
+
+
+def _progress(console: Console | None) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=console is None,
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: give one side (256) or HEIGHTxWIDTH (480x640)")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    default = SampleConfig()
+    p = argparse.ArgumentParser(
+        prog="python -m data_tools.sample",
+        description="Draw procedural scenes with nested masks and write them as SA-1B shards.",
+        epilog="example: python -m data_tools.sample --out data/sample/val --scenes 200 --seed 1",
+    )
+    p.add_argument("--out", type=Path, required=True, help="folder for the tars")
+    p.add_argument("--scenes", type=int, default=default.scenes, help="photos (%(default)s)")
+    p.add_argument("--size", type=_size, default="256", help="side, or HEIGHTxWIDTH (%(default)s)")
+    p.add_argument("--seed", type=int, default=default.seed, help="of the collection (%(default)s)")
+    p.add_argument(
+        "--shard-size", type=int, default=default.shard_size, help="photos per tar (%(default)s)"
+    )
+    p.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)"
+    )
+    p.add_argument("--overwrite", action="store_true", help="replace other sample data in --out")
+    p.add_argument("--dry-run", action="store_true", help="say what would be written, and stop")
+    return p
+
+
+def run(arguments: Sequence[str] | None = None) -> str:
+    """Do what the command line says; returns the closing line."""
+    args = parser().parse_args(arguments)
+    height, width = args.size
+    cfg = SampleConfig(
+        scenes=args.scenes, height=height, width=width, seed=args.seed, shard_size=args.shard_size
+    )
+    cfg.check()
+    out: Path = args.out
+    stale = args.overwrite and _is_other_sample(cfg, out)
+    todo = list(range(cfg.shards)) if stale else missing_shards(cfg, out)
+    if args.dry_run:
+        return f"would write {len(todo)} of {cfg.shards} shards to {out}"
+    if not todo:
+        return f"{out}: {cfg.scenes} scenes are there already, nothing to do"
+    if stale:
+        for path in (*out.glob("sa_*.tar"), out / MANIFEST):
+            path.unlink()
+    write_sample(cfg, out, workers=args.workers, console=Console(stderr=True))
+    return f"{out}: {cfg.scenes} scenes of {height}x{width} in {cfg.shards} shards"
+
+
+def _is_other_sample(cfg: SampleConfig, out: Path) -> bool:
+    """Whether `out` holds sample data, as its manifest shows, that differs from `cfg`."""
+    manifest = out / MANIFEST
+    return manifest.is_file() and manifest.read_text() != json.dumps(asdict(cfg), indent=1) + "\n"
+
+
+def main() -> int:
+    """Entry point; 2 after an error the user can mend."""
+    try:
+        print(run())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

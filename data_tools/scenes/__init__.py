@@ -1,0 +1,8 @@
+"""Procedural scenes that look like photos, with nested masks of wholes, parts and subparts."""
+
+from data_tools.scenes.scene import Scene, render_scene
+
+REVISION = 1
+"""Raised whenever the same seed draws another picture."""
+
+__all__ = ["REVISION", "Scene", "render_scene"]
