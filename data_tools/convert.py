@@ -1,0 +1,197 @@
+"""Turn your own segmentation data into SA-1B shards: `python -m data_tools.convert KIND ...`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from data_tools.convert_output import Summary, fingerprint, finished, replaced_folder, write_lists
+from data_tools.convert_photo import JPEG_QUALITY
+from data_tools.convert_run import ConvertConfig, Tally, samples
+from data_tools.readers.bsds import DEDUPE_IOU, list_bsds
+from data_tools.readers.coco import list_coco
+from data_tools.readers.masks import LAYOUTS, list_masks
+from data_tools.readers.records import Listing
+from data_tools.readers.rle import list_rle
+from data_tools.sa1b_format import SAMPLES_PER_SHARD, ShardSample, write_shards
+from sam_train.errors import UserError
+
+EXAMPLES = """examples:
+  python -m data_tools.convert coco  --images val2017 --annotations instances_val2017.json --out DIR
+  python -m data_tools.convert bsds  --images images/val --ground-truth groundTruth/val --out DIR
+  python -m data_tools.convert masks --images photos --masks masks --out DIR
+  python -m data_tools.convert rle   --images images --masks masks_rle.json --out DIR
+
+An unchanged conversion is not made twice; a changed one replaces the folder when it is complete."""
+
+NOT_IN_THE_RESULT = ("list", "out", "dry_run", "workers")
+"""Arguments that leave the written bytes as they are."""
+
+
+def _between(low: float, high: float, kind: type[int] | type[float]) -> Callable[[str], Any]:
+    """An argparse type: a number within limits."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            limits = f"from {low:g} to {high:g}" if high < sys.maxsize else f"of at least {low:g}"
+            raise argparse.ArgumentTypeError(f"must be {what} {limits}, got {text!r}")
+        return value
+
+    return parse
+
+
+def _label(text: str) -> int:
+    """An argparse type: a label value, as 255 or 0xRRGGBB."""
+    return int(text, 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools.convert",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    whole = _between(0, sys.maxsize, int)
+    count = _between(1, sys.maxsize, int)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--images", type=Path, required=True, metavar="DIR", help="the photos")
+    common.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the shards")
+    common.add_argument(
+        "--shard-size", type=count, default=SAMPLES_PER_SHARD, metavar="N",
+        help="images per tar (default: %(default)s)",
+    )  # fmt: skip
+    common.add_argument(
+        "--jpeg-quality", type=_between(1, 100, int), default=JPEG_QUALITY, metavar="Q",
+        help="of images that are no upright RGB JPEG; those are copied (default: %(default)s)",
+    )  # fmt: skip
+    common.add_argument(
+        "--min-area", type=count, default=1, metavar="PIXELS",
+        help="leave out smaller masks (default: %(default)s)",
+    )  # fmt: skip
+    common.add_argument("--limit", type=count, metavar="N", help="only the first N images")
+    common.add_argument("--dry-run", action="store_true", help="count only, write nothing")
+    common.add_argument(
+        "--workers", type=whole, default=os.cpu_count() or 1, metavar="N",
+        help="processes; 0 works in this one (default: one per core, here %(default)s)",
+    )  # fmt: skip
+
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    coco = kinds.add_parser("coco", parents=[common], help="a COCO instances JSON")
+    coco.add_argument("--annotations", type=Path, required=True, metavar="JSON")
+    coco.set_defaults(list=lambda a: list_coco(a.images, a.annotations))
+
+    bsds = kinds.add_parser("bsds", parents=[common], help="BSDS500's .mat files")
+    bsds.add_argument("--ground-truth", type=Path, required=True, metavar="DIR")
+    bsds.add_argument(
+        "--dedupe", type=_between(0, 1, float), default=DEDUPE_IOU, metavar="IOU",
+        help="merge masks of one photo that overlap more than this (default: %(default)s; 1: none)",
+    )  # fmt: skip
+    bsds.set_defaults(list=lambda a: list_bsds(a.images, a.ground_truth, dedupe_iou=a.dedupe))
+
+    masks = kinds.add_parser("masks", parents=[common], help="mask PNGs")
+    masks.add_argument("--masks", type=Path, required=True, metavar="DIR")
+    masks.add_argument(
+        "--layout", choices=LAYOUTS, default="auto",
+        help="labels: STEM.png numbers the masks; binary: one PNG each in STEM/ "
+        "(default: %(default)s, per image)",
+    )  # fmt: skip
+    masks.add_argument(
+        "--mask-suffix", default="", metavar="TEXT", help="STEM is the image's name + this"
+    )
+    masks.add_argument(
+        "--ignore", type=_label, nargs="*", default=[0], metavar="LABEL",
+        help="label values that are no mask, as 255 or 0xRRGGBB (default: 0)",
+    )  # fmt: skip
+    masks.set_defaults(
+        list=lambda a: list_masks(
+            a.images, a.masks, layout=a.layout, suffix=a.mask_suffix, ignore=a.ignore
+        )
+    )
+
+    rle = kinds.add_parser(
+        "rle", parents=[common], help='a JSON {image: {"size": [h, w], "counts": [RLE, ...]}}'
+    )
+    rle.add_argument("--masks", type=Path, required=True, metavar="JSON")
+    rle.set_defaults(list=lambda a: list_rle(a.images, a.masks))
+    return parser
+
+
+def _with_progress(
+    stream: Iterator[ShardSample], tally: Tally, total: int
+) -> Iterator[ShardSample]:
+    """Pass the samples on and show how far they are; silent where nobody watches."""
+    columns = (
+        TextColumn("converting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images, {task.fields[masks]:,} masks"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total, masks=0)
+        for sample in stream:
+            progress.update(task, completed=sample.image_id, masks=tally.masks)
+            yield sample
+        progress.update(task, completed=total, masks=tally.masks)
+
+
+def convert(args: argparse.Namespace) -> str:
+    """Do what the arguments say; returns what to print.
+
+    Raises:
+        UserError: see the readers; or nothing could be converted.
+    """
+    listing: Listing = args.list(args)
+    listing.records = listing.records[: args.limit]
+    config = ConvertConfig(
+        jpeg_quality=args.jpeg_quality, min_area=args.min_area, workers=args.workers
+    )
+    settings = {k: str(v) for k, v in sorted(vars(args).items()) if k not in NOT_IN_THE_RESULT}
+    mark = fingerprint(listing, settings)
+    if not args.dry_run and (earlier := finished(args.out, mark)):
+        return "\n".join([*earlier.lines(), f"{args.out} has them already: nothing to do"])
+
+    tally = Tally()
+    stream = _with_progress(samples(listing, config, tally), tally, len(listing.records))
+    if args.dry_run:
+        for _ in stream:
+            pass
+        return "\n".join([*Summary.of(tally).lines(), "dry run: nothing was written"])
+    with replaced_folder(args.out) as folder:
+        shards = write_shards(stream, folder, samples_per_shard=args.shard_size)
+        if not shards:
+            raise UserError(" | ".join(["nothing to convert", *Summary.of(tally).lines()]))
+        write_lists(folder, tally, mark)
+    written = f"wrote {len(shards):,} shard{'' if len(shards) == 1 else 's'} to {args.out}"
+    return "\n".join([*Summary.of(tally).lines(), written])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, or 2 for what the user must mend."""
+    try:
+        print(convert(_parser().parse_args(argv)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was left behind", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""From records to SA-1B samples: one image at a time, in order, on several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import islice
+
+from pycocotools import mask as coco_mask
+
+from data_tools.convert_photo import JPEG_QUALITY, read_photo
+from data_tools.readers.records import Listing, Record, Skip, SkipImageError
+from data_tools.sa1b_format import ShardSample, annotation_from_rle
+from sam_train.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertConfig:
+    """What is the same for every source format."""
+
+    jpeg_quality: int = JPEG_QUALITY
+    """Of the JPEGs that have to be encoded anew, 1 to 100."""
+    min_area: int = 1
+    """Masks of fewer pixels are left out; empty ones always are."""
+    workers: int = 0
+    """Processes beside this one; 0 does everything here."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Converted:
+    """What became of one image."""
+
+    name: str
+    sample: ShardSample | None = None
+    """None if the image was left out."""
+    skips: list[Skip] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run has done so far."""
+
+    images: int = 0
+    masks: int = 0
+    skips: list[Skip] = field(default_factory=list)
+    sources: list[tuple[int, str]] = field(default_factory=list)
+    """(N of `sa_N`, original name) of every image written."""
+
+
+def convert_record(record: Record, image_id: int, config: ConvertConfig) -> Converted:
+    """One image with its masks as a sample; whatever is wrong with it becomes a counted skip."""
+    result = Converted(name=record.name)
+
+    def skip(kind: str, reason: str, name: str) -> None:
+        result.skips.append(Skip(kind=kind, reason=reason, name=name))
+
+    try:
+        read = record.masks()
+        result.skips += read.skips
+        sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in read.masks}
+        if not sizes:
+            raise SkipImageError("no mask")
+        photo = read_photo(record.image, mask_sizes=sizes, quality=config.jpeg_quality)
+    except SkipImageError as error:
+        detail = f" ({error.detail})" if error.detail else ""
+        skip("image", error.reason, f"{record.name}{detail}")
+        return result
+    annotations = []
+    for mask in read.masks:
+        height, width = mask.segmentation["size"]
+        if (height, width) != (photo.height, photo.width):
+            sizes_text = f"{width} x {height}, image {photo.width} x {photo.height}"
+            skip("mask", "size differs from the image's", f"{mask.name} ({sizes_text})")
+            continue
+        area = int(coco_mask.area(mask.segmentation))
+        if area < max(config.min_area, 1):
+            skip("mask", "empty" if area == 0 else "smaller than --min-area", mask.name)
+            continue
+        annotations.append(annotation_from_rle(mask.segmentation, id=mask.id))
+    if not annotations:
+        skip("image", "no mask left", record.name)
+        return result
+    result.sample = ShardSample(
+        image_id=image_id,
+        jpeg=photo.jpeg,
+        width=photo.width,
+        height=photo.height,
+        annotations=annotations,
+    )
+    return result
+
+
+def convert_all(listing: Listing, config: ConvertConfig) -> Iterator[Converted]:
+    """Every record in order. The N of an image is its place in the list, from 1, so that it stays
+    the same when another image is mended or removed from the shards.
+
+    Raises:
+        UserError: a worker process died.
+    """
+    numbered = ((record, n) for n, record in enumerate(listing.records, start=1))
+    if config.workers == 0:
+        for record, n in numbered:
+            yield convert_record(record, n, config)
+        return
+    # Spawned, not forked: the progress bar's thread may hold a lock in the moment of a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(config.workers, mp_context=context) as pool:
+        # A window rather than map(): finished images must not pile up before a slow disk.
+        window: deque[Future[Converted]] = deque(
+            pool.submit(convert_record, record, n, config)
+            for record, n in islice(numbered, 4 * config.workers)
+        )
+        try:
+            while window:
+                result = window.popleft().result()
+                for record, n in islice(numbered, 1):
+                    window.append(pool.submit(convert_record, record, n, config))
+                yield result
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died, most likely for lack of memory; try --workers 1"
+            ) from error
+        finally:
+            for future in window:
+                future.cancel()
+
+
+def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[ShardSample]:
+    """The samples to write; `tally` is kept up to date while they are read."""
+    tally.skips += listing.skips
+    for result in convert_all(listing, config):
+        tally.skips += result.skips
+        if result.sample is None:
+            continue
+        if not listing.keeps_ids:
+            for number, annotation in enumerate(result.sample.annotations, start=1):
+                annotation["id"] = tally.masks + number
+        tally.images += 1
+        tally.masks += len(result.sample.annotations)
+        tally.sources.append((result.sample.image_id, result.name))
+        yield result.sample

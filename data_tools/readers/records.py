@@ -1,0 +1,127 @@
+"""What every reader hands on: records of images, their masks, and what was left out and why."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_tools.sa1b_format import Segmentation
+from sam_train.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+class SkipImageError(Exception):
+    """This image cannot be converted; the run goes on without it."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skip:
+    """One image or mask that was left out."""
+
+    kind: str
+    """`image` or `mask`."""
+    reason: str
+    """A few words, the same for all of a kind, because the summary counts by it."""
+    name: str
+    """The file, and where in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceMask:
+    """A mask of the original frame, as it came from its source."""
+
+    name: str
+    """For messages: the file, and where in it."""
+    segmentation: Segmentation
+    id: int = 0
+    """The source's own number; used only where `Listing.keeps_ids`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class MasksRead:
+    """All masks of one image."""
+
+    masks: list[SourceMask] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+
+    def add(self, name: str, segmentation: Segmentation, *, id: int = 0) -> None:
+        """Take a mask."""
+        self.masks.append(SourceMask(name=name, segmentation=segmentation, id=id))
+
+    def skip(self, reason: str, name: str) -> None:
+        """Count a mask that was left out."""
+        self.skips.append(Skip(kind="mask", reason=reason, name=name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record(ABC):
+    """One image of the source. Small, because it is sent to a worker process."""
+
+    name: str
+    """Path below the images folder, with forward slashes."""
+    image: Path
+
+    @abstractmethod
+    def masks(self) -> MasksRead:
+        """Read the masks, each with the size its source gives it.
+
+        Raises:
+            SkipImageError: the file that holds them cannot be used.
+        """
+
+    def inputs(self) -> list[Path]:
+        """Files of this image alone, beside the photo, that the result depends on."""
+        return []
+
+
+@dataclass(slots=True, kw_only=True)
+class Listing:
+    """Everything a source holds, in the order in which it will be numbered."""
+
+    records: list[Record]
+    skips: list[Skip] = field(default_factory=list)
+    inputs: list[Path] = field(default_factory=list)
+    """Files that the result depends on, beside the records' own."""
+    keeps_ids: bool = False
+    """Whether the masks' own numbers become the annotations' ids."""
+
+    def skip(self, kind: str, reason: str, name: str) -> None:
+        """Count an image or mask that was left out while listing."""
+        self.skips.append(Skip(kind=kind, reason=reason, name=name))
+
+
+def require_folder(path: Path, option: str) -> Path:
+    """The folder itself, or a UserError that names the option."""
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise UserError(f"{option}: {path} {what}")
+    return path
+
+
+def require_file(path: Path, option: str) -> Path:
+    """The file itself, or a UserError that names the option."""
+    if not path.is_file():
+        what = "is a folder, not a file" if path.exists() else "does not exist"
+        raise UserError(f"{option}: {path} {what}")
+    return path
+
+
+def list_images(folder: Path, *, without: Path | None = None) -> Iterator[Path]:
+    """The images below a folder, sorted by path; `without` is a subfolder to leave out."""
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not (without is not None and path.is_relative_to(without))
+    ]
+    return iter(sorted(paths, key=lambda path: path.relative_to(folder).as_posix()))
