@@ -85,7 +85,7 @@ class MaskDecoder(nn.Module):
         )
         bias = None if all_present else self._absent_bias(prompts.present, outputs=out.shape[0])
         cells = embeddings.flatten(2).transpose(1, 2)[image_index] + prompts.dense()
-        tokens, cells = self.transformer(tokens, cells, pe=pe, bias=bias)
+        tokens, cells = self.transformer(tokens, cells, pe=pe.to(cells.dtype), bias=bias)
 
         asked = range(1, MULTIMASKS + 1) if multimask else range(1)
         hypernetworks = torch.stack(

@@ -49,12 +49,15 @@ class PositionEmbeddingRandom(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, features))
 
     def forward(self, places: Tensor) -> Tensor:
-        """(x, y) in [0, 1], float32 [..., 2], to [..., 2 * features].
+        """(x, y) in [0, 1], [..., 2], to [..., 2 * features], float32 or finer.
 
         Written without a matrix product: autocast would round the angles to bfloat16.
         """
-        x, y = (2 * places.float() - 1).split(1, dim=-1)
-        by_x, by_y = self.positional_encoding_gaussian_matrix.float()
+        matrix = self.positional_encoding_gaussian_matrix
+        precise = torch.promote_types(matrix.dtype, torch.float32)
+        places = 2 * places.to(precise) - 1
+        x, y = places[..., :1], places[..., 1:]
+        by_x, by_y = matrix.to(precise)
         angles = 2 * math.pi * (x * by_x + y * by_y)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -106,7 +109,7 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, embed_dim)
 
     def dense_pe(self) -> Tensor:
-        """Positional encoding of the image embedding's cells: float32 [h * w, C]."""
+        """Positional encoding of the image embedding's cells: [h * w, C], float32 or finer."""
         return self.pe_layer.grid(self.grid)
 
     def forward(self, prompts: Prompts) -> PromptEmbeddings:
@@ -138,7 +141,7 @@ class PromptEncoder(nn.Module):
         )
         kind = F.embedding((labels - PAD).clamp(min=0), table)
         # The half pixel is added here and nowhere else: 0.0 is the centre of the first pixel.
-        place = self.pe_layer((coords + 0.5) / self.image_size)
+        place = self.pe_layer((coords + 0.5) / self.image_size).to(kind.dtype)
         return torch.where((labels > PAD)[..., None], kind + place, kind)
 
     def _embed_masks(self, logits: Tensor) -> Tensor:
