@@ -1,0 +1,8 @@
+"""The person who prompts: first prompts, clicks on errors, and the 11 rounds of training."""
+
+from __future__ import annotations
+
+from sam_train.prompts.rng import Draw
+from sam_train.prompts.rounds import PromptsConfig, Rounds, Schedule, Stage, schedule
+
+__all__ = ["Draw", "PromptsConfig", "Rounds", "Schedule", "Stage", "schedule"]

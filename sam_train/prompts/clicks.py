@@ -1,0 +1,107 @@
+"""Where a person clicks next: pure functions on grids of logits, without a host sync.
+
+Training clicks are uniform over the error region (paper A, "Training algorithm" 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sam_train.grid import cell_to_input
+
+
+@dataclass(slots=True, kw_only=True)
+class Cells:
+    """One cell of each of M regions."""
+
+    cell: Tensor
+    """int64 [M, 2] (row, column); some cell of the grid where the region is empty."""
+    found: Tensor
+    """bool [M]: the region has a cell at all."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Clicks:
+    """One click on each of M masks."""
+
+    coords: Tensor
+    """float32 [M, 2] (x, y), input frame."""
+    labels: Tensor
+    """int64 [M] FOREGROUND (1) or BACKGROUND (0)."""
+
+
+def uniform_click(region: Tensor, u: Tensor) -> Cells:
+    """The cell of rank floor(u * area) of each region in row-major order, so uniform over it.
+
+    The rank is searched among the rows first and then within its row: exact, and one pass over
+    the region instead of a cumulative sum over all of it.
+
+    Args:
+        region: bool [M, g, g].
+        u: float [M] in [0, 1).
+    """
+    M, g, _ = region.shape
+    row_ends = region.sum(-1).cumsum(-1)
+    area = row_ends[:, -1:]
+    # The minimum: u * area may round up to the area itself.
+    rank = torch.minimum((u[:, None] * area).long(), area - 1)
+    row = torch.searchsorted(row_ends, rank, right=True).clamp(max=g - 1)
+    before = row_ends.gather(1, (row - 1).clamp(min=0)) * (row > 0)
+    line = region.gather(1, row[..., None].expand(M, 1, g))[:, 0]
+    column = torch.searchsorted(line.cumsum(-1), rank - before, right=True).clamp(max=g - 1)
+    return Cells(cell=torch.cat([row, column], dim=1), found=area[:, 0] > 0)
+
+
+def error_region(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """Where the prediction, thresholded at logit 0, is wrong; never in the padding.
+
+    Args:
+        mask_logits: [M, g, g].
+        targets: bool [M, g, g].
+        valid: bool [M, g, g], see `grid.valid_grid`.
+
+    Returns:
+        bool [M, g, g].
+    """
+    return ((mask_logits > 0) != targets) & valid
+
+
+def error_click(
+    mask_logits: Tensor,
+    *,
+    targets: Tensor,
+    valid: Tensor,
+    points: Tensor,
+    u: Tensor,
+    image_size: int,
+) -> Clicks:
+    """One click, uniform over the error region: foreground on what is missed, else background.
+
+    A perfect mask has no error region: its click is drawn from the ground truth, as foreground.
+    Where the ground truth vanished between the cells too, the click is the exact first point.
+
+    Args:
+        mask_logits: [M, g, g].
+        targets: bool [M, g, g].
+        valid: bool [M, g, g].
+        points: float32 [M, 2] (x, y), input frame: a pixel of each object.
+        u: float64 [M] in [0, 1).
+        image_size: S.
+    """
+    errors = error_region(mask_logits, targets, valid)
+    wrong = errors.flatten(1).any(1)
+    region = torch.where(wrong[:, None, None], errors, targets & valid)
+    cells = uniform_click(region, u)
+    flat = cells.cell[:, 0] * targets.shape[-1] + cells.cell[:, 1]
+    missed = targets.flatten(1).gather(1, flat[:, None])[:, 0]
+    coords = cell_to_input(cells.cell, grid=targets.shape[-1], image_size=image_size)
+    return Clicks(
+        coords=torch.where(cells.found[:, None], coords, points),
+        labels=(missed | ~cells.found).long(),
+    )
+
+
+__all__ = ["Cells", "Clicks", "error_click", "error_region", "uniform_click"]

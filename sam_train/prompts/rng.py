@@ -1,0 +1,121 @@
+"""Random numbers that are a pure function of (seed, step, stream, mask), not of hidden state.
+
+A counter-based generator: splitmix64's finaliser (Steele, Lea, Flood 2014; constants of Stafford's
+variant 13) over int64 tensors, whose products wrap around alike on CPUs and GPUs. What a mask
+draws therefore depends neither on the number of ranks nor on which masks share its batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_WEYL = 0x9E3779B97F4A7C15
+_FIRST = 0xBF58476D1CE4E5B9
+_SECOND = 0x94D049BB133111EB
+_WORD = (1 << 64) - 1
+
+
+class Stream(IntEnum):
+    """What a number is drawn for: a stream of its own each. Never renumber: runs would change."""
+
+    FIRST_PROMPT = 1
+    BOX_NOISE = 2
+    MASK_ONLY_ROUND = 3
+    CLICK = 4
+    LOSS_POINTS = 5
+
+
+def _signed(word: int) -> int:
+    """A 64-bit word as the int64 with the same bits, which is what torch multiplies with."""
+    word &= _WORD
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _mix_word(word: int) -> int:
+    word &= _WORD
+    word = ((word ^ (word >> 30)) * _FIRST) & _WORD
+    word = ((word ^ (word >> 27)) * _SECOND) & _WORD
+    return word ^ (word >> 31)
+
+
+def _shift(words: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own copies the sign bit."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(words: Tensor) -> Tensor:
+    words = (words ^ _shift(words, 30)) * _signed(_FIRST)
+    words = (words ^ _shift(words, 27)) * _signed(_SECOND)
+    return words ^ _shift(words, 31)
+
+
+def words(
+    seed: int, step: int, stream: int, ids: Tensor, *, index: int = 0, count: int = 1
+) -> Tensor:
+    """64 random bits for each id and each of `count` draws.
+
+    Args:
+        seed: of the run.
+        step: training step.
+        stream: what the bits are for, see `Stream`.
+        ids: int64 [M] mask ids.
+        index: a further number beside the stream, such as the round.
+        count: N draws of each id.
+
+    Returns:
+        int64 [M, N].
+    """
+    key = 0
+    for part in (seed, step, stream, index):
+        key = _mix_word(key + part * _WEYL + _WEYL)
+    counters = torch.arange(1, count + 1, device=ids.device) * _signed(_WEYL)
+    return _mix(_mix(ids * _signed(_WEYL) + _signed(key))[:, None] + counters)
+
+
+def uniform(
+    seed: int, step: int, stream: int, ids: Tensor, *, index: int = 0, count: int = 1
+) -> Tensor:
+    """float64 [M, N] in [0, 1): 53 random bits each; arguments as `words`.
+
+    Float64, because a float32 has too few bits to pick one of 1024 x 1024 cells evenly.
+    """
+    bits = words(seed, step, stream, ids, index=index, count=count)
+    return _shift(bits, 11).double() * 2.0**-53
+
+
+def normal(
+    seed: int, step: int, stream: int, ids: Tensor, *, index: int = 0, count: int = 1
+) -> Tensor:
+    """float64 [M, N], standard normal by Box and Muller (1958); arguments as `words`."""
+    bits = words(seed, step, stream, ids, index=index, count=2 * count)
+    # The radius takes (0, 1], because its logarithm must be finite.
+    radius, angle = ((_shift(bits, 11).double() + 1) * 2.0**-53).chunk(2, dim=1)
+    return torch.sqrt(-2 * torch.log(radius)) * torch.cos(2 * math.pi * angle)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Draw:
+    """All random numbers of one training step, for a flat list of masks."""
+
+    seed: int
+    """Of the run."""
+    step: int
+    """Training step."""
+    ids: Tensor
+    """int64 [M]; unique within the step and the same on any number of ranks."""
+
+    def uniform(self, stream: Stream, *, index: int = 0, count: int = 1) -> Tensor:
+        """float64 [M, count] in [0, 1); `index` tells rounds apart."""
+        return uniform(self.seed, self.step, stream, self.ids, index=index, count=count)
+
+    def normal(self, stream: Stream, *, index: int = 0, count: int = 1) -> Tensor:
+        """float64 [M, count], standard normal; `index` tells rounds apart."""
+        return normal(self.seed, self.step, stream, self.ids, index=index, count=count)
+
+
+__all__ = ["Draw", "Stream", "normal", "uniform", "words"]
