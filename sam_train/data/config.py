@@ -1,0 +1,70 @@
+"""What a person may set about the data; `SamDataModule` is its owner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sam_train.errors import UserError
+
+
+@dataclass
+class DataConfig:
+    """Where the shards are, how many images and masks a step takes, and how they are read.
+
+    The input side S and the loss grid R belong to the model and the loss, not to the data.
+    """
+
+    train: Any = ""
+    """Training shards: a path, a folder of `.tar`, a glob, a brace pattern such as
+    `sa_{000000..000999}.tar`, an http(s) URL, or a list of these."""
+    val: Any = ""
+    """Validation shards, written like `train`."""
+    batch_size: int = 256
+    """Images per optimizer step over ALL ranks and accumulated micro-batches (256 for ViT-H, 128
+    for ViT-L and ViT-B; paper A). Must be divisible by ranks x accumulation."""
+    masks_per_image: int = 64
+    """At most this many masks of an image are drawn per step (paper A: 64 per GPU, with one image
+    on each)."""
+    max_area_fraction: float = 0.9
+    """Masks that cover more of the image than this are dropped (paper A: 90 %)."""
+    val_images: int | None = None
+    """Only the first images of the validation shards, in shard order; null takes all."""
+    val_masks_per_image: int | None = None
+    """At most this many masks of a validation image, the same in every run; null takes all."""
+    val_batch_size: int = 1
+    """Validation images per rank and batch; has no influence on the result."""
+    workers: int = 2
+    """Reading processes per rank; 0 reads in the training process. No influence on the order."""
+    prefetch: int = 4
+    """Batches that each worker prepares ahead."""
+    start_method: str | None = None
+    """How workers start: fork, spawn or forkserver; null is the platform's own."""
+    cache: bool = False
+    """Keep the resized photos and the parsed masks in memory, for sets that fit: 3 S^2 bytes an
+    image, once per worker."""
+    max_skip_fraction: float = 0.1
+    """Training stops when more than this part of the samples read could not be used: a few bad
+    files are normal, many mean a wrong folder or a damaged disk."""
+
+
+def check(cfg: DataConfig) -> None:
+    """Refuse values that no run can mean.
+
+    Raises:
+        UserError: names the option and what it may be.
+    """
+    at_least = {"batch_size": 1, "masks_per_image": 1, "val_batch_size": 1, "workers": 0}
+    at_least |= {"prefetch": 1}
+    for name, least in at_least.items():
+        if getattr(cfg, name) < least:
+            raise UserError(f"data.{name}={getattr(cfg, name)} must be at least {least}.")
+    for name in ("max_area_fraction", "max_skip_fraction"):
+        if not 0 <= getattr(cfg, name) <= 1:
+            raise UserError(f"data.{name}={getattr(cfg, name)} must lie between 0 and 1.")
+    if cfg.masks_per_image > 65535:
+        raise UserError(f"data.masks_per_image={cfg.masks_per_image} must be at most 65535.")
+    if cfg.start_method not in {None, "fork", "spawn", "forkserver"}:
+        raise UserError(
+            f"data.start_method={cfg.start_method} must be fork, spawn, forkserver or null."
+        )

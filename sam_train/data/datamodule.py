@@ -1,0 +1,133 @@
+"""The loaders for a Lightning Trainer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from lightning.pytorch import LightningDataModule
+
+from sam_train.data.config import DataConfig, check
+from sam_train.data.loader import Loader, SizedLoader, make_train_loader, make_val_loader
+from sam_train.data.shards import Shards, open_shards
+from sam_train.data.skips import Skips
+
+__all__ = ["DataConfig", "SamDataModule"]
+
+
+class SamDataModule(LightningDataModule):
+    """Training and validation batches for a Lightning Trainer.
+
+    Ranks, accumulation and the step come from the Trainer where there is one. The order is ours:
+    a Trainer needs no sampler of its own.
+    """
+
+    def __init__(
+        self,
+        cfg: DataConfig,
+        *,
+        image_size: int,
+        grid_size: int,
+        seed: int,
+        start_position: int = 0,
+        accumulate: int | None = None,
+    ) -> None:
+        """Args:
+            image_size: S.
+            grid_size: R.
+            start_position: first position of the order that this run consumes.
+            accumulate: micro-batches per optimizer step; None asks the Trainer.
+
+        Raises:
+            UserError: a setting means nothing.
+        """
+        super().__init__()
+        check(cfg)
+        self.cfg = cfg
+        self.image_size = image_size
+        self.grid_size = grid_size
+        self.seed = seed
+        self.start_position = start_position
+        self._start_step = 0
+        self._accumulate = accumulate
+        self._train: Shards | None = None
+        self._val: Shards | None = None
+        self._train_skips = Skips(workers=cfg.workers, max_fraction=cfg.max_skip_fraction)
+        self._val_skips = Skips(workers=cfg.workers, max_fraction=cfg.max_skip_fraction)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Index the shards that the stage needs.
+
+        Raises:
+            UserError: a shard is missing, empty or unreadable.
+        """
+        if stage in {None, "fit"} and self._train is None:
+            self._train = open_shards(self.cfg.train, option="data.train")
+        if stage in {None, "fit", "validate"} and self._val is None and self.cfg.val:
+            self._val = open_shards(self.cfg.val, option="data.val")
+
+    @property
+    def position(self) -> int:
+        """First position that no finished optimizer step has consumed."""
+        step = self.trainer.global_step if self.trainer is not None else self._start_step
+        return self.start_position + (step - self._start_step) * self.cfg.batch_size
+
+    def train_dataloader(self) -> Loader:
+        """Endless; a pass begins at `position`."""
+        if self._train is None:
+            self.setup("fit")
+        assert self._train is not None
+        accumulate = self._accumulate
+        if accumulate is None:
+            accumulate = self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+        return make_train_loader(
+            self._train,
+            self.cfg,
+            image_size=self.image_size,
+            grid_size=self.grid_size,
+            seed=self.seed,
+            skips=self._train_skips,
+            start=lambda: self.position,
+            accumulate=accumulate,
+            **self._ranks(),
+        )
+
+    def val_dataloader(self) -> SizedLoader | Sequence[Loader]:
+        """The validation images, or nothing where `data.val` is not set."""
+        if self._val is None:
+            self.setup("validate")
+        if self._val is None:
+            return []
+        return make_val_loader(
+            self._val,
+            self.cfg,
+            image_size=self.image_size,
+            grid_size=self.grid_size,
+            skips=self._val_skips,
+            **self._ranks(),
+        )
+
+    def skipped(self) -> dict[str, int]:
+        """Samples and masks left out so far, by kind, over this rank's workers."""
+        totals = Counter(self._train_skips.totals()) + Counter(self._val_skips.totals())
+        for shards in (self._train, self._val):
+            for index in shards.indices if shards is not None else []:
+                totals["without_json"] += index.without_json
+                totals["without_jpeg"] += index.without_jpeg
+                totals["damaged_shards"] += index.damage is not None
+        return {kind: count for kind, count in totals.items() if count}
+
+    def state_dict(self) -> dict[str, int]:
+        """The whole state of the data: one counter, and the step it belongs to."""
+        step = self.trainer.global_step if self.trainer is not None else self._start_step
+        return {"position": self.position, "step": step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the last position that was consumed."""
+        self.start_position = state["position"]
+        self._start_step = state["step"]
+
+    def _ranks(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}

@@ -1,0 +1,214 @@
+"""From a place in the order to a `Sample`: read, check, filter, draw, decode, in this order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+
+from sam_train.data import rle, select
+from sam_train.data.decode import BadSample, Masks, as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
+from sam_train.data.shards import Shards
+from sam_train.data.skips import Skips
+from sam_train.data.transforms import InputFrame
+from sam_train.errors import UserError
+from sam_train.types import Sample
+
+MASK_ID_STRIDE = 1 << 16
+"""mask_ids = position x this + place among the masks drawn."""
+_MAX_ATTEMPTS = 100
+
+
+@dataclass(slots=True, kw_only=True)
+class Scene:
+    """A photo and all its masks, before any is drawn: the part that a cache may keep."""
+
+    frame: InputFrame
+    image: npt.NDArray[np.uint8]
+    """[h, w, 3] RGB, resized."""
+    masks: Masks
+    usable: npt.NDArray[np.int64]
+    """Indices of the masks that may be drawn; at least one."""
+
+
+class Scenes:
+    """Reads sample `index` of the shards as a `Scene`."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        *,
+        image_size: int,
+        max_area_fraction: float,
+        skips: Skips,
+        cache: bool = False,
+    ) -> None:
+        self.shards = shards
+        self._image_size = image_size
+        self._max_area_fraction = max_area_fraction
+        self.skips = skips
+        self._cache: dict[int, Scene] | None = {} if cache else None
+
+    def __getitem__(self, index: int) -> Scene:
+        """Raises:
+        BadSample: it cannot be used.
+        """
+        if self._cache is None:
+            return self._load(index)
+        if index not in self._cache:
+            self._cache[index] = self._load(index)
+        return self._cache[index]
+
+    def _load(self, index: int) -> Scene:
+        try:
+            entry = self.shards.read(index)
+        except Exception as error:  # fsspec's backends raise what they like
+            raise BadSample("unreadable", str(error)) from None
+        photo = open_photo(entry.jpeg)
+        masks = read_masks(entry.json, height=photo.height, width=photo.width)
+        usable = select.usable(
+            masks.runs,
+            pixels=photo.height * photo.width,
+            max_area_fraction=self._max_area_fraction,
+        )
+        self._report_masks(masks.runs, index, usable=len(usable))
+        frame = InputFrame(original=(photo.height, photo.width), side=self._image_size)
+        return Scene(frame=frame, image=frame.resize(to_rgb(photo)), masks=masks, usable=usable)
+
+    def _report_masks(self, runs: rle.Runs, index: int, *, usable: int) -> None:
+        invalid = np.flatnonzero(runs.status)
+        if not len(invalid):
+            if not usable:
+                raise BadSample("no_masks", f"none of {len(runs.status)} masks can be used")
+            return
+        reason = f"mask {invalid[0]}: {rle.PROBLEMS[runs.status[invalid[0]]]}"
+        if not usable:
+            raise BadSample("bad_rle", reason)
+        message = f"{self.shards.key(index)}: {reason}"
+        self.skips.add("bad_mask", message, count=len(invalid))
+
+
+def draw_sample(
+    scene: Scene,
+    *,
+    key: str,
+    position: int,
+    draw_key: tuple[int, int, int],
+    limit: int | None,
+    grid_size: int,
+    with_rles: bool = False,
+) -> Sample:
+    """Draw at most `limit` masks of a scene and a foreground point of each.
+
+    Args:
+        draw_key: (seed, epoch, sample index); decides the draw.
+        grid_size: R.
+    """
+    seed, epoch, index = draw_key
+    chosen = select.draw(scene.usable, limit=limit, key=hash64(seed, STREAM_SUBSET, epoch, index))
+    runs, frame = scene.masks.runs, scene.frame
+    ranks = select.draw_ranks(
+        chosen, runs.areas[chosen], key=hash64(seed, STREAM_POINT, epoch, index)
+    )
+    extents = runs.extents[chosen]
+    height, width = frame.original
+    return Sample(
+        key=key,
+        position=position,
+        image=scene.image,
+        original_size=frame.original,
+        masks=rle.rasterise(
+            runs,
+            chosen,
+            rows=frame.cell_rows(grid_size),
+            columns=frame.cell_columns(grid_size),
+            cells=grid_size,
+        ),
+        points=frame.map_points(rle.pixels_at(runs, chosen, ranks)),
+        boxes=frame.map_points(extents.reshape(-1, 2, 2)).reshape(-1, 4),
+        mask_ids=position * MASK_ID_STRIDE + np.arange(len(chosen), dtype=np.int64),
+        rles=[as_rle(scene.masks, int(k), height=height, width=width) for k in chosen]
+        if with_rles
+        else None,
+    )
+
+
+class TrainDataset(Dataset[Sample | UserError]):
+    """Position of the endless order -> `Sample`; the same in any process."""
+
+    def __init__(
+        self, scenes: Scenes, *, order: Order, masks_per_image: int, grid_size: int
+    ) -> None:
+        self._scenes = scenes
+        self._order = order
+        self._masks_per_image = masks_per_image
+        self._grid_size = grid_size
+
+    def __getitem__(self, position: int) -> Sample | UserError:
+        """The sample, or the error to raise in the main process: one that a worker raises would
+        arrive there with the worker's traceback in its message."""
+        try:
+            return self.sample(position)
+        except UserError as error:
+            return error
+
+    def sample(self, position: int) -> Sample:
+        """The sample at a position; an unusable one is replaced as the position decides.
+
+        Raises:
+            UserError: too much of the data is unusable.
+        """
+        skips, shards = self._scenes.skips, self._scenes.shards
+        place = self._order.place(position)
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            skips.read()
+            try:
+                scene = self._scenes[place.index]
+            except BadSample as bad:
+                skips.add(bad.kind, f"{shards.key(place.index)}: {bad}")
+                skips.check()
+                place = self._order.replacement(position, attempt)
+                continue
+            return draw_sample(
+                scene,
+                key=shards.key(place.index),
+                position=position,
+                draw_key=(self._order.seed, place.epoch, place.index),
+                limit=self._masks_per_image,
+                grid_size=self._grid_size,
+            )
+        raise UserError(
+            f"{_MAX_ATTEMPTS} samples in a row could not be used (the last: "
+            f"{shards.key(place.index)}); check the shards of data.train."
+        )
+
+
+class ValDataset(Dataset["Sample | None"]):
+    """Sample index -> `Sample` with its RLEs, the same in every run whatever its seed."""
+
+    def __init__(self, scenes: Scenes, *, masks_per_image: int | None, grid_size: int) -> None:
+        self._scenes = scenes
+        self._masks_per_image = masks_per_image
+        self._grid_size = grid_size
+
+    def __getitem__(self, index: int) -> Sample | None:
+        """None for an unusable sample: validation leaves it out rather than count another twice."""
+        skips, key = self._scenes.skips, self._scenes.shards.key(index)
+        skips.read()
+        try:
+            scene = self._scenes[index]
+        except BadSample as bad:
+            skips.add(bad.kind, f"{key}: {bad}")
+            return None
+        return draw_sample(
+            scene,
+            key=key,
+            position=index,
+            draw_key=(0, 0, index),
+            limit=self._masks_per_image,
+            grid_size=self._grid_size,
+            with_rles=True,
+        )

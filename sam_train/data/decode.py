@@ -1,0 +1,109 @@
+"""Untrusted bytes of one sample: the JPEG and its JSON.
+
+EXIF orientation is ignored, as SA-1B's masks do: they lie on the pixels as stored.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import msgspec
+from PIL import Image
+
+from sam_train.data import rle
+from sam_train.types import RLE
+
+MAX_PIXELS = 89_478_485
+"""Photos above this are refused from their header, before memory is taken (a quarter of a
+gigabyte as RGB; SA-1B's photos have about 3.4 million pixels)."""
+
+
+class BadSample(Exception):  # noqa: N818 - it is caught and counted, not an error of the program
+    """One sample cannot be used. `kind` is one of `skips.KINDS`; the message says why."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+class _Segmentation(msgspec.Struct):
+    size: tuple[float, float]
+    counts: str
+
+
+class _Annotation(msgspec.Struct):
+    segmentation: _Segmentation
+
+
+class _AnnotationFile(msgspec.Struct):
+    annotations: list[_Annotation]
+
+
+# Only what training uses is parsed; the other fields of SA-1B may be missing.
+_annotation_decoder = msgspec.json.Decoder(_AnnotationFile)
+
+
+@dataclass(slots=True, kw_only=True)
+class Masks:
+    """All masks of a photo as stored, and their runs."""
+
+    counts: list[bytes]
+    """n compressed strings."""
+    runs: rle.Runs
+
+
+def open_photo(data: bytes) -> Image.Image:
+    """A JPEG whose header has been read and whose pixels have not.
+
+    Raises:
+        BadSample: not a JPEG, or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns about what we refuse below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            photo = Image.open(io.BytesIO(data), formats=("JPEG",))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadSample("bad_jpeg", f"not a readable JPEG ({error})") from None
+    if photo.width * photo.height > MAX_PIXELS:
+        raise BadSample("bad_jpeg", f"{photo.width} x {photo.height} pixels are too many")
+    return photo
+
+
+def to_rgb(photo: Image.Image) -> Image.Image:
+    """The decoded photo as RGB; grey and CMYK are converted.
+
+    Raises:
+        BadSample: the data is damaged.
+    """
+    try:
+        photo.load()
+        return photo.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadSample("bad_jpeg", f"damaged JPEG ({error})") from None
+
+
+def read_masks(data: bytes, *, height: int, width: int) -> Masks:
+    """Every mask of the JSON, checked against the photo's size; nothing is decoded.
+
+    Raises:
+        BadSample: the JSON is not that of SA-1B. A single bad mask only has a status.
+    """
+    try:
+        annotations = _annotation_decoder.decode(data).annotations
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadSample("bad_json", f"unreadable annotations ({error})") from None
+    segmentations = [a.segmentation for a in annotations]
+    counts = [s.counts.encode() for s in segmentations]
+    runs = rle.parse(counts, height=height, width=width)
+    for k, segmentation in enumerate(segmentations):
+        if segmentation.size != (height, width):
+            runs.status[k] = rle.SIZE_DISAGREES
+    return Masks(counts=counts, runs=runs)
+
+
+def as_rle(masks: Masks, index: int, *, height: int, width: int) -> RLE:
+    """Mask `index` in the form that pycocotools takes."""
+    return RLE(size=[height, width], counts=masks.counts[index])

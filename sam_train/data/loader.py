@@ -1,0 +1,143 @@
+"""Batches for training and validation, without Lightning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from sam_train.data.collate import Collator
+from sam_train.data.config import DataConfig
+from sam_train.data.dataset import Scenes, TrainDataset, ValDataset
+from sam_train.data.order import Order, PositionBatches
+from sam_train.data.shards import Shards
+from sam_train.data.skips import Skips
+from sam_train.errors import UserError
+from sam_train.types import Batch
+
+
+class Loader:
+    """Batches from a torch DataLoader, with the errors of its workers as their own.
+
+    Not a DataLoader, so that Lightning does not put a sampler of its own into it.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises:
+        UserError: too many samples are unusable.
+        """
+        for batch in self._loader:
+            if isinstance(batch, UserError):
+                raise batch
+            if batch is not None:
+                yield batch
+
+
+class SizedLoader(Loader):
+    """A `Loader` that ends."""
+
+    def __init__(self, loader: DataLoader[Any], *, batches: int) -> None:
+        super().__init__(loader)
+        self._batches = batches
+
+    def __len__(self) -> int:
+        """Batches in a pass; fewer come if all samples of one are unusable."""
+        return self._batches
+
+
+def _data_loader(
+    dataset: Any, batches: Iterable[list[int]], *, cfg: DataConfig, image_size: int
+) -> DataLoader[Any]:
+    workers = cfg.workers
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=Collator(image_size),
+        num_workers=workers,
+        prefetch_factor=cfg.prefetch if workers else None,
+        persistent_workers=workers > 0,
+        multiprocessing_context=cfg.start_method if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def make_train_loader(
+    shards: Shards,
+    cfg: DataConfig,
+    *,
+    image_size: int,
+    grid_size: int,
+    seed: int,
+    skips: Skips,
+    start: Callable[[], int] = lambda: 0,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulate: int = 1,
+) -> Loader:
+    """An endless loader of this rank's micro-batches.
+
+    Args:
+        image_size: S.
+        grid_size: R.
+        start: first position of the order, asked at the beginning of each pass.
+
+    Raises:
+        UserError: the batch cannot be divided evenly.
+    """
+    scenes = Scenes(
+        shards,
+        image_size=image_size,
+        max_area_fraction=cfg.max_area_fraction,
+        skips=skips,
+        cache=cfg.cache,
+    )
+    dataset = TrainDataset(
+        scenes,
+        order=Order(samples=len(shards), seed=seed),
+        masks_per_image=cfg.masks_per_image,
+        grid_size=grid_size,
+    )
+    batches = PositionBatches(
+        start,
+        batch_size=cfg.batch_size,
+        rank=rank,
+        world_size=world_size,
+        accumulate=accumulate,
+    )
+    return Loader(_data_loader(dataset, batches, cfg=cfg, image_size=image_size))
+
+
+def make_val_loader(
+    shards: Shards,
+    cfg: DataConfig,
+    *,
+    image_size: int,
+    grid_size: int,
+    skips: Skips,
+    rank: int = 0,
+    world_size: int = 1,
+) -> SizedLoader:
+    """A loader over this rank's share of the first `val_images` images, in shard order.
+
+    Ranks take every `world_size`-th image and none twice, so the last ranks may have one less.
+    """
+    images = len(shards) if cfg.val_images is None else min(cfg.val_images, len(shards))
+    own = range(rank, images, world_size)
+    size = cfg.val_batch_size
+    batches = [list(own[i : i + size]) for i in range(0, len(own), size)]
+    scenes = Scenes(
+        shards,
+        image_size=image_size,
+        max_area_fraction=cfg.max_area_fraction,
+        skips=skips,
+        cache=cfg.cache,
+    )
+    dataset = ValDataset(scenes, masks_per_image=cfg.val_masks_per_image, grid_size=grid_size)
+    loader = _data_loader(dataset, batches, cfg=cfg, image_size=image_size)
+    return SizedLoader(loader, batches=math.ceil(len(own) / size))

@@ -1,0 +1,135 @@
+"""The endless sample order: a pure function of (seed, epoch, position), with no state.
+
+Position p of the order lies in epoch p // N; inside an epoch, a keyed permutation says which
+sample it is. Step s of a run takes the next `batch_size` positions, rank r a contiguous part of
+them, each accumulated micro-batch a contiguous part of that. So a run resumes from one counter,
+exactly, at another number of ranks, workers or micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Sampler
+
+from sam_train.errors import UserError
+
+# Every use of randomness in the data has its own stream, so that none echoes another.
+STREAM_ORDER = 1
+STREAM_SUBSET = 2
+STREAM_POINT = 3
+STREAM_REPLACEMENT = 4
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+_ROUNDS = 6
+
+
+def hash64(*parts: int) -> int:
+    """A 64-bit hash of integers, in order (SplitMix64's finaliser, chained)."""
+    h = 0
+    for part in parts:
+        h = ((h ^ (part & _MASK)) + _GOLDEN) & _MASK
+        h = ((h ^ (h >> 30)) * _MIX_1) & _MASK
+        h = ((h ^ (h >> 27)) * _MIX_2) & _MASK
+        h ^= h >> 31
+    return h
+
+
+def hash_each(base: int, values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """uint64 [n]: one hash per value, keyed by `base` (a `hash64`)."""
+    h = (values.astype(np.uint64) ^ np.uint64(base)) + np.uint64(_GOLDEN)
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(_MIX_1)
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(_MIX_2)
+    mixed: npt.NDArray[np.uint64] = h ^ (h >> np.uint64(31))
+    return mixed
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a position of the order stands for."""
+
+    epoch: int
+    index: int
+    """Sample, 0 .. N - 1 in shard order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """N samples, shuffled anew each epoch, in O(1) time and memory."""
+
+    samples: int
+    seed: int
+
+    def place(self, position: int) -> Place:
+        """Epoch and sample at a position >= 0."""
+        epoch, index = divmod(position, self.samples)
+        half = max(1, ((self.samples - 1).bit_length() + 1) // 2)
+        key = hash64(self.seed, STREAM_ORDER, epoch)
+        # A Feistel network permutes the 4^half >= N numbers; walking along its cycle until the
+        # number is below N permutes 0 .. N - 1. The domain is below 4 N: under 4 walks on average.
+        while True:
+            index = _feistel(index, half, key)
+            if index < self.samples:
+                return Place(epoch, index)
+
+    def replacement(self, position: int, attempt: int) -> Place:
+        """The sample to take when the first `attempt` choices for this position were unusable."""
+        draw = hash64(self.seed, STREAM_REPLACEMENT, position, attempt)
+        return Place(position // self.samples, draw % self.samples)
+
+
+def _feistel(value: int, half: int, key: int) -> int:
+    mask = (1 << half) - 1
+    left, right = value >> half, value & mask
+    for i in range(_ROUNDS):
+        left, right = right, left ^ (hash64(key, i, right) & mask)
+    return left << half | right
+
+
+class PositionBatches(Sampler[list[int]]):
+    """The positions of each micro-batch of one rank, endlessly.
+
+    Every rank yields the same number of batches of the same size.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], int],
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        """Args:
+            start: asked at the beginning of each pass for the first position of its first step.
+            batch_size: images per step over all ranks and micro-batches.
+
+        Raises:
+            UserError: `batch_size` cannot be divided evenly.
+        """
+        parts = world_size * accumulate
+        if batch_size % parts:
+            raise UserError(
+                f"data.batch_size={batch_size} is not divisible by {world_size} ranks x "
+                f"{accumulate} accumulated batches; take a multiple of {parts}."
+            )
+        self._start = start
+        self._batch_size = batch_size
+        self._micro = batch_size // parts
+        self._offset = rank * accumulate * self._micro
+        self._accumulate = accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        position = self._start()
+        while True:
+            for i in range(self._accumulate):
+                first = position + self._offset + i * self._micro
+                yield list(range(first, first + self._micro))
+            position += self._batch_size

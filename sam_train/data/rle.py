@@ -1,0 +1,111 @@
+"""COCO compressed run lengths, read without ever making a bitmap of the photo.
+
+A mask of the original frame is a column-major list of runs that alternate between background
+and foreground, background first. Everything here is O(runs), or O(runs + R^2) for the grid, and
+releases the GIL. The string is untrusted: every character and every sum is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sam_train.data import rle_kernels
+
+PROBLEMS = (
+    "",
+    "invalid character in the RLE",
+    "RLE ends in the middle of a number",
+    "RLE holds a number of more than 35 bits",
+    "RLE holds a negative run",
+    "RLE runs past the end of the image",
+    "RLE covers less than the image",
+    "RLE size disagrees with the image",
+)
+"""What a status code of `Runs` means."""
+SIZE_DISAGREES = 7
+
+
+@dataclass(slots=True, kw_only=True)
+class Runs:
+    """The n masks of one photo as runs, original frame."""
+
+    height: int
+    """H; positions are column-major, so pixel p is (x, y) = (p // H, p % H)."""
+    ends: npt.NDArray[np.int32]
+    """All runs of all masks: the position after each run."""
+    starts: npt.NDArray[np.int64]
+    """[n + 1] mask k owns ends[starts[k]:starts[k + 1]]; none if it is invalid."""
+    status: npt.NDArray[np.int8]
+    """[n] 0 or the index of what is wrong in PROBLEMS."""
+    areas: npt.NDArray[np.int64]
+    """[n] foreground pixels."""
+    extents: npt.NDArray[np.int32]
+    """[n, 4] x0 y0 x1 y1: first and last foreground column and row (inclusive); zeros for an
+    empty mask."""
+
+
+def parse(counts: Sequence[bytes], *, height: int, width: int) -> Runs:
+    """Runs, areas and extents of n compressed masks of an image of height x width pixels.
+
+    An invalid mask does not raise: it has no runs, and its status says why. `height * width`
+    must be below 2^31.
+    """
+    n = len(counts)
+    data = np.frombuffer(b"".join(counts), dtype=np.uint8)
+    offsets = np.zeros(n + 1, dtype=np.int64)
+    np.cumsum([len(c) for c in counts], out=offsets[1:])
+    # One character makes at most one run, so the input bounds the memory.
+    ends = np.empty(len(data), dtype=np.int32)
+    starts = np.zeros(n + 1, dtype=np.int64)
+    status = np.zeros(n, dtype=np.int8)
+    areas = np.zeros(n, dtype=np.int64)
+    extents = np.zeros((n, 4), dtype=np.int32)
+    rle_kernels.parse(data, offsets, height, height * width, ends, starts, status, areas, extents)
+    return Runs(
+        height=height,
+        ends=ends[: starts[n]].copy(),
+        starts=starts,
+        status=status,
+        areas=areas,
+        extents=extents,
+    )
+
+
+def pixels_at(
+    runs: Runs, masks: npt.NDArray[np.int64], ranks: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The ranks[k]-th foreground pixel (column-major, from 0) of mask masks[k].
+
+    Returns:
+        int64 [m, 2] (x, y), original frame. Each rank must be below the mask's area.
+    """
+    out = np.zeros((len(masks), 2), dtype=np.int64)
+    rle_kernels.pixels_at(runs.ends, runs.starts, runs.height, masks, ranks, out)
+    return out
+
+
+def rasterise(
+    runs: Runs,
+    masks: npt.NDArray[np.int64],
+    *,
+    rows: npt.NDArray[np.int32],
+    columns: npt.NDArray[np.int32],
+    cells: int,
+) -> npt.NDArray[np.uint8]:
+    """Nearest samples of the masks on a grid of `cells` x `cells`.
+
+    Args:
+        rows: int32 [H + 1]; the grid rows whose centres fall on photo row y are
+            rows[y] .. rows[y + 1] - 1 (see `transforms.cell_starts`).
+        columns: int32 [W + 1], the same for columns.
+
+    Returns:
+        uint8 [m, cells, cells] of {0, 1}, [row, column].
+    """
+    out = np.zeros((len(masks), cells, cells), dtype=np.uint8)
+    rle_kernels.rasterise(runs.ends, runs.starts, runs.height, masks, rows, columns, out)
+    return out

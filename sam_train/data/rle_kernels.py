@@ -1,0 +1,171 @@
+"""The compiled loops of `rle`: plain arrays in, preallocated arrays out, no GIL.
+
+They are compiled for the types written here, at the first import, and then kept on disk, so that
+a first run does not pay for it in its first batch.
+"""
+# ruff: noqa: PLR0917 - numba calls with positional arguments only
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+_READ_ONLY_BYTES = numba.types.Array(numba.uint8, 1, "C", readonly=True)
+_READ_ONLY_STARTS = numba.types.Array(numba.int32, 1, "C", readonly=True)
+_INT32 = numba.int32[::1]
+_INT64 = numba.int64[::1]
+
+
+@numba.njit(
+    numba.int64(
+        _READ_ONLY_BYTES, numba.int64, numba.int64, numba.int64, numba.int64, _INT32, _INT64
+    ),
+    nogil=True,
+    cache=True,
+)
+def _parse_one(data, p, stop, pixels, first, ends, found):  # type: ignore[no-untyped-def]
+    """One string data[p:stop] to ends[first:]; found[0] = runs. Returns the status."""
+    n = 0
+    position = np.int64(0)
+    before_last, last = np.int64(0), np.int64(0)
+    while p < stop:
+        value = np.int64(0)
+        shift = 0
+        more = True
+        while more:
+            if p >= stop:
+                return 2
+            c = np.int64(data[p]) - 48
+            if c < 0 or c > 63:
+                return 1
+            if shift > 30:
+                return 3
+            value |= (c & 31) << shift
+            shift += 5
+            p += 1
+            more = (c & 32) != 0
+            if not more and (c & 16) != 0:
+                value |= np.int64(-1) << shift
+        # From the fourth run on, the string holds the difference from two runs before.
+        if n > 2:
+            value += before_last
+        if value < 0:
+            return 4
+        position += value
+        if position > pixels:
+            return 5
+        before_last, last = last, value
+        ends[first + n] = position
+        n += 1
+    found[0] = n
+    return 0 if position == pixels else 6
+
+
+@numba.njit(
+    numba.int64(_INT32, numba.int64, numba.int64, numba.int64, numba.int32[:, ::1], numba.int64),
+    nogil=True,
+    cache=True,
+)
+def _measure(ends, first, stop, height, extents, k):  # type: ignore[no-untyped-def]
+    """Area of the runs ends[first:stop]; their extent to extents[k]."""
+    area = 0
+    x0, y0, x1, y1 = 1 << 31, height, -1, -1
+    for i in range(first + 1, stop, 2):
+        begin, end = ends[i - 1], ends[i]
+        if begin == end:
+            continue
+        area += end - begin
+        left, right = begin // height, (end - 1) // height
+        x0, x1 = min(x0, left), max(x1, right)
+        if left == right:
+            y0, y1 = min(y0, begin - left * height), max(y1, end - 1 - left * height)
+        else:
+            # A run that goes on in the next column touches the last and the first row.
+            y0, y1 = 0, height - 1
+    if area > 0:
+        extents[k, 0], extents[k, 1], extents[k, 2], extents[k, 3] = x0, y0, x1, y1
+    return area
+
+
+@numba.njit(
+    numba.void(
+        _READ_ONLY_BYTES,
+        _INT64,
+        numba.int64,
+        numba.int64,
+        _INT32,
+        _INT64,
+        numba.int8[::1],
+        _INT64,
+        numba.int32[:, ::1],
+    ),
+    nogil=True,
+    cache=True,
+)
+def parse(  # type: ignore[no-untyped-def]
+    data, offsets, height, pixels, ends, starts, status, areas, extents
+):
+    """See `rle.parse`; status, areas and extents hold zeros before."""
+    found = np.zeros(1, dtype=np.int64)
+    for k in range(len(offsets) - 1):
+        first = starts[k]
+        status[k] = _parse_one(data, offsets[k], offsets[k + 1], pixels, first, ends, found)
+        starts[k + 1] = first + (found[0] if status[k] == 0 else 0)
+        areas[k] = _measure(ends, first, starts[k + 1], height, extents, k)
+
+
+@numba.njit(
+    numba.void(
+        _INT32,
+        _INT64,
+        numba.int64,
+        _INT64,
+        _INT64,
+        numba.int64[:, ::1],
+    ),
+    nogil=True,
+    cache=True,
+)
+def pixels_at(ends, starts, height, masks, ranks, out):  # type: ignore[no-untyped-def]
+    """See `rle.pixels_at`."""
+    for k in range(len(masks)):
+        left = ranks[k]
+        for i in range(starts[masks[k]] + 1, starts[masks[k] + 1], 2):
+            length = ends[i] - ends[i - 1]
+            if left < length:
+                position = ends[i - 1] + left
+                out[k, 0] = position // height
+                out[k, 1] = position % height
+                break
+            left -= length
+
+
+@numba.njit(
+    numba.void(
+        _INT32,
+        _INT64,
+        numba.int64,
+        _INT64,
+        _READ_ONLY_STARTS,
+        _READ_ONLY_STARTS,
+        numba.uint8[:, :, ::1],
+    ),
+    nogil=True,
+    cache=True,
+)
+def rasterise(ends, starts, height, masks, rows, columns, out):  # type: ignore[no-untyped-def]
+    """See `rle.rasterise`; out holds zeros before."""
+    for k in range(len(masks)):
+        for i in range(starts[masks[k]] + 1, starts[masks[k] + 1], 2):
+            begin, last = ends[i - 1], ends[i] - 1
+            if last < begin:
+                continue
+            left, right = begin // height, last // height
+            for x in range(left, right + 1):
+                if columns[x] == columns[x + 1]:
+                    continue
+                top = begin - left * height if x == left else 0
+                bottom = last - right * height if x == right else height - 1
+                for row in range(rows[top], rows[bottom + 1]):
+                    for column in range(columns[x], columns[x + 1]):
+                        out[k, row, column] = 1

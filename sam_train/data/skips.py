@@ -1,0 +1,74 @@
+"""Samples that could not be used: counted over all workers, warned about now and then."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch.utils.data import get_worker_info
+
+from sam_train.errors import UserError
+
+log = logging.getLogger(__name__)
+
+KINDS = {
+    "unreadable": "could not be read from the shard",
+    "bad_jpeg": "corrupt or oversized JPEG",
+    "bad_json": "corrupt JSON",
+    "bad_rle": "every mask's RLE is invalid",
+    "no_masks": "every mask is empty or too large",
+    "bad_mask": "single masks with an invalid RLE (their photo was used)",
+}
+_NAMES = list(KINDS)
+_READ = len(_NAMES)
+# The fraction of a handful of samples says nothing.
+_JUDGED_FROM = 100
+
+
+class Skips:
+    """Counts per kind in memory that workers share, however they are started."""
+
+    def __init__(self, *, workers: int, max_fraction: float) -> None:
+        # A row for each process: increments by several processes would get lost.
+        self._counts = torch.zeros(workers + 1, _READ + 1, dtype=torch.int64)
+        self._counts.share_memory_()  # type: ignore[no-untyped-call]
+        self._max_fraction = max_fraction
+
+    def read(self) -> None:
+        """Count one attempt to read a sample."""
+        self._counts[self._row(), _READ] += 1
+
+    def add(self, kind: str, message: str, *, count: int = 1) -> None:
+        """Count a skip and warn about the first three and then at powers of ten."""
+        before = self.totals().get(kind, 0)
+        self._counts[self._row(), _NAMES.index(kind)] += count
+        now = before + count
+        if before < 3 or len(str(now)) > len(str(before)):
+            log.warning("Skipped (%s, number %d): %s", kind, now, message)
+
+    def totals(self) -> dict[str, int]:
+        """Skips so far by kind, without zeros."""
+        sums = self._counts.sum(0).tolist()
+        return {name: sums[i] for i, name in enumerate(_NAMES) if sums[i]}
+
+    def check(self) -> None:
+        """Stop when the damage is not one sample's fault.
+
+        Raises:
+            UserError: more than the allowed fraction of the samples was skipped.
+        """
+        read = int(self._counts[:, _READ].sum())
+        totals = self.totals()
+        totals.pop("bad_mask", None)
+        skipped = sum(totals.values())
+        if read >= _JUDGED_FROM and skipped > self._max_fraction * read:
+            kinds = ", ".join(f"{count} {KINDS[kind]}" for kind, count in totals.items())
+            raise UserError(
+                f"{skipped} of {read} samples could not be used ({kinds}): mend the shards of "
+                f"data.train, or raise data.max_skip_fraction above {self._max_fraction}."
+            )
+
+    @staticmethod
+    def _row() -> int:
+        worker = get_worker_info()
+        return 0 if worker is None else worker.id + 1

@@ -1,0 +1,125 @@
+"""The headers of an untrusted tar: where its regular files lie. Nothing is extracted.
+
+Python's tarfile takes a damaged header for the end of the archive; a training run must know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+BLOCK = 512
+_MAX_EXTENSION = 1 << 20
+"""Long names and pax records above this are damage, not names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A regular file: its bytes are [offset, offset + size) of the tar."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(slots=True)
+class Listing:
+    """The members that lie completely inside the file, and why the walk ended early if it did."""
+
+    members: list[Member] = field(default_factory=list)
+    damage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    name: str
+    size: int
+    kind: bytes
+
+
+def list_members(read_at: Callable[[int, int], bytes], *, size: int) -> Listing:
+    """Walk the headers of a tar of `size` bytes.
+
+    Args:
+        read_at: (offset, length) -> bytes, shorter only at the end of the file.
+
+    Members with an absolute name or `..` in it, links, devices and folders are passed over.
+    """
+    listing = Listing()
+    offset = 0
+    name: str | None = None
+    length: int | None = None
+    while True:
+        block = read_at(offset, BLOCK)
+        if len(block) < BLOCK:
+            # Without its closing zero block a tar was cut, though maybe only there.
+            listing.damage = f"cut at byte {size}"
+            return listing
+        if block == bytes(BLOCK):
+            return listing
+        header = _parse_header(block)
+        if header is None:
+            listing.damage = f"damaged header at byte {offset}"
+            return listing
+        bytes_here = header.size if length is None or header.kind in b"LKxg" else length
+        begin = offset + BLOCK
+        if begin + bytes_here > size:
+            listing.damage = f"cut at byte {size}, inside {name or header.name}"
+            return listing
+        if header.kind in b"LKxg":
+            if bytes_here > _MAX_EXTENSION:
+                listing.damage = f"damaged header at byte {offset}"
+                return listing
+            payload = read_at(begin, bytes_here)
+            if header.kind == b"L":
+                name = payload.rstrip(b"\0").decode("utf-8", "replace")
+            elif header.kind == b"x":
+                name, length = _parse_pax(payload, name=name)
+        else:
+            member = Member(name or header.name, begin, bytes_here)
+            if header.kind in b"07\0" and _is_safe(member.name):
+                listing.members.append(member)
+            name, length = None, None
+        offset = begin + -(-bytes_here // BLOCK) * BLOCK
+
+
+def _parse_header(block: bytes) -> _Header | None:
+    size = _number(block[124:136])
+    checksum = _number(block[148:156])
+    # The checksum counts its own field as spaces.
+    if size is None or checksum != sum(block) - sum(block[148:156]) + 8 * 32:
+        return None
+    name = block[:100].split(b"\0", 1)[0]
+    prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
+    full = prefix + b"/" + name if prefix else name
+    return _Header(full.decode("utf-8", "replace"), size, block[156:157])
+
+
+def _number(field_: bytes) -> int | None:
+    if field_[0] == 0x80:  # GNU's form for what does not fit into octal digits
+        return int.from_bytes(field_[1:], "big")
+    digits = field_.split(b"\0", 1)[0].strip()
+    try:
+        return int(digits, 8) if digits and digits.isalnum() else None if digits else 0
+    except ValueError:
+        return None
+
+
+def _parse_pax(payload: bytes, *, name: str | None) -> tuple[str | None, int | None]:
+    """The `path` and `size` of a pax record list; records that cannot be read are passed over."""
+    length: int | None = None
+    while payload:
+        digits, _, _ = payload.partition(b" ")
+        if not digits.isdigit() or not 0 < int(digits) <= len(payload):
+            break
+        key, _, value = payload[len(digits) + 1 : int(digits) - 1].partition(b"=")
+        if key == b"path":
+            name = value.decode("utf-8", "replace")
+        elif key == b"size" and value.isdigit():
+            length = int(value)
+        payload = payload[int(digits) :]
+    return name, length
+
+
+def _is_safe(name: str) -> bool:
+    return bool(name) and not name.startswith("/") and ".." not in name.split("/")
