@@ -91,13 +91,21 @@ class Canvas:
         """Paint a thing and all that hangs on it."""
         self._paint(thing, frame, -1, None, None)
 
-    def cast(self, outline: Outline, *, softness: float, strength: float) -> None:
-        """Darken what is there by a shadow: outline and softness in scene units."""
+    def veil(
+        self,
+        outlines: Sequence[Outline],
+        *,
+        softness: float,
+        strength: float,
+        colour: Colour | None = None,
+    ) -> None:
+        """Lay a soft shadow (or light of `colour`) over what is there, lengths in scene units."""
+        colour = np.zeros(3) if colour is None else colour
         radius = max(int(softness * self.unit / 2), 1)
-        window = self._cover([outline], pad=2 * radius)
+        window = self._cover(outlines, pad=2 * radius)
         if window is not None:
             soft = soften(window.cover, radius)
-            kernel.darken(self.image, soft, window.x0, window.y0, strength)
+            kernel.tint(self.image, soft, window.x0, window.y0, colour, strength)
 
     def defocus(self, amount: float) -> None:
         """Blur everything painted so far, as a lens does behind the subject (scene units)."""

@@ -1,4 +1,4 @@
-"""Compiled shading: one pass over a part's window lays down its shadow, texture, light and owner."""
+"""Compiled shading: one pass over a part's window lays down shadow, texture, light and owner."""
 
 from __future__ import annotations
 
@@ -179,13 +179,15 @@ def paint(
 
 
 @_jit
-def darken(canvas: Any, soft: Any, x0: int, y0: int, strength: float) -> None:
-    """Multiply a cast shadow, float32 [h, w] in [0, 1], into the canvas at (x0, y0)."""
+def tint(canvas: Any, soft: Any, x0: int, y0: int, colour: Any, strength: float) -> None:
+    """Move the canvas towards `colour` by float32 [h, w] `soft` times `strength`."""
     h, w = soft.shape
     for i in range(max(-y0, 0), min(h, canvas.shape[0] - y0)):
         for j in range(max(-x0, 0), min(w, canvas.shape[1] - x0)):
+            share = np.float32(strength * soft[i, j])
             for c in range(3):
-                canvas[y0 + i, x0 + j, c] *= np.float32(1.0 - strength * soft[i, j])
+                pixel = canvas[y0 + i, x0 + j, c]
+                canvas[y0 + i, x0 + j, c] = pixel + share * (np.float32(colour[c]) - pixel)
 
 
 @_jit

@@ -66,6 +66,18 @@ class Part:
     thin: bool = False
     """Keeps its mask although it is only a pixel or two wide."""
 
+    def polygons(self) -> list[Outline]:
+        """This part's own outline as a list."""
+        if self.outline is None:
+            return []
+        return list(self.outline) if isinstance(self.outline, Sequence) else [self.outline]
+
+    def silhouette(self) -> list[Outline]:
+        """All polygons that may show beyond those of the parts they hang on."""
+        own = self.polygons()
+        children = self.back if own else (*self.back, *self.front)
+        return own + [o for child in children if not child.clip for o in child.silhouette()]
+
 
 def plain(
     colour: Colour, *, gloss: float = 0.0, bevel: float = 0.7, rough: float = 0.04

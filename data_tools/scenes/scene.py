@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.scenes import colours as c
 from data_tools.scenes.canvas import Canvas
-from data_tools.scenes.geometry import Frame, Rng, box
+from data_tools.scenes.geometry import Frame, Rng, ellipse
 from data_tools.scenes.masks import visible_masks
 from data_tools.scenes.noise import noise_tiles
-from data_tools.scenes.paint import CLOUDS, WOOD, develop
-from data_tools.scenes.parts import Material, Part
+from data_tools.scenes.paint import develop
+from data_tools.scenes.parts import Part
+from data_tools.scenes.settings import SETTINGS, Slot
 from data_tools.scenes.stage import Stage
-from data_tools.scenes.things import FAMILIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +66,62 @@ def render_scene(seed: int, index: int, *, height: int, width: int) -> Scene:
 
 
 def compose(canvas: Canvas, rng: Rng) -> None:
-    """Choose a background and set things on it."""
-    colour = c.ANY.draw(rng)
-    surface = Material(
-        base=colour,
-        other=c.lighter(colour, 0.3),
-        pattern=int(rng.choice([CLOUDS, WOOD])),
-        frequency=6.0,
-        roughness=0.06,
-    )
-    whole = box(-0.01, -0.01, canvas.right + 0.01, canvas.bottom + 0.01)
-    canvas.backdrop(Part(outline=whole, material=surface, rounding=0.0, shadow=0.0))
-    for _ in range(int(rng.integers(4, 9))):
-        x, y = rng.uniform((0.1, 0.1), (canvas.right - 0.1, canvas.bottom - 0.1))
-        size = float(rng.uniform(0.12, 0.24))
-        stage = Stage(rng, canvas.colour_at(x, y, size))
-        family = FAMILIES[int(rng.integers(len(FAMILIES)))]
-        canvas.add(family(stage), Frame(x=x, y=y, scale=size, angle=float(rng.normal(0, 0.15))))
+    """Choose a setting and put things into its slots, from back to front."""
+    shares = np.array([share for _, share in SETTINGS])
+    paint_setting, _ = SETTINGS[int(rng.choice(len(SETTINGS), p=shares / shares.sum()))]
+    taken: list[tuple[float, float, float]] = []
+    for slot in paint_setting(canvas, rng).slots:
+        frame = _find_room(canvas, rng, slot, taken)
+        taken.append((frame.x, frame.y, frame.scale))
+        family = slot.families[int(rng.integers(len(slot.families)))]
+        stage = Stage(rng, canvas.colour_at(frame.x, frame.y, 0.8 * frame.scale))
+        thing = family(stage)
+        if slot.shadow > 0:
+            cast_shadow(canvas, thing, frame, slot)
+        canvas.add(thing, frame)
+
+
+def _find_room(
+    canvas: Canvas, rng: Rng, slot: Slot, taken: list[tuple[float, float, float]]
+) -> Frame:
+    """The place of six tries that covers least of what is there already."""
+    best, best_overlap = None, np.inf
+    size = float(rng.uniform(*slot.size))
+    for _ in range(6):
+        x, y = rng.uniform((slot.x[0], slot.y[0]), (slot.x[1], slot.y[1]))
+        share = (y - slot.y[0]) / max(slot.y[1] - slot.y[0], 1e-9)
+        scale = size * (1.0 + (slot.near - 1.0) * share)
+        centre = y - scale if slot.standing else y
+        overlap = 0.0
+        for other_x, other_y, other in taken:
+            apart = np.hypot(x - other_x, centre - other_y)
+            overlap += max(0.0, scale + other - apart) / min(scale, other)
+        if overlap < best_overlap:
+            best, best_overlap = (float(x), float(centre), float(scale)), overlap
+        if overlap < 0.3:
+            break
+    assert best is not None
+    angle = float(rng.uniform(-3.14, 3.14)) if slot.tilt > 3 else float(rng.normal(0, slot.tilt))
+    mirror = bool(rng.random() < 0.5)
+    return Frame(x=best[0], y=best[1], scale=best[2], angle=angle, mirror=mirror)
+
+
+def cast_shadow(canvas: Canvas, thing: Part, frame: Frame, slot: Slot) -> None:
+    """The thing's silhouette on the ground (standing) or just beside it (lying, hanging)."""
+    outlines = [frame.to_scene(outline) for outline in thing.silhouette()]
+    side, front = float(canvas.light[0]), float(canvas.light[1])
+    if not slot.standing:
+        moved = [o - np.array([side, front]) * 0.12 * frame.scale for o in outlines]
+        canvas.veil(moved, softness=0.05 * frame.scale + 0.004, strength=slot.shadow)
+        return
+    foot = frame.y + frame.scale
+    # Upright matter laid down on the ground, away from the light, foreshortened.
+    flat = [
+        np.stack(
+            [o[:, 0] - 0.9 * side * (foot - o[:, 1]), foot - 0.28 * front * (foot - o[:, 1])], 1
+        )
+        for o in outlines
+    ]
+    canvas.veil(flat, softness=0.1 * frame.scale, strength=slot.shadow)
+    contact = ellipse(frame.x, foot, 0.6 * frame.scale, 0.1 * frame.scale, sides=20)
+    canvas.veil([contact], softness=0.14 * frame.scale, strength=0.8 * slot.shadow)

@@ -1,0 +1,455 @@
+"""Things on tables, walls and desks. Standing things rest on y = 1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data_tools.scenes import colours as c
+from data_tools.scenes import geometry as g
+from data_tools.scenes.nature import flower
+from data_tools.scenes.paint import BLADES, CHECKS, CLOUDS, DOTS, SPECKLES, STRIPES, WOOD
+from data_tools.scenes.parts import Material, Part, fade, plain, textured
+from data_tools.scenes.stage import Stage
+
+
+def mug(stage: Stage) -> Part:
+    """Body with a handle, a rim and a drink."""
+    rng = stage.rng
+    colour = stage.colour(c.VIVID if rng.random() < 0.6 else c.PASTEL)
+    handle = Part(
+        outline=g.stroke(g.arc(0.6, 0.15, 0.34, 0.42, start=-0.25, stop=0.25), 0.17),
+        material=plain(colour, gloss=0.3),
+        rounding=0.3,
+    )
+    body = Part(
+        outline=g.round_box(-0.7, -0.75, 0.62, 1.0, 0.25),
+        material=textured(rng, colour, gloss=0.3),
+        rounding=0.7,
+        mask=False,
+    )
+    rim = Part(outline=g.ellipse(-0.04, -0.75, 0.66, 0.22), material=plain(c.lighter(colour, 0.45)))
+    drink = stage.colour(c.WOODS, c.lighter(colour, 0.45))
+    rim.front.append(Part(outline=g.ellipse(-0.04, -0.71, 0.55, 0.15), material=plain(drink)))
+    return Part(front=[handle, body, rim])
+
+
+def bottle(stage: Stage) -> Part:
+    """Glass with liquid gradient, label and cap."""
+    rng = stage.rng
+    glass = stage.colour(c.Hues((0.05, 0.62), (0.35, 0.8), (0.25, 0.7)))
+    half = float(rng.uniform(0.28, 0.42))
+    neck = half * float(rng.uniform(0.32, 0.5))
+    shoulder = float(rng.uniform(-0.45, -0.15))
+    body = Part(
+        outline=g.turned(
+            [
+                (neck, -0.9),
+                (neck, shoulder - 0.2),
+                (half, shoulder + 0.15),
+                (half, 0.6),
+                (half, 0.94),
+                (half * 0.9, 1.0),
+            ]
+        ),
+        material=fade(c.lighter(glass, 0.2), c.lighter(glass, -0.2), gloss=0.7, bevel=0.9),
+        rounding=0.8,
+        mask=False,
+    )
+    paper = stage.colour(c.PASTEL if rng.random() < 0.6 else c.VIVID, glass)
+    low, high = shoulder + 0.3, 0.8
+    label = Part(
+        outline=g.box(-1.0, low, 1.0, high), material=textured(rng, paper), clip=True, shadow=0.0
+    )
+    if rng.random() < 0.5:
+        mark = g.ellipse(0.0, (low + high) / 2, half * 0.5)
+        ink = plain(stage.colour(c.VIVID, paper))
+        label.front.append(Part(outline=mark, material=ink, clip=True, shadow=0.0))
+    body.front.append(label)
+    cap = Part(
+        outline=g.round_box(-neck * 1.15, -1.0, neck * 1.15, -0.78, 0.03),
+        material=plain(stage.colour(c.ANY, glass), gloss=0.3),
+        rounding=0.5,
+    )
+    return Part(front=[body, cap])
+
+
+def vase(stage: Stage) -> Part:
+    """A glazed vase, mostly with flowers in it."""
+    rng = stage.rng
+    colour = stage.colour(c.ANY)
+    widths = rng.uniform(0.2, 0.52, 4)
+    pot = Part(
+        outline=g.turned(
+            [
+                (widths[0], 0.0),
+                (widths[0] * 0.75, 0.12),
+                (max(widths[1], 0.35), 0.4),
+                (widths[2], 0.75),
+                (widths[3] * 0.7, 1.0),
+            ]
+        ),
+        material=textured(rng, colour, gloss=0.4),
+        rounding=0.8,
+    )
+    bunch = []
+    if rng.random() < 0.8:
+        for turn in np.linspace(-0.09, 0.09, int(rng.integers(2, 4))):
+            bloom = flower(stage)
+            bloom.mask = False
+            moved = _moved(bloom, x=float(turn * 3.5), y=-0.25, scale=0.68, turn=float(turn))
+            bunch.append(moved)
+    return Part(front=[*bunch, pot])
+
+
+def _moved(part: Part, *, x: float, y: float, scale: float, turn: float = 0.0) -> Part:
+    """The same part elsewhere in the frame of another thing."""
+    if part.outline is not None:
+        outlines = part.outline if isinstance(part.outline, list) else [part.outline]
+        part.outline = [g.place(outline, x, y, scale, turn) for outline in outlines]
+    for child in (*part.front, *part.back):
+        _moved(child, x=x, y=y, scale=scale, turn=turn)
+    return part
+
+
+def books(stage: Stage) -> Part:
+    """A pile of books with titles on their spines."""
+    rng = stage.rng
+    pile, last = [], stage.behind
+    y = 1.0
+    for _ in range(int(rng.integers(2, 5))):
+        colour = c.pick(rng, c.ANY, last)
+        last = [colour]
+        height = float(rng.uniform(0.26, 0.4))
+        x0, x1 = -0.75 - float(rng.uniform(0, 0.22)), 0.75 + float(rng.uniform(0, 0.22))
+        spine = Part(
+            outline=g.round_box(x0, y - height, x1, y, 0.05), material=plain(colour), rounding=0.4
+        )
+        if rng.random() < 0.7:
+            title = g.box(x0 + 0.25, y - height * 0.66, x1 - 0.6, y - height * 0.34)
+            ink = plain(stage.colour(c.WHITE if rng.random() < 0.5 else c.VIVID, colour))
+            spine.front.append(Part(outline=title, material=ink, shadow=0.0, rounding=0.0))
+        pile.append(spine)
+        y -= height
+    return Part(front=pile)
+
+
+def lamp(stage: Stage) -> Part:
+    """Shade on a slim stand with a foot."""
+    rng = stage.rng
+    shade = stage.colour(c.PASTEL if rng.random() < 0.5 else c.VIVID)
+    stand = stage.colour(c.METAL if rng.random() < 0.5 else c.WOODS)
+    metal = plain(stand, gloss=0.5)
+    top = float(rng.uniform(0.25, 0.5))
+    cloth = fade(c.lighter(shade, 0.35), shade, bevel=0.5)
+    if rng.random() < 0.4:
+        cloth = textured(rng, shade)
+    cone = np.array([[-top, -1.0], [top, -1.0], [0.72, -0.1], [-0.72, -0.1]])
+    return Part(
+        front=[
+            Part(
+                outline=[
+                    g.stroke([[0.0, 0.95], [0.0, -0.2]], 0.13),
+                    g.ellipse(0.0, 0.93, 0.42, 0.09),
+                ],
+                material=metal,
+                rounding=0.3,
+            ),
+            Part(outline=cone, material=cloth, rounding=0.5),
+        ]
+    )
+
+
+def parcel(stage: Stage) -> Part:
+    """A box seen from its corner, with a ribbon or tape: front, side and lid are parts."""
+    rng = stage.rng
+    colour = stage.colour(c.WOODS if rng.random() < 0.5 else c.VIVID)
+    ribbon = plain(stage.colour(c.VIVID, colour), gloss=0.2)
+    d = float(rng.uniform(0.2, 0.4))
+    front = Part(outline=g.box(-0.9, -0.4, 0.9 - d, 1.0), material=plain(colour, bevel=0.2))
+    front.front.append(
+        Part(outline=g.box(-0.17 - d / 2, -0.4, 0.17 - d / 2, 1.0), material=ribbon, clip=True)
+    )
+    side = np.array([[0.9 - d, -0.4], [0.9, -0.4 - d], [0.9, 1.0 - d], [0.9 - d, 1.0]])
+    lid = np.array([[-0.9, -0.4], [-0.9 + d, -0.4 - d], [0.9, -0.4 - d], [0.9 - d, -0.4]])
+    dark = Part(outline=side, material=plain(c.lighter(colour, -0.35), bevel=0.2), rounding=0.05)
+    light = Part(outline=lid, material=plain(c.lighter(colour, 0.3), bevel=0.2), rounding=0.05)
+    front.rounding, front.mask = 0.05, False
+    return Part(front=[dark, light, front])
+
+
+def _fruit_body(stage: Stage, *, kind: int) -> Part:
+    rng = stage.rng
+    if kind == 0:
+        colour = stage.colour(c.Hues((0.0, 0.33), (0.65, 0.95), (0.5, 0.9)))
+        skin = Material(base=colour, other=c.lighter(colour, 0.3), pattern=SPECKLES, gloss=0.4)
+        outline = g.ellipse(0.0, 0.1, 0.9, 0.88)
+    elif kind == 1:
+        colour = stage.colour(c.Hues((0.06, 0.11), (0.8, 0.95), (0.8, 0.98)))
+        skin = Material(base=colour, other=c.lighter(colour, -0.1), gloss=0.3, roughness=0.1)
+        outline = g.ellipse(0.0, 0.1, 0.9, 0.9)
+    else:
+        colour = stage.colour(c.Hues((0.15, 0.27), (0.5, 0.85), (0.6, 0.9)))
+        skin = Material(base=c.lighter(colour, -0.1), other=c.lighter(colour, 0.1), gloss=0.3)
+        outline = g.turned([(0.12, -0.85), (0.34, -0.55), (0.42, -0.2), (0.8, 0.45), (0.35, 1.0)])
+    skin.bevel = 0.9
+    return Part(outline=outline, material=skin, rounding=0.9, mask=False)
+
+
+def fruit(stage: Stage) -> Part:
+    """An apple, orange or pear with stalk and leaf."""
+    rng = stage.rng
+    body = _fruit_body(stage, kind=int(rng.integers(3)))
+    stalk = Part(
+        outline=g.stroke([[0.0, -0.72], [0.03, -0.9], [0.1, -1.05]], 0.09),
+        material=plain(c.lighter(c.WOODS.draw(rng), -0.4)),
+        mask=False,
+    )
+    blade = g.place(g.lens(length=0.33, width=0.42), 0.36, -0.9, turn=-0.05)
+    green = plain(stage.colour(c.GREENS))
+    body.front = [stalk]
+    if rng.random() < 0.7:
+        body.front.append(Part(outline=blade, material=green, rounding=0.4))
+    return Part(front=[body])
+
+
+def fruit_bowl(stage: Stage) -> Part:
+    """A bowl with three fruits in it."""
+    rng = stage.rng
+    colour = stage.colour(c.ANY)
+    inside = []
+    for x, kind in zip((-0.48, 0.46, 0.0), rng.integers(0, 3, 3), strict=True):
+        piece = _fruit_body(stage, kind=int(kind))
+        piece.mask = True
+        inside.append(_moved(piece, x=x, y=-0.12 - (0.15 if x == 0 else 0.0), scale=0.42))
+    bowl = np.concatenate(
+        [g.arc(0, 0.1, 1.0, 0.1, start=0.5, stop=1.0), g.arc(0, 0.1, 1.0, 0.9, start=0, stop=0.5)]
+    )
+    clay = textured(rng, colour, gloss=0.4)
+    return Part(front=[*inside, Part(outline=bowl, material=clay, rounding=0.6)])
+
+
+def clock(stage: Stage) -> Part:
+    """Rim, dial, hands."""
+    rng = stage.rng
+    rim = stage.colour(c.ANY)
+    dial = stage.colour(c.WHITE if rng.random() < 0.7 else c.PASTEL, rim)
+    hands = rng.uniform(0.0, 2 * np.pi, 2)
+    ink = plain(stage.colour(c.DARK, dial))
+    face = Part(outline=g.ellipse(0, 0, 0.8), material=plain(dial, rough=0.01), rounding=0.1)
+    ticks = []
+    for k in range(12):
+        a = k * np.pi / 6
+        ticks.append(g.stroke(np.outer((0.62, 0.72), (np.cos(a), np.sin(a))), 0.05))
+    face.front.append(Part(outline=ticks, material=ink, mask=False, shadow=0.0))
+    for length, width, a in ((0.42, 0.11, hands[0]), (0.62, 0.08, hands[1])):
+        tip = length * np.array([np.cos(a), np.sin(a)])
+        outline = g.stroke([-0.15 * tip, tip], (width, width * 0.6))
+        face.front.append(Part(outline=outline, material=ink, rounding=0.3, mask=False))
+    return Part(outline=g.ellipse(), material=plain(rim, gloss=0.4), front=[face], rounding=0.25)
+
+
+def picture(stage: Stage) -> Part:
+    """A frame with a mount and a small landscape in it."""
+    rng = stage.rng
+    wood = stage.colour(c.WOODS if rng.random() < 0.6 else c.ANY)
+    h = float(rng.uniform(0.6, 0.95))
+    sky = stage.colour(c.PASTEL, wood)
+    land = stage.colour(c.GREENS, sky)
+    view = Part(outline=g.box(-0.8, 0.2 - h, 0.8, h - 0.2), material=fade(sky, c.lighter(sky, 0.4)))
+    view.shadow, view.rounding = 0.3, 0.05
+    x = np.linspace(-0.8, 0.8, 12)
+    ridge = 0.15 * np.sin(x * 4 + rng.uniform(0, 6)) + 0.15 * h
+    hill = np.concatenate([np.stack([x, ridge], 1), [[0.8, h], [-0.8, h]]])
+    view.front.append(Part(outline=hill, material=plain(land), clip=True, shadow=0.0, rounding=0.0))
+    if rng.random() < 0.6:
+        sun = g.ellipse(float(rng.uniform(-0.4, 0.4)), -0.25 * h, 0.16)
+        disc = Part(outline=sun, material=plain(stage.colour(c.FRUIT, sky)), clip=True, shadow=0.0)
+        view.front.insert(0, disc)
+    grain = Material(base=wood, other=c.lighter(wood, 0.25), pattern=BLADES, gloss=0.2)
+    return Part(outline=g.box(-1, -h, 1, h), material=grain, front=[view], rounding=0.12)
+
+
+def ball(stage: Stage) -> Part:
+    """A beach ball, football or marble."""
+    rng = stage.rng
+    colour = stage.colour(c.VIVID)
+    body = Part(outline=g.ellipse(), material=plain(colour, gloss=0.6), rounding=0.95)
+    body.material = body.material and plain(colour, gloss=0.6, bevel=0.9)
+    kind = rng.random()
+    if kind < 0.4:
+        panel = plain(stage.colour(c.WHITE, colour), gloss=0.5)
+        for k in (-1, 1):
+            half = np.concatenate(
+                [
+                    g.arc(0, 0, 0.75, 1.0, start=-0.25, stop=0.25),
+                    g.arc(0, 0, 0.3, 1.0, start=0.25, stop=-0.25),
+                ]
+            ) * (k, 1.0)
+            body.front.append(
+                Part(outline=half, material=panel, clip=True, shadow=0.0, rounding=0.0)
+            )
+    elif kind < 0.7:
+        patch = plain(stage.colour(c.DARK, colour))
+        spots = ((0.0, 0.0), *((0.82 * np.cos(a), 0.82 * np.sin(a)) for a in np.arange(5) * 1.2566))
+        for x, y in spots:
+            outline = g.place(g.star(points=5, inner=0.81), x, y, 0.3)
+            body.front.append(Part(outline=outline, material=patch, clip=True, shadow=0.0))
+    return body
+
+
+def face(stage: Stage) -> Part:
+    """A doll's or mascot's face: ears, hair, eyes with pupils, nose, mouth."""
+    rng = stage.rng
+    skin = stage.colour(c.SKIN if rng.random() < 0.5 else c.VIVID)
+    material = plain(skin, rough=float(rng.uniform(0.02, 0.12)))
+    head = Part(outline=g.ellipse(0, 0, 0.86, 0.95), material=material, rounding=0.6)
+    head.mask = bool(rng.random() < 0.25)
+    wide = bool(rng.random() < 0.5)
+    for side in (-1.0, 1.0):
+        ear = g.ellipse(side * (0.66 if wide else 0.86), -0.72 if wide else 0.0, 0.3, 0.32)
+        head.back.append(Part(outline=ear, material=plain(skin), rounding=0.5))
+        eye = Part(
+            outline=g.ellipse(side * 0.34, -0.12, 0.21, 0.23),
+            material=plain(stage.colour(c.WHITE, skin), rough=0.0),
+        )
+        eye.front.append(
+            Part(outline=g.ellipse(side * 0.33, -0.08, 0.11), material=plain(c.DARK.draw(rng)))
+        )
+        head.front.append(eye)
+    mouth = np.concatenate(
+        [
+            g.arc(0, 0.38, 0.36, 0.3, start=0, stop=0.5),
+            g.arc(0, 0.38, 0.36, 0.08, start=0.5, stop=0),
+        ]
+    )
+    red = stage.colour(c.Hues((0.95, 1.05), (0.5, 0.9), (0.3, 0.8)), skin)
+    head.front.append(Part(outline=mouth, material=plain(red), rounding=0.2))
+    nose = plain(stage.colour(c.FRUIT, skin, gap=0.15))
+    head.front.append(Part(outline=g.ellipse(0, 0.18, 0.11, 0.1), material=nose, rounding=0.8))
+    if not wide:
+        cap = np.concatenate(
+            [
+                g.arc(0, -0.1, 0.92, 0.95, start=0.52, stop=0.98),
+                g.arc(0, -0.3, 0.8, 0.3, start=1, stop=0.5),
+            ]
+        )
+        hair = plain(stage.colour(c.WOODS if rng.random() < 0.6 else c.ANY, skin), rough=0.25)
+        head.front.append(Part(outline=cap, material=hair, rounding=0.3))
+    return Part(front=[head])
+
+
+def plate(stage: Stage) -> Part:
+    """Dish with rim and three kinds of food."""
+    rng = stage.rng
+    china = stage.colour(c.WHITE if rng.random() < 0.6 else c.PASTEL)
+    dish = Part(outline=g.ellipse(), material=plain(china, rough=0.01, gloss=0.2), rounding=0.15)
+    rim = Part(outline=g.ellipse(0, 0, 0.72), material=plain(c.lighter(china, -0.07)), rounding=0.1)
+    rim.mask = bool(rng.random() < 0.3)
+    start = float(rng.uniform(0, 1))
+    for k, hues in enumerate((c.FRUIT, c.GREENS, c.WOODS)):
+        a = (start + k / 3) * 2 * np.pi
+        outline = g.place(g.blob(rng, wobble=0.15), 0.34 * np.cos(a), 0.34 * np.sin(a), 0.27)
+        colour = stage.colour(hues, china)
+        food = Material(base=colour, other=c.lighter(colour, -0.3), pattern=CLOUDS, roughness=0.12)
+        rim.front.append(Part(outline=outline, material=food, rounding=0.5))
+    dish.front.append(rim)
+    return dish
+
+
+def pencil(stage: Stage) -> Part:
+    """Shaft, wooden cone, lead, rubber."""
+    rng = stage.rng
+    colour = stage.colour(c.VIVID)
+    shaft = Part(outline=g.box(-0.75, -0.1, 0.62, 0.1), material=plain(colour), rounding=0.6)
+    cone = np.array([[0.62, -0.1], [0.97, 0.0], [0.62, 0.1]])
+    lead = np.array([[0.86, -0.035], [1.0, 0.0], [0.86, 0.035]])
+    tip = Part(outline=cone, material=plain(c.Hues((0.09, 0.1), (0.3, 0.4), (0.8, 0.9)).draw(rng)))
+    tip.front.append(Part(outline=lead, material=plain(colour), mask=False))
+    end = Part(
+        outline=g.round_box(-0.98, -0.1, -0.75, 0.1, 0.06), material=plain(c.FRUIT.draw(rng))
+    )
+    return Part(front=[shaft, tip, end], thin=True)
+
+
+def coin(stage: Stage) -> Part:
+    """A coin or a button with two or four holes."""
+    rng = stage.rng
+    colour = stage.colour(c.METAL if rng.random() < 0.4 else c.VIVID)
+    disc = Part(outline=g.ellipse(), material=plain(colour, gloss=0.4), rounding=0.15)
+    inner = Part(outline=g.ellipse(0, 0, 0.76), material=plain(c.lighter(colour, 0.22)), mask=False)
+    inner.rounding = 0.1
+    for x, y in ((-0.24, -0.24), (0.24, 0.24), (-0.24, 0.24), (0.24, -0.24))[: rng.choice([2, 4])]:
+        hole = Part(outline=g.ellipse(x, y, 0.14), material=plain(c.lighter(colour, -0.75)))
+        hole.mask = False
+        inner.front.append(hole)
+    disc.front.append(inner)
+    return disc
+
+
+def card(stage: Stage) -> Part:
+    """A sheet, tile or patch of cloth with a device on it."""
+    rng = stage.rng
+    colour = stage.colour(c.ANY)
+    shape = int(rng.integers(4))
+    outline = (
+        g.polygon(rng, sides=int(rng.integers(3, 8))),
+        g.round_box(-0.95, -0.65, 0.95, 0.65, 0.1),
+        g.star(points=int(rng.integers(5, 8)), inner=0.55),
+        g.round_box(-0.8, -0.8, 0.8, 0.8, 0.3),
+    )[shape]
+    body = Part(outline=outline, material=textured(rng, colour), rounding=0.08)
+    if rng.random() < 0.6:
+        x, y = rng.uniform(-0.35, 0.35, 2)
+        device = (g.ellipse(), g.star(points=5, inner=0.45), g.blob(rng))[int(rng.integers(3))]
+        outline = g.place(device, float(x), float(y), float(rng.uniform(0.24, 0.4)))
+        ink = plain(stage.colour(c.ANY, colour))
+        body.front.append(Part(outline=outline, material=ink, clip=True, rounding=0.1, shadow=0.1))
+    return body
+
+
+def cushion(stage: Stage) -> Part:
+    """A soft square with a pattern and a button."""
+    rng = stage.rng
+    colour = stage.colour(c.ANY)
+    pattern = int(rng.choice([STRIPES, CHECKS, DOTS, CLOUDS]))
+    cloth = Material(
+        base=colour, other=c.lighter(colour, 0.4), pattern=pattern, frequency=3.0, roughness=0.08
+    )
+    t = np.linspace(0.0, 2 * np.pi, 60, endpoint=False)
+    # A superellipse that bulges at its corners, as a stuffed square does.
+    r = 0.92 / (np.abs(np.cos(t)) ** 3.2 + np.abs(np.sin(t)) ** 3.2) ** (1 / 3.2)
+    outline = np.stack([r * np.cos(t), 0.85 * r * np.sin(t)], 1)
+    body = Part(outline=outline, material=cloth, rounding=0.7)
+    if rng.random() < 0.4:
+        button = plain(stage.colour(c.ANY, colour), gloss=0.3)
+        body.front.append(Part(outline=g.ellipse(0, 0, 0.14), material=button, rounding=0.6))
+    return body
+
+
+def candle(stage: Stage) -> Part:
+    """Wax, wick and flame in a holder."""
+    rng = stage.rng
+    wax = stage.colour(c.PASTEL if rng.random() < 0.5 else c.VIVID)
+    flame = Part(
+        outline=g.turned([(0.0, -1.0), (0.06, -0.85), (0.13, -0.6), (0.05, -0.45)]),
+        material=fade(c.hsv(0.14, 0.3, 1.0), c.hsv(0.08, 0.9, 1.0), bevel=0.0),
+        shadow=0.0,
+    )
+    holder = g.turned([(0.5, 0.72), (0.45, 0.86), (0.3, 1.0)])
+    metal = plain(stage.colour(c.METAL, wax), gloss=0.6)
+    column = g.round_box(-0.25, -0.42, 0.25, 0.85, 0.06)
+    return Part(
+        front=[
+            Part(outline=column, material=plain(wax), rounding=0.8),
+            Part(outline=holder, material=metal, rounding=0.5),
+            flame,
+        ]
+    )
+
+
+def board(stage: Stage) -> Part:
+    """A wooden board with a handle and a hole."""
+    wood = stage.colour(c.WOODS)
+    outline = [g.round_box(-0.95, -0.6, 0.55, 0.6, 0.15), g.round_box(0.45, -0.16, 1.0, 0.16, 0.12)]
+    grain = Material(base=wood, other=c.lighter(wood, 0.3), pattern=WOOD, frequency=5.0)
+    return Part(outline=outline, material=grain, rounding=0.08)
