@@ -81,8 +81,8 @@ def evaluate_clicks(
         Scores over the masks of all ranks.
 
     Raises:
-        ValueError: unknown `first`, clicks below 1, batches without rles, an empty mask, or no
-            mask at all.
+        ValueError: unknown `first`, clicks below 1, batches without rles, or an empty mask.
+        UserError: no mask at all.
     """
     if first not in ("centre", "random"):
         raise ValueError(f"first click must be 'centre' or 'random', not '{first}'")

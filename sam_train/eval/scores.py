@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sam_train.errors import UserError
+
 BINS = 10
 
 
@@ -144,7 +146,7 @@ class ClickTally:
             device: where the collective runs; NCCL needs the GPU's.
 
         Raises:
-            ValueError: no rank has seen a mask.
+            UserError: no rank has seen a mask.
         """
         sums = self._sums()
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -154,9 +156,8 @@ class ClickTally:
         iou, (oracle, masks, images) = sums[: self.rounds], sums[self.rounds : self.rounds + 3]
         moments, bins = sums[self.rounds + 3 : -3 * BINS], sums[-3 * BINS :]
         if masks.item() == 0:
-            raise ValueError(
-                "nothing to evaluate: the validation data gave no mask; check data.val and the "
-                "limits on mask area"
+            raise UserError(
+                "data.val gave no mask to evaluate: check its files and data.max_area_fraction"
             )
         return ClickScores(
             miou={n: float(iou[n - 1] / masks) for n in clicks},

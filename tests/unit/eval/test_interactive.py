@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from sam_train.errors import UserError
 from sam_train.eval import ClickResult, evaluate_clicks
 from sam_train.model import Sam, build_sam
 from sam_train.types import BACKGROUND, FOREGROUND, PAD, RLE, Batch, Prediction, Prompts
@@ -265,7 +266,7 @@ def test_bad_arguments_are_named(random_sam: Sam) -> None:
         evaluate_clicks(random_sam, [], first="middle")
     with pytest.raises(ValueError, match="from 1"):
         evaluate_clicks(random_sam, [], clicks=(0, 1))
-    with pytest.raises(ValueError, match="no mask"):
+    with pytest.raises(UserError, match="no mask"):
         evaluate_clicks(random_sam, [])
     with pytest.raises(ValueError, match=r"sa_0.*without a pixel"):
         evaluate_clicks(random_sam, [make_batch([[np.zeros((9, 9), dtype=bool)]])])

@@ -1,0 +1,37 @@
+"""What a person sees of a run: progress, metrics.csv, scores, pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback
+
+from sam_train.engine.callbacks.meter import Recorder, StepMeter
+from sam_train.engine.callbacks.progress import ProgressConfig, TrainingProgress
+from sam_train.engine.callbacks.validation import ClickValidation, ClickValidationConfig
+
+
+@dataclass
+class CallbacksConfig:
+    """Everything that watches a run; nothing here changes what is learnt."""
+
+    validation: ClickValidationConfig = field(default_factory=ClickValidationConfig)
+    """k-click scores, filmstrips and curves."""
+    progress: ProgressConfig = field(default_factory=ProgressConfig)
+    """The bar, or lines where there is no terminal."""
+
+
+def build_callbacks(cfg: CallbacksConfig, *, run_dir: Path, log_every: int) -> list[Callback]:
+    """The callbacks of `fit`, in the order that they need (see `Recorder` and `StepMeter`)."""
+    recorder = Recorder(run_dir)
+    meter = StepMeter(recorder, log_every=log_every)
+    return [
+        recorder,
+        ClickValidation(cfg.validation, run_dir=run_dir, recorder=recorder),
+        meter,
+        TrainingProgress(cfg.progress, meter),
+    ]
+
+
+__all__ = ["CallbacksConfig", "build_callbacks"]

@@ -1,0 +1,159 @@
+"""Measures training steps: per-round figures, speed, waiting for data, rate, gradient norm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from sam_train.engine.callbacks.metrics_file import MetricsFile
+from sam_train.engine.records import RoundFigures
+from sam_train.types import Batch
+
+
+@dataclass(slots=True, kw_only=True)
+class StepFigures:
+    """What a logging step found; the progress bar shows it."""
+
+    step: int
+    """Finished updates."""
+    rounds: RoundFigures
+    loss: float
+    """Mean over the rounds."""
+    images_per_second: float
+    """Over all ranks, since the last logging step, validation and checkpoints not counted."""
+    data_wait: float
+    """Share of that time in which this process stood still for the next batch, 0 to 1."""
+    seconds_per_step: float
+
+
+class Recorder(Callback):
+    """Sends figures to metrics.csv, which always is, and to the loggers that were asked for.
+
+    Belongs before every callback that records at the start of training.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.file = MetricsFile(run_dir / "metrics.csv")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, or continue the earlier run's metrics.csv."""
+        if trainer.is_global_zero:
+            self.file.resume_at(trainer.global_step)
+
+    def record(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        """Note the figures of the step that was just finished (first process only)."""
+        if not trainer.is_global_zero:
+            return
+        self.file.write(trainer.global_step, values)
+        named = {name if "/" in name else f"train/{name}": v for name, v in values.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(named, step=trainer.global_step)
+
+
+class StepMeter(Callback):
+    """Reads values back from the device on logging steps only.
+
+    Belongs behind every callback that takes long between two steps: what they do before it is
+    not counted as waiting.
+    """
+
+    def __init__(self, recorder: Recorder, *, log_every: int) -> None:
+        self.recorder = recorder
+        self.log_every = log_every
+        self.latest: StepFigures | None = None
+        self._last_step = -1
+        self._batch_ended = self._batch_began = time.perf_counter()
+        self._busy = self._waited = 0.0
+        self._images = self._updates = 0
+        self._gap_counts = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clocks."""
+        self._last_step = trainer.global_step
+        self._restart()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """The gap since the step before was waiting for data."""
+        self._batch_began = time.perf_counter()
+        if self._gap_counts:
+            self._waited += self._batch_began - self._batch_ended
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Writing a checkpoint fills this gap, not waiting for data."""
+        self._gap_counts = False
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Count; on a logging step, read, record and start counting anew."""
+        self._images += batch.images.shape[0] * trainer.world_size
+        step = trainer.global_step
+        if step != self._last_step:
+            self._updates += 1
+            self._last_step = step
+            if self._is_logged(trainer, step):
+                self._log(trainer, pl_module, step)
+        now = time.perf_counter()
+        self._busy += now - self._batch_began
+        self._batch_ended = now
+        self._gap_counts = True
+
+    def _is_logged(self, trainer: Trainer, step: int) -> bool:
+        # The first step too: a person wants to see at once that it runs.
+        return step % self.log_every == 0 or step in (1, trainer.max_steps)
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        log = getattr(pl_module, "last_rounds", None)
+        if log is None:
+            return
+        rounds: RoundFigures = log.figures()
+        elapsed = time.perf_counter() - self._batch_began + self._busy + self._waited
+        self.latest = StepFigures(
+            step=step,
+            rounds=rounds,
+            loss=sum(rounds.loss) / len(rounds.loss),
+            images_per_second=self._images / elapsed,
+            data_wait=self._waited / elapsed,
+            seconds_per_step=elapsed / max(self._updates, 1),
+        )
+        self.recorder.record(trainer, self._values(trainer, pl_module, self.latest))
+        self._restart()
+        self._batch_began = time.perf_counter()
+
+    def _values(
+        self, trainer: Trainer, pl_module: LightningModule, figures: StepFigures
+    ) -> dict[str, float]:
+        values = {
+            "loss": figures.loss,
+            "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
+            "images_per_second": figures.images_per_second,
+            "data_wait": figures.data_wait,
+        }
+        if (norm := getattr(pl_module, "last_grad_norm", None)) is not None:
+            values["grad_norm"] = float(norm)
+        for name in ("loss", "iou", "predicted_iou"):
+            for r, value in enumerate(getattr(figures.rounds, name)):
+                values[f"{name}_r{r:02d}"] = value
+        return values
+
+    def _restart(self) -> None:
+        self._busy = self._waited = 0.0
+        self._images = self._updates = 0
+
+
+__all__ = ["Recorder", "StepFigures", "StepMeter"]

@@ -1,0 +1,177 @@
+"""k-click scores on the same held-out images before, during and after training, with pictures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from sam_train.engine.callbacks.curves import draw_calibration, draw_curves
+from sam_train.engine.callbacks.meter import Recorder
+from sam_train.eval.film_rows import ClickFilm
+from sam_train.eval.filmstrip import filmstrip
+from sam_train.eval.interactive import CLICKS, evaluate_clicks
+from sam_train.eval.scores import ClickScores, comparison_table
+from sam_train.types import Batch
+
+log = logging.getLogger("sam_train")
+
+
+@dataclass
+class ClickValidationConfig:
+    """Measuring during training; `validate` measures all of data.val."""
+
+    every: int = 5000
+    """Steps between measurements; 0: only before the first step and after the last."""
+    images: int = 64
+    """Held-out images, the first of data.val, on all ranks together: a subset, because a large
+    set would take longer than the training between."""
+    clicks: list[int] = field(default_factory=lambda: list(CLICKS))
+    """Numbers of clicks to report (paper D: 1, 2, 3, 5, 9)."""
+    first: str = "centre"
+    """The first click: centre (farthest from the boundary, paper D) or random (its variant)."""
+    max_masks: int = 64
+    """Masks decoded at once; lower it where memory is short."""
+    film_rows: int = 4
+    """Masks in each filmstrip; 0 draws none."""
+
+
+class ClickValidation(Callback):
+    """Scores to metrics.csv and the loggers, filmstrips and curves to run_dir/pictures.
+
+    The scores before training survive a resume in run_dir/scores_before.json.
+    """
+
+    def __init__(self, cfg: ClickValidationConfig, *, run_dir: Path, recorder: Recorder) -> None:
+        self.cfg = cfg
+        self.recorder = recorder
+        self.pictures = run_dir / "pictures"
+        self.run_dir = run_dir
+        self._batches: list[Batch] | None = None
+        self._measured_at = -1
+        self._after: ClickScores | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the model as it is before the first step."""
+        self._batches = self._take(trainer)
+        if trainer.is_global_zero:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+        if self._batches is not None and trainer.global_step == 0:
+            scores = self._measure(trainer, pl_module)
+            if trainer.is_global_zero:
+                self._before_file.write_text(scores.to_json())
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Measure every so many updates; the last one is left to the end."""
+        step = trainer.global_step
+        due = self.cfg.every and step % self.cfg.every == 0 and step != self._measured_at
+        if self._batches is not None and due and 0 < step < trainer.max_steps:
+            scores = self._measure(trainer, pl_module)
+            figures = "  ".join(f"{n}: {iou:.3f}" for n, iou in scores.miou.items())
+            log.info("step %d  held-out mIoU by clicks  %s", step, figures)
+            self._draw_curves(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the trained model."""
+        if self._batches is not None and trainer.global_step > 0:
+            self._after = self._measure(trainer, pl_module)
+            if trainer.is_global_zero:
+                (self.run_dir / "scores_after.json").write_text(self._after.to_json())
+        self._draw_curves(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what training was good for, and where the pictures are."""
+        if not trainer.is_global_zero:
+            return
+        rows = {}
+        if self._before_file.is_file():
+            # Fine-tuning starts from a model that was trained before.
+            fresh = getattr(getattr(pl_module, "cfg", None), "init_from", None) is None
+            before = ClickScores.from_json(self._before_file.read_text())
+            rows["untrained" if fresh else "at the start"] = before
+        if self._after is not None:
+            rows["trained"] = after = self._after
+            where = f"over {after.masks} masks of {after.images} held-out images"
+            log.info("mIoU by clicks %s\n%s", where, comparison_table(rows))
+        # The newest film only: there may be dozens.
+        films = sorted(self.pictures.glob("step_*.png"))[-1:]
+        for picture in [*films, self._curves_file, self._calibration_file]:
+            if picture.is_file():
+                log.info("%s", picture)
+
+    @property
+    def _before_file(self) -> Path:
+        return self.run_dir / "scores_before.json"
+
+    @property
+    def _curves_file(self) -> Path:
+        return self.pictures / "curves.png"
+
+    @property
+    def _calibration_file(self) -> Path:
+        return self.pictures / "calibration.png"
+
+    def _take(self, trainer: Trainer) -> list[Batch] | None:
+        """This rank's share of the fixed subset, kept in memory; None without data.val."""
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        if datamodule is None or not datamodule.cfg.val:
+            log.info("data.val is not set: nothing will be validated")
+            return None
+        own = -(-(self.cfg.images - trainer.global_rank) // trainer.world_size)
+        return take_images(datamodule.val_dataloader(), own)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> ClickScores:
+        film = ClickFilm(rows=self.cfg.film_rows, shown=self.cfg.clicks)
+        with trainer.precision_plugin.forward_context():
+            scores = evaluate_clicks(
+                pl_module.sam,
+                self._batches or [],
+                clicks=self.cfg.clicks,
+                first=self.cfg.first,
+                max_masks=self.cfg.max_masks,
+                device=pl_module.device,
+                observer=film if trainer.is_global_zero and self.cfg.film_rows else None,
+            )
+        self._measured_at = step = trainer.global_step
+        if trainer.is_global_zero:
+            figures = {f"val/{name}": value for name, value in scores.figures().items()}
+            self.recorder.record(trainer, figures)
+            draw_calibration(
+                scores.calibration, self._calibration_file, title=f"IoU head at step {step}"
+            )
+            if rows := film.film():
+                picture = filmstrip(rows, titles=film.titles(), caption=f"step {step}")
+                picture.save(self.pictures / f"step_{step:07d}.png")
+        return scores
+
+    def _draw_curves(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and self.recorder.file.path.is_file():
+            draw_curves(self.recorder.file.path, self._curves_file)
+
+
+def take_images(batches: Iterable[Batch], images: int) -> list[Batch]:
+    """The first batches until they hold `images` images; the last may go beyond."""
+    taken: list[Batch] = []
+    if images <= 0:
+        return taken
+    for batch in batches:
+        taken.append(batch)
+        images -= len(batch.keys)
+        if images <= 0:
+            break
+    return taken
+
+
+__all__ = ["ClickValidation", "ClickValidationConfig", "take_images"]

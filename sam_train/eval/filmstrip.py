@@ -1,0 +1,186 @@
+"""Pictures of a model at work: image, truth, and round by round the prompts with the mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+CELL = 224
+"""Widest and highest a photo is drawn, in pixels of the picture."""
+_FINE = 3  # Drawn this much larger and scaled down: PIL draws edges without anti-aliasing.
+_GAP = 8
+_TEXT = 15
+_MARGIN = 14
+
+_PAPER = (255, 255, 255)
+_INK = (40, 44, 52)
+_FAINT = (110, 116, 126)
+_MASK = (30, 136, 255)
+_TRUTH = (255, 170, 0)
+GREEN = (22, 190, 72)
+RED = (235, 40, 52)
+_BOX = (22, 190, 72)
+
+Pixels = npt.NDArray[np.uint8]
+BoolMask = npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True, kw_only=True)
+class Mark:
+    """A click, as pixel indices of the row's image."""
+
+    x: float
+    y: float
+    foreground: bool
+    new: bool = True
+    """Given in this round; drawn larger than those that stayed from earlier ones."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Frame:
+    """One round of one mask."""
+
+    mask: BoolMask
+    """[h, w], the frame of the row's image."""
+    iou: float
+    predicted_iou: float | None = None
+    clicks: list[Mark] = field(default_factory=list)
+    """All given so far."""
+    box: tuple[float, float, float, float] | None = None
+    """x0 y0 x1 y1, pixel indices, inclusive."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FilmRow:
+    """One mask from first to last round."""
+
+    image: Pixels
+    """[h, w, 3] RGB."""
+    truth: BoolMask
+    """[h, w]."""
+    frames: list[Frame]
+
+
+def filmstrip(
+    rows: list[FilmRow], *, titles: list[str] | None = None, caption: str = ""
+) -> Image.Image:
+    """Draw masks (rows) by rounds (columns).
+
+    Args:
+        rows: photos of any size and shape; rows may have ended early (a perfect mask).
+        titles: one per round; "round 1" and so on by default.
+        caption: one line above everything.
+
+    Returns:
+        An RGB picture. Green clicks say "this too", red ones "not this"; the newest are larger.
+        The mask is blue, the truth's outline orange.
+    """
+    if not rows:
+        raise ValueError("a filmstrip needs at least one row")
+    columns = max(len(row.frames) for row in rows)
+    titles = titles or [f"round {r + 1}" for r in range(columns)]
+    font, bold = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT + 2)
+    sizes = [_fit(row.image) for row in rows]
+    column_width = max(96, *(width for width, _ in sizes)) + _GAP
+    head = _MARGIN + (26 if caption else 0) + 24
+    foot = _TEXT + 12
+    width = 2 * _MARGIN + (columns + 2) * column_width - _GAP
+    height = head + sum(h + foot for _, h in sizes) + _MARGIN - 4
+    page = Image.new("RGB", (width, height), _PAPER)
+    pen = ImageDraw.Draw(page)
+    if caption:
+        pen.text((_MARGIN, _MARGIN - 4), caption, fill=_INK, font=bold)
+    for c, title in enumerate(["image", "ground truth", *titles[:columns]]):
+        pen.text((_MARGIN + c * column_width, head - 22), title, fill=_INK, font=font)
+    y = head
+    for row, (cell_width, cell_height) in zip(rows, sizes, strict=True):
+        cells = [(_photo(row), ""), (_photo(row, truth=True), _share(row.truth))]
+        cells += [(_photo(row, frame=frame), _label(frame)) for frame in row.frames]
+        for c, (cell, label) in enumerate(cells):
+            x = _MARGIN + c * column_width
+            page.paste(cell.resize((cell_width, cell_height), Image.Resampling.BOX), (x, y))
+            pen.text((x, y + cell_height + 2), label, fill=_FAINT, font=font)
+        y += cell_height + foot
+    return page
+
+
+def _fit(image: Pixels) -> tuple[int, int]:
+    h, w = image.shape[:2]
+    scale = CELL / max(h, w)
+    return max(1, round(w * scale)), max(1, round(h * scale))
+
+
+def _share(truth: BoolMask) -> str:
+    share = 100 * float(truth.mean())
+    return f"{share:.0f} % of image" if share >= 1 else f"{share:.2g} % of image"
+
+
+def _label(frame: Frame) -> str:
+    said = "" if frame.predicted_iou is None else f"  (said {frame.predicted_iou:.2f})"
+    return f"IoU {frame.iou:.2f}{said}"
+
+
+def _photo(row: FilmRow, *, truth: bool = False, frame: Frame | None = None) -> Image.Image:
+    """A cell, `_FINE` times larger than it will be."""
+    width, height = (_FINE * side for side in _fit(row.image))
+    canvas = Image.fromarray(row.image).resize((width, height), Image.Resampling.BICUBIC)
+    if truth:
+        canvas = _tint(canvas, row.truth, _TRUTH)
+    if frame is None:
+        return canvas
+    canvas = _tint(canvas, frame.mask, _MASK)
+    canvas = _outline(canvas, row.truth, _TRUTH)
+    pen = ImageDraw.Draw(canvas)
+    scale = width / row.image.shape[1]
+    if frame.box is not None:
+        x0, y0, x1, y1 = frame.box
+        corners = (x0 * scale, y0 * scale, (x1 + 1) * scale, (y1 + 1) * scale)
+        pen.rectangle(corners, outline=_BOX, width=2 * _FINE)
+    for mark in sorted(frame.clicks, key=lambda mark: mark.new):
+        _dot(pen, mark, scale)
+    return canvas
+
+
+def _dot(pen: ImageDraw.ImageDraw, mark: Mark, scale: float) -> None:
+    # Half a pixel: a pixel index names the pixel's centre.
+    x, y = (mark.x + 0.5) * scale, (mark.y + 0.5) * scale
+    radius = (6.5 if mark.new else 4.0) * _FINE
+    colour = GREEN if mark.foreground else RED
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 255))
+    radius -= (2.0 if mark.new else 1.2) * _FINE
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+
+def _enlarge(mask: BoolMask, size: tuple[int, int]) -> BoolMask:
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    # Bilinear, then a threshold: straight edges rather than stairs where photos are small.
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR)) > 127
+
+
+def _edge(mask: BoolMask, thickness: int) -> BoolMask:
+    """Pixels of the mask at most `thickness` steps from its outside."""
+    inner = mask.copy()
+    for _ in range(thickness):
+        padded = np.pad(inner, 1)
+        inner = inner & padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
+    return mask & ~inner
+
+
+def _tint(canvas: Image.Image, mask: BoolMask, colour: tuple[int, int, int]) -> Image.Image:
+    large = _enlarge(mask, canvas.size)
+    pixels = np.asarray(canvas).astype(np.float32)
+    pixels[large] = 0.45 * pixels[large] + 0.55 * np.asarray(colour, dtype=np.float32)
+    pixels[_edge(large, _FINE)] = np.asarray(colour, dtype=np.float32) * 0.75
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def _outline(canvas: Image.Image, mask: BoolMask, colour: tuple[int, int, int]) -> Image.Image:
+    pixels = np.array(canvas)
+    pixels[_edge(_enlarge(mask, canvas.size), _FINE)] = colour
+    return Image.fromarray(pixels)
+
+
+__all__ = ["CELL", "GREEN", "RED", "FilmRow", "Frame", "Mark", "filmstrip"]
