@@ -164,7 +164,7 @@ def _recognise(source: StateDict, *, wanted: str | None, path: Path) -> str:
         what = f" (its config.json says {declared})" if declared else ""
         raise UserError(
             f"{path}: not a SAM, MAE or Hugging Face DINOv2 checkpoint{what}; "
-            f"its first tensor is {next(iter(source))}"
+            f"its first tensor is {next(iter(source))}; init_from= takes those kinds only"
         )
     if wanted is None and found in _PREFIXED:
         raise UserError(f"{path}: is a {found} checkpoint; say init_from={found}:{path}")
@@ -235,7 +235,7 @@ def _check_sizes(source: StateDict, target: StateDict, *, path: Path) -> None:
         name = next((n for n, a in ARCHITECTURES.items() if (a.embed_dim, a.depth) == theirs), None)
         way_out = f"use model={name}" if name else "build the model at that width and depth"
         raise UserError(
-            f"{path}: holds {_describe(theirs)} but the model is {_describe(ours)}; {way_out}"
+            f"{path}: its ViT has {_describe(theirs)}, the model's {_describe(ours)}; {way_out}"
         )
     depths = (
         _layers(source, "mask_decoder.transformer.layers."),
@@ -264,14 +264,14 @@ def _layers(state: StateDict, prefix: str) -> int:
 
 def _describe(size: tuple[int, int]) -> str:
     names = [n for n, a in ARCHITECTURES.items() if (a.embed_dim, a.depth) == size]
-    return f"{names[0] if names else 'an encoder'} (width {size[0]}, {size[1]} blocks)"
+    return f"width {size[0]} and {size[1]} blocks" + (f" ({names[0]})" if names else "")
 
 
 def _check_finite(tensors: StateDict, *, path: Path) -> None:
     bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if bad:
         raise UserError(
-            f"{path}: {len(bad)} tensors hold NaN or infinity (first: {bad[0]}), so its run had "
+            f"{path}: {bad[0]} holds NaN or infinity ({len(bad)} such in all), so its run had "
             "diverged; take an earlier checkpoint"
         )
 

@@ -326,7 +326,8 @@ def _dinov2_block(layer: StateDict, *, index: int) -> StateDict:
 def resize_position_table(table: Tensor, size: tuple[int, int]) -> Tensor:
     """Absolute positions [1, h, w, D] -> [1, *size, D], bicubic in float32.
 
-    Antialiased where it shrinks; enlarging is then the same as without.
+    Antialiased where it shrinks (an official 1024 checkpoint at 512): the table's finest waves
+    would otherwise fold into wrong positions. Enlarging is plain bicubic, as MAE and DINOv2 do.
     """
     grid = table.float().permute(0, 3, 1, 2)
     shrinks = size[0] < grid.shape[2] or size[1] < grid.shape[3]

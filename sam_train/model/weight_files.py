@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -112,6 +113,15 @@ def _refuse_other_formats(file: Path, head: bytes) -> None:
         raise UserError(f"{file}: is a web page, not weights; fetch the file itself again")
     if text.startswith(b"version https://git-lfs"):
         raise UserError(f"{file}: is a Git LFS pointer, not weights; run `git lfs pull` there")
+    if head.startswith(b"PK") and not zipfile.is_zipfile(file):
+        size = file.stat().st_size
+        raise UserError(f"{file}: is damaged or cut off after {size} bytes; fetch it again")
+    # A bare pickle of protocol 3 or later; torch.save writes 2.
+    if head[0] == 0x80 and head[1:2] > b"\x02":
+        raise UserError(
+            f"{file}: refused, because a plain pickle can run code when loaded; save the state "
+            "dict with torch.save or as safetensors"
+        )
 
 
 def _looks_like_safetensors(file: Path, head: bytes) -> bool:
@@ -150,8 +160,10 @@ def _read_torch(file: Path) -> Any:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's text is about torch.load's arguments
+        return "not what torch.save writes"
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:120]
+    return lines[0].split(". ")[0][:120]
 
 
 def _tensors_of(file: Path, content: Any) -> StateDict:
