@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_train.model.common import MLP, Activation, LayerNorm2d, keep_in_graph
+from sam_train.model.decoder_attention import FactoredImage
 from sam_train.model.prompt_encoder import PromptEmbeddings
 from sam_train.model.transformer import TwoWayTransformer
 from sam_train.types import Prediction
@@ -84,8 +85,14 @@ class MaskDecoder(nn.Module):
             dim=1,
         )
         bias = None if all_present else self._absent_bias(prompts.present, outputs=out.shape[0])
-        cells = embeddings.flatten(2).transpose(1, 2)[image_index] + prompts.dense()
-        tokens, cells = self.transformer(tokens, cells, pe=pe.to(cells.dtype), bias=bias)
+        image = FactoredImage(
+            base=embeddings.flatten(2).transpose(1, 2) + prompts.dense_bias,
+            index=image_index,
+            features=prompts.dense_features,
+            weight=prompts.dense_weight,
+            pe=pe.to(embeddings.dtype),
+        )
+        tokens, cells = self.transformer(tokens, image, bias=bias)
 
         asked = range(1, MULTIMASKS + 1) if multimask else range(1)
         hypernetworks = torch.stack(

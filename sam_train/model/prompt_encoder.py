@@ -32,12 +32,6 @@ class PromptEmbeddings:
     dense_bias: Tensor
     """[C]; without a mask prompt this is the learned "no mask" vector."""
 
-    def dense(self) -> Tensor:
-        """What is added to the image embedding: [M, h * w, C], or [C] without a mask prompt."""
-        if self.dense_features is None:
-            return self.dense_bias
-        return F.linear(self.dense_features, self.dense_weight, self.dense_bias)
-
 
 class PositionEmbeddingRandom(nn.Module):
     """Random Fourier features of a place in the image (Tancik et al. 2020)."""
