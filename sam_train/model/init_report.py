@@ -60,21 +60,28 @@ class InitReport:
                 row = "".join(f"{_amount(cell):>18}" for cell in cells)
                 lines.append(f"  {module or 'other names':<20}{row}")
         lines += _listing("resized", self.resized)
-        lines += _listing("at random", self._at_random_grouped())
-        lines += _listing("skipped", self.skipped)
+        lines += _listing("at random", _collapse(self.at_random, self._untouched()))
+        lines += _listing("skipped", _collapse(self.skipped, self._untouched()))
         lines += [_clip(f"  note: {note}") for note in self.notes]
         return "\n".join(lines)
 
-    def _at_random_grouped(self) -> list[TensorEntry]:
-        """A module without a single loaded tensor becomes one entry."""
+    def _untouched(self) -> set[str]:
+        """Modules without a single loaded tensor: one word says their fate."""
         reached = {_module_of(entry.name) for entry in (*self.loaded, *self.resized)}
-        kept = [entry for entry in self.at_random if _module_of(entry.name) in reached]
-        for module in MODULES:
-            entries = [e for e in self.at_random if _module_of(e.name) == module]
-            if entries and module not in reached:
-                total = sum(entry.parameters for entry in entries)
-                kept.append(TensorEntry(name=module, parameters=total, note="all of it"))
-        return kept
+        return set(MODULES) - reached
+
+
+def _collapse(entries: Sequence[TensorEntry], modules: set[str]) -> list[TensorEntry]:
+    """`entries` with one of its own for each of `modules` instead of that module's."""
+    result = [entry for entry in entries if _module_of(entry.name) not in modules]
+    for module in MODULES:
+        inside = [entry for entry in entries if _module_of(entry.name) == module]
+        if module in modules and inside:
+            total = sum(entry.parameters for entry in inside)
+            notes = {entry.note for entry in inside}
+            note = notes.pop() if len(notes) == 1 else ""
+            result.append(TensorEntry(name=module, parameters=total, note=note or "all of it"))
+    return result
 
 
 def _module_of(name: str) -> str:

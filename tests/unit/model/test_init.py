@@ -144,6 +144,7 @@ def test_table_counts_tensors_and_parameters_and_stays_narrow(tmp_path: Path) ->
     amount = f"{len(encoder)} ({sum(t.numel() for t in encoder) / 1000:.1f} k)"
     assert amount in next(line for line in lines if line.startswith("  image_encoder"))
     assert "at random: prompt_encoder, mask_decoder (all of it)" in text
+    assert "skipped: prompt_encoder, mask_decoder (not asked for)" in text
 
 
 # Refusals: one line that names the file, and an untouched model ----------------------------------
