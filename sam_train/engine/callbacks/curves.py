@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from sam_train.engine.callbacks.metrics_file import read_columns
 from sam_train.eval.scores import BINS, Calibration
@@ -22,10 +25,6 @@ def draw_curves(metrics: Path, out: Path) -> None:
         metrics: a run's metrics.csv, of any length.
         out: the PNG to write.
     """
-    # Imported here: matplotlib takes a second, and most processes draw nothing.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = read_columns(metrics)
     figure = Figure(figsize=(15, 8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -47,9 +46,6 @@ def draw_curves(metrics: Path, out: Path) -> None:
 
 def draw_calibration(calibration: Calibration, out: Path, *, title: str = "") -> None:
     """Mean real IoU over predicted IoU by bins; on the diagonal the head knows its masks."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6, 6.4), layout="constrained")
     FigureCanvasAgg(figure)
     axis, histogram = figure.subplots(2, 1, height_ratios=[5, 1], sharex=True)
@@ -100,8 +96,6 @@ def _smooth(values: list[float]) -> list[float]:
 
 
 def _colour(share: float) -> Any:
-    from matplotlib import colormaps
-
     return colormaps["viridis"](0.9 * share)
 
 

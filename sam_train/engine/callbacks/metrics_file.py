@@ -1,11 +1,10 @@
-"""`metrics.csv`: one tidy file per run, a row per logged step, whole after any number of resumes."""
+"""`metrics.csv`: one tidy file per run, a row per logged step, whole after resumes."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -57,7 +56,7 @@ class MetricsFile:
         # Under another name first: a crash must not leave half a history.
         partial = self.path.with_suffix(".csv.partial")
         partial.write_text(head + "".join(lines), newline="")
-        os.replace(partial, self.path)
+        partial.replace(self.path)
         self._last = rows[-1] if rows else {}
         self._last_at = self.path.stat().st_size - len(lines[-1].encode()) if lines else 0
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -17,6 +17,7 @@ from sam_train.eval.film_rows import ClickFilm
 from sam_train.eval.filmstrip import filmstrip
 from sam_train.eval.interactive import CLICKS, evaluate_clicks
 from sam_train.eval.scores import ClickScores, comparison_table
+from sam_train.model import Sam
 from sam_train.types import Batch
 
 log = logging.getLogger("sam_train")
@@ -136,7 +137,7 @@ class ClickValidation(Callback):
         film = ClickFilm(rows=self.cfg.film_rows, shown=self.cfg.clicks)
         with trainer.precision_plugin.forward_context():
             scores = evaluate_clicks(
-                pl_module.sam,
+                cast(Sam, pl_module.sam),
                 self._batches or [],
                 clicks=self.cfg.clicks,
                 first=self.cfg.first,
