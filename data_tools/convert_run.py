@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from pycocotools import mask as coco_mask
@@ -108,7 +110,9 @@ def convert_all(listing: Listing, config: ConvertConfig) -> Iterator[Converted]:
         return
     # Spawned, not forked: the progress bar's thread may hold a lock in the moment of a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.workers, mp_context=context) as pool:
+    # Ctrl-C reaches the whole process group; only this process answers it, with one line.
+    quiet = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(config.workers, mp_context=context, initializer=quiet) as pool:
         # A window rather than map(): finished images must not pile up before a slow disk.
         window: deque[Future[Converted]] = deque(
             pool.submit(convert_record, record, n, config)

@@ -21,6 +21,7 @@ from data_tools.readers.records import (
     require_folder,
 )
 from data_tools.readers.runs import label_masks
+from data_tools.sa1b_format import Segmentation
 
 DEDUPE_IOU = 0.9
 
@@ -45,7 +46,7 @@ class BsdsRecord(Record):
         read = MasksRead()
         found: list[SourceMask] = []
         for person, labels in enumerate(read_segmentations(self.ground_truth), start=1):
-            for label, mask in label_masks(labels).items():
+            for label, mask in _segments(self.ground_truth, labels).items():
                 name = f"{self.ground_truth.name}: person {person}, segment {label}"
                 found.append(SourceMask(name=name, segmentation=mask))
         if len({tuple(mask.segmentation["size"]) for mask in found}) > 1:
@@ -57,6 +58,13 @@ class BsdsRecord(Record):
             else:
                 read.skip("merged with a near-identical one", source.name)
         return read
+
+
+def _segments(path: Path, labels: npt.NDArray[np.int64]) -> dict[int, Segmentation]:
+    try:
+        return label_masks(labels)
+    except ValueError as error:
+        raise SkipImageError("unreadable .mat", f"{path}: {error}") from error
 
 
 def distinct(masks: list[Any], *, max_iou: float) -> list[bool]:
@@ -85,7 +93,7 @@ def read_segmentations(path: Path) -> list[npt.NDArray[np.int64]]:
     except Exception as error:
         raise SkipImageError("unreadable .mat", f"{path}: {error!r}") from error
     for labels in maps:
-        if labels.ndim != 2 or labels.size == 0 or not np.issubdtype(labels.dtype, np.number):
+        if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.number):
             raise SkipImageError("unreadable .mat", f"{path}: a segmentation is not a label map")
     return [labels.astype(np.int64) for labels in maps]
 

@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from data_tools.readers.records import Listing, MasksRead, Record, require_file, require_folder
-from data_tools.readers.runs import as_segmentation, checked_rle
+from data_tools.readers.runs import as_segmentation, check_size, checked_rle
 from data_tools.sa1b_format import Segmentation
 from sam_train.errors import UserError
 
@@ -72,7 +72,7 @@ class CocoRecord(Record):
             name = f"{self.name}: annotation {annotation.id}"
             try:
                 mask = parse_segmentation(annotation.segmentation, self.height, self.width)
-            except (ValueError, OverflowError, msgspec.DecodeError) as error:
+            except (ValueError, OverflowError) as error:
                 read.skip("bad segmentation", f"{name}: {error}")
                 continue
             read.add(name, mask, id=annotation.id)
@@ -87,6 +87,7 @@ def parse_segmentation(text: bytes, height: int, width: int) -> Segmentation:
     """
     if not text:
         raise ValueError("it has none")
+    check_size(height=height, width=width)
     found = msgspec.json.decode(text, type=list[list[float]] | CocoRle | None)
     if isinstance(found, CocoRle):
         return checked_rle(found.size, found.counts)
@@ -139,17 +140,15 @@ def list_coco(images: Path, annotations: Path) -> Listing:
     for image in coco.images:
         if image.file_name in names:
             listing.skip("image", "duplicate name", f"{image.file_name}: image {image.id}")
-        elif min(image.height, image.width) < 1:
-            listing.skip("image", "bad size in the JSON", image.file_name)
-        else:
-            names.add(image.file_name)
-            listing.records.append(
-                CocoRecord(
-                    name=image.file_name,
-                    image=images / image.file_name,
-                    height=image.height,
-                    width=image.width,
-                    annotations=tuple(masks[image.id]),
-                )
+            continue
+        names.add(image.file_name)
+        listing.records.append(
+            CocoRecord(
+                name=image.file_name,
+                image=images / image.file_name,
+                height=image.height,
+                width=image.width,
+                annotations=tuple(masks[image.id]),
             )
+        )
     return listing

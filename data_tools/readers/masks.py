@@ -19,7 +19,7 @@ from data_tools.readers.records import (
     list_images,
     require_folder,
 )
-from data_tools.readers.runs import label_masks
+from data_tools.readers.runs import check_size, label_masks
 
 LAYOUTS = ("auto", "labels", "binary")
 
@@ -96,6 +96,8 @@ def _pixels(path: Path) -> npt.NDArray[Any]:
     """
     try:
         with Image.open(path) as image:
+            # Beyond these sizes the run lengths cannot be encoded.
+            check_size(height=image.height, width=image.width)
             return np.array(image)
     # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and more.
     except Exception as error:

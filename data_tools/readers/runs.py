@@ -1,7 +1,8 @@
 """Run lengths of masks: from label maps, and checked before pycocotools sees them.
 
-pycocotools trusts its input: run lengths that add up to more than the image make it write past
-the end of its buffer. So whatever comes from a file is checked here first.
+pycocotools trusts its input. Run lengths that add up to more than the image, or runs of 2^29
+pixels (seven characters where its encoder reserves six), make it write past the end of its
+buffers: a crash, or worse, silence. So whatever comes from a file is checked here first.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from data_tools.sa1b_format import Segmentation
+
+MAX_SIDE = 65_535
+"""A JPEG has no longer side, and the shards hold JPEGs."""
+MAX_PIXELS = 2**29 - 1
 
 Ints = npt.NDArray[np.int64]
 
@@ -52,6 +57,19 @@ def run_lengths(counts: str | bytes) -> Ints:
     return runs
 
 
+def check_size(*, height: int, width: int) -> None:
+    """Refuse a mask that no JPEG can have or that pycocotools cannot encode.
+
+    Raises:
+        ValueError: a side or the number of pixels is out of range.
+    """
+    if min(height, width) < 1 or max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        raise ValueError(
+            f"a mask of {width} x {height} pixels: sides must be from 1 to {MAX_SIDE:,} "
+            f"and their product at most {MAX_PIXELS:,}"
+        )
+
+
 def checked_rle(size: Sequence[int], counts: str | bytes | Sequence[int]) -> Segmentation:
     """A compressed RLE that pycocotools can read safely.
 
@@ -62,9 +80,10 @@ def checked_rle(size: Sequence[int], counts: str | bytes | Sequence[int]) -> Seg
     Raises:
         ValueError: the runs do not fill the image exactly, or are no runs.
     """
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be [height, width], got {list(size)}")
-    height, width = (int(side) for side in size)
+    if len(size) != 2:
+        raise ValueError(f"RLE: size must be [height, width], got {list(size)}")
+    height, width = size
+    check_size(height=height, width=width)
     coded = counts if isinstance(counts, str | bytes) else None
     runs = np.asarray(counts, dtype=np.int64) if coded is None else run_lengths(coded)
     if runs.size and runs.min() < 0:
@@ -103,8 +122,12 @@ def label_masks(
     Args:
         labels: integers [H, W], original frame.
         ignore: values that are no mask.
+
+    Raises:
+        ValueError: the map is empty or too large, see `check_size`.
     """
     height, width = labels.shape
+    check_size(height=height, width=width)
     flat = labels.ravel(order="F").astype(np.int64)
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     ends = np.append(starts[1:], flat.size)
