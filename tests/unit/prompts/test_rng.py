@@ -24,10 +24,10 @@ def splitmix64(state: int) -> int:
     return z ^ (z >> 31)
 
 
-def reference(seed: int, step: int, stream: int, index: int, id_: int, draw: int) -> int:
+def reference(key_parts: tuple[int, int, int, int], *, id_: int, draw: int) -> int:
     golden = 0x9E3779B97F4A7C15
     key = 0
-    for part in (seed, step, stream, index):
+    for part in key_parts:
         key = splitmix64(key + (part + 1) * golden)
     return splitmix64(splitmix64(id_ * golden + key) + (draw + 1) * golden)
 
@@ -55,7 +55,9 @@ def test_equals_python_integers(
 ) -> None:
     tensor = torch.tensor(ids, dtype=torch.int64)
     got = words(seed, step, stream, tensor, index=index, count=3)
-    expected = [[reference(seed, step, stream, index, i, n) for n in range(3)] for i in ids]
+    expected = [
+        [reference((seed, step, stream, index), id_=i, draw=n) for n in range(3)] for i in ids
+    ]
     assert [[w & WORD for w in row] for row in got.tolist()] == expected
     floats = uniform(seed, step, stream, tensor, index=index, count=3)
     assert floats.tolist() == [[(w >> 11) / 2**53 for w in row] for row in expected]

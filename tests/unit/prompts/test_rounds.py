@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from dataclasses import fields, replace
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import ValidationError
 from scipy import stats
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from sam_train.losses import LossConfig, PointsConfig, Resolution, mask_losses
 from sam_train.prompts import Draw, PromptsConfig, Rounds, Schedule, Stage, schedule
 from sam_train.prompts.rounds import Carry, NoiseLimit, noisy_boxes
 from sam_train.types import (
@@ -108,7 +111,7 @@ def test_eleven_rounds_of_the_paper() -> None:
 
 def test_earlier_prompts_stay_and_absent_slots_are_last() -> None:
     played = play(make_batch(64))
-    for before, after in zip(played, played[1:], strict=False):
+    for before, after in pairwise(played):
         T = before.labels.shape[1]
         had = before.labels != ABSENT
         assert torch.equal(after.labels[:, :T][had], before.labels[had])
@@ -152,7 +155,7 @@ def test_the_place_among_the_clicks_is_uniform(mask_only: int) -> None:
     plan = Schedule(points=8, mask_only=mask_only)
     places = range(2, plan.number - 2)
     clicks = plan.clicks(Draw(seed=3, step=11, ids=torch.arange(20_000)))
-    seen = {c: 0 for c in combinations(places, mask_only - 1)}
+    seen = dict.fromkeys(combinations(places, mask_only - 1), 0)
     for row in clicks[:, 2:-2].tolist():
         seen[tuple(2 + i for i, is_click in enumerate(row) if not is_click)] += 1
     assert stats.chisquare(list(seen.values())).pvalue > 1e-3
@@ -332,21 +335,46 @@ def test_steps_differ_and_repeat() -> None:
     assert not torch.equal(last[0], last[2])
 
 
+def test_nothing_waits_for_the_device() -> None:
+    """Fake tensors have no values: whatever looks at one (`item`, `nonzero`, boolean indexing, a
+    branch) raises.
+    """
+    real = make_batch(6)
+    cfg = LossConfig(resolution=Resolution.points, points=PointsConfig(number=40))
+    with FakeTensorMode() as mode:
+        tensors = {
+            f.name: mode.from_tensor(value)
+            for f in fields(real)
+            if isinstance(value := getattr(real, f.name), torch.Tensor)
+        }
+        batch = replace(real, **tensors)
+        rounds = make_rounds(batch)
+        prompts = rounds.first()
+        for r in range(rounds.number):
+            K = 3 if rounds.multimask(r) else 1
+            logits = torch.zeros(6, K, G, G, requires_grad=True)
+            prediction = Prediction(mask_logits=logits, iou=torch.zeros(6, K))
+            for options in (LossConfig(), cfg):
+                mask_losses(
+                    prediction, rounds.targets, rounds.valid, cfg=options, draw=rounds.draw, r=r
+                ).total.sum().backward()
+            if r + 1 < rounds.number:
+                prompts = rounds.next(r + 1, prompts, prediction)
+        assert prompts.labels.shape == (6, 10)
+        with pytest.raises(DataDependentOutputException):
+            bool(prompts.labels.any())
+
+
 def test_no_mask_at_all() -> None:
     """A rank whose images lost all their masks goes through the same rounds."""
-    played = play_empty()
-    assert len(played) == 11
-    assert [p.coords.shape for p in played][-1] == (0, 10, 2)
-
-
-def play_empty() -> list[Prompts]:
     rounds = make_rounds(take(make_batch(4), slice(0, 0)))
     played = [rounds.first()]
     for r in range(1, rounds.number):
         K = 3 if r == 1 else 1
         nothing = Prediction(mask_logits=torch.zeros(0, K, G, G), iou=torch.zeros(0, K))
         played.append(rounds.next(r, played[-1], nothing))
-    return played
+    assert len(played) == 11
+    assert played[-1].coords.shape == (0, 10, 2)
 
 
 def test_clicks_live_on_the_grid_of_the_logits_when_the_loss_is_finer() -> None:
