@@ -1,8 +1,9 @@
 """Run lengths of masks: from label maps, and checked before pycocotools sees them.
 
-pycocotools trusts its input. Run lengths that add up to more than the image, or runs of 2^29
-pixels (seven characters where its encoder reserves six), make it write past the end of its
-buffers: a crash, or worse, silence. So whatever comes from a file is checked here first.
+pycocotools trusts its input. Run lengths that add up to more than the image make its decoder
+write past the end of its buffer, and so do a few runs of 2^24 pixels or more in its encoder: six
+characters each fill the six it reserves and leave no room for the closing zero. That is a crash
+much later, or silence. So whatever comes from a file is checked here first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from data_tools.sa1b_format import Segmentation
 
 MAX_SIDE = 65_535
 """A JPEG has no longer side, and the shards hold JPEGs."""
-MAX_PIXELS = 2**29 - 1
+MAX_PIXELS = 2**26
+"""8192 x 8192. The encoder's fault needs four such runs, each but the first two 2^24 longer than
+the run two before: 5 x 2^24 pixels at least. (Three runs still fit, as memory is handed out in
+blocks of at least 24 bytes.)"""
 
 Ints = npt.NDArray[np.int64]
 
