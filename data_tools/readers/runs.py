@@ -19,10 +19,10 @@ from data_tools.sa1b_format import Segmentation
 
 MAX_SIDE = 65_535
 """A JPEG has no longer side, and the shards hold JPEGs."""
-MAX_PIXELS = 2**26
-"""8192 x 8192. The encoder's fault needs four such runs, each but the first two 2^24 longer than
-the run two before: 5 x 2^24 pixels at least. (Three runs still fit, as memory is handed out in
-blocks of at least 24 bytes.)"""
+MAX_PIXELS = 3 * 2**24
+"""50 megapixels. The encoder's fault needs at least four runs (for three, the 24 bytes that malloc
+hands out at least are enough), and the first three, which are written as they are, 2^24 pixels
+each; the second one pixel more, for its difference to the fourth to be that large."""
 
 Ints = npt.NDArray[np.int64]
 

@@ -247,10 +247,12 @@ def test_runs_that_do_not_fill_the_image_are_refused(counts: str | list[int]) ->
 
 
 def test_sizes_that_pycocotools_cannot_encode_are_refused() -> None:
-    for size in ([2**14, 2**13], [1, 2**17], [0, 5], [5]):
+    for size in ([2**12, 3 * 2**12 + 1], [1, 2**17], [0, 5], [5]):
         with pytest.raises(ValueError, match=r"a mask of|size must be"):
             checked_rle(size, [int(np.prod(size))])
+    runs = [2**24, 2**24, 2**24]
+    assert run_lengths(checked_rle([2**12, 3 * 2**12], runs)["counts"]).tolist() == runs
     with pytest.raises(ValueError, match="a mask of"):
-        parse_segmentation(b"[[0, 0, 9, 0, 9, 9]]", 2**14, 2**13)
+        parse_segmentation(b"[[0, 0, 9, 0, 9, 9]]", 2**12, 3 * 2**12 + 1)
     with pytest.raises(ValueError, match="a mask of"):
         label_masks(np.zeros((0, 4), dtype=np.int64))
