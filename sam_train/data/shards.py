@@ -25,6 +25,10 @@ from sam_train.errors import UserError
 log = logging.getLogger(__name__)
 
 
+MAX_MEMBER = 1 << 28
+"""Bytes. A photo or JSON above this is damage, and not read (SA-1B's are below 10 MB)."""
+
+
 def resolve(patterns: str | Sequence[str], *, option: str) -> list[str]:
     """The shards that paths, folders, globs, brace patterns and URLs stand for, sorted.
 
@@ -171,9 +175,11 @@ class Shards:
         """The bytes of one sample.
 
         Raises:
-            OSError: the shard vanished, or is shorter than when it was indexed.
+            OSError: the shard vanished or is shorter than it was, or a file is absurdly large.
         """
         index, row = self._locate(sample)
+        if max(index.jpegs[row, 1], index.jsons[row, 1]) > MAX_MEMBER:
+            raise OSError(f"a file of more than {MAX_MEMBER >> 20} MiB")
         spans = [tuple(map(int, index.jpegs[row])), tuple(map(int, index.jsons[row]))]
         read = _read_remote if _is_remote(index.path) else _read_local
         parts = read(index.path, spans)

@@ -1,0 +1,144 @@
+"""Runs against pycocotools: the same masks, the same samples, and nothing believed unchecked."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco
+
+from sam_train.data import rle
+from sam_train.data.transforms import InputFrame
+
+REAL = Path(__file__).resolve().parents[4] / "shared/data/sa1b/sa_226381.partial.json"
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> npt.NDArray[np.uint8]:
+    """Anything from empty over single pixels and noise to full, of any aspect."""
+    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    mask = (rng.random((height, width)) < draw(st.sampled_from([0, 0.02, 0.5, 0.95, 1]))) * 1
+    if draw(st.booleans()):
+        y, x = rng.integers(height), rng.integers(width)
+        mask[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = 1
+    return mask.astype(np.uint8)
+
+
+def runs_of(mask: npt.NDArray[np.uint8], *others: npt.NDArray[np.uint8]) -> rle.Runs:
+    counts = [coco.encode(np.asfortranarray(m))["counts"] for m in (mask, *others)]
+    return rle.parse(counts, height=mask.shape[0], width=mask.shape[1])
+
+
+def sampled(mask: npt.NDArray[np.uint8], frame: InputFrame, cells: int) -> npt.NDArray[np.uint8]:
+    """The mask at the cells' centres, in exact fractions, one cell at a time."""
+    out = np.zeros((cells, cells), dtype=np.uint8)
+    for i in range(cells):
+        for j in range(cells):
+            y, x = (Fraction(2 * k + 1, 2) * frame.side / cells for k in (i, j))
+            if y < frame.size[0] and x < frame.size[1]:
+                row = int(y * mask.shape[0] / frame.size[0])
+                column = int(x * mask.shape[1] / frame.size[1])
+                out[i, j] = mask[row, column]
+    return out
+
+
+@given(masks())
+@settings(max_examples=200, deadline=None)
+def test_area_extent_and_every_foreground_pixel_are_pycocotools(
+    mask: npt.NDArray[np.uint8],
+) -> None:
+    # The mask in question comes second, so that offsets between masks are in play.
+    runs = runs_of(1 - mask, mask)
+    assert runs.status.tolist() == [0, 0]
+    assert runs.areas[1] == mask.sum()
+    columns, rows = np.nonzero(mask.T)
+    if not mask.any():
+        return
+    extent = [columns.min(), rows.min(), columns.max(), rows.max()]
+    assert runs.extents[1].tolist() == extent
+    ranks = np.arange(mask.sum(), dtype=np.int64)
+    found = rle.pixels_at(runs, np.ones_like(ranks), ranks)
+    assert np.array_equal(found, np.stack([columns, rows], axis=1))
+
+
+@given(masks(), st.sampled_from([4, 7, 16]), st.sampled_from([16, 33]))
+@settings(max_examples=100, deadline=None)
+def test_grid_is_decode_followed_by_the_same_sampling(
+    mask: npt.NDArray[np.uint8], cells: int, side: int
+) -> None:
+    runs = runs_of(1 - mask, mask)
+    decoded = coco.decode(coco.encode(np.asfortranarray(mask)))
+    frame = InputFrame(original=(mask.shape[0], mask.shape[1]), side=side)
+    grid = rle.rasterise(
+        runs,
+        np.array([1, 0, 1]),
+        rows=frame.cell_rows(cells),
+        columns=frame.cell_columns(cells),
+        cells=cells,
+    )
+    assert np.array_equal(grid[0], sampled(decoded, frame, cells))
+    assert np.array_equal(grid[1], sampled(1 - decoded, frame, cells))
+    assert np.array_equal(grid[2], grid[0])
+
+
+@pytest.mark.parametrize(
+    ("counts", "problem"),
+    [
+        (b"", "covers less"),
+        (b"43", "covers less"),
+        (b"4>", "past the end"),
+        (b"4 3", "invalid character"),
+        (b"4\xff", "invalid character"),
+        (b"4T", "in the middle"),
+        (b"O", "negative"),
+        (b"oooooooo0", "more than 35 bits"),
+        (b"oooooo?", "past the end"),
+    ],
+)
+def test_invalid_strings_say_what_is_wrong_and_spare_their_neighbours(
+    counts: bytes, problem: str
+) -> None:
+    good = coco.encode(np.asfortranarray(np.ones((3, 4), dtype=np.uint8)))["counts"]
+    runs = rle.parse([good, counts, good], height=3, width=4)
+    assert problem in rle.PROBLEMS[runs.status[1]]
+    assert runs.areas.tolist() == [12, 0, 12]
+    assert runs.status[[0, 2]].tolist() == [0, 0]
+
+
+strings_like_counts = st.lists(st.integers(48, 111), max_size=12).map(bytes)
+
+
+@given(
+    st.lists(st.one_of(st.binary(max_size=30), strings_like_counts), max_size=5),
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
+@settings(max_examples=300, deadline=None)
+def test_random_bytes_never_leave_the_image(strings: list[bytes], height: int, width: int) -> None:
+    runs = rle.parse(strings, height=height, width=width)
+    valid = runs.status == 0
+    assert np.all(runs.areas[~valid] == 0)
+    assert np.all((runs.ends >= 0) & (runs.ends <= height * width))
+    assert np.all(runs.extents >= 0)
+    assert np.all(runs.extents < [width, height, width, height])
+    for k in np.flatnonzero(valid):
+        segmentation = {"size": [height, width], "counts": strings[k]}
+        assert runs.areas[k] == coco.decode(segmentation).sum()
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="no real SA-1B annotations beside the checkout")
+def test_real_annotations_have_the_area_and_box_they_state() -> None:
+    annotations = json.loads(REAL.read_text())["annotations"]
+    counts = [a["segmentation"]["counts"].encode() for a in annotations]
+    runs = rle.parse(counts, height=1500, width=2000)
+    assert runs.areas.tolist() == [a["area"] for a in annotations]
+    # SA-1B's width and height are one less than the extent: last minus first pixel.
+    boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in annotations)]
+    assert runs.extents.tolist() == boxes
