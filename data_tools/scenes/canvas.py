@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from data_tools.scenes.colours import Colour
 from data_tools.scenes.geometry import Frame, Outline, Rng
 from data_tools.scenes.noise import TILE, noise_tiles
 from data_tools.scenes.parts import Material, Part
-from data_tools.scenes.raster import coverage, soften
+from data_tools.scenes.raster import bounds, coverage, local_means, soften
 
 
 @dataclass(slots=True)
@@ -72,13 +73,8 @@ class Canvas:
     def colour_at(self, x: float, y: float, reach: float) -> list[Colour]:
         """Three or so colours that stand around (x, y), scene units, for contrast with them."""
         spots = ((0.0, 0.0), (-reach, 0.0), (reach, 0.0), (0.0, -reach), (0.0, reach))
-        found = []
-        for dx, dy in spots:
-            px = int(np.clip((x + dx) * self.unit, 0, self.width - 1))
-            py = int(np.clip((y + dy) * self.unit, 0, self.height - 1))
-            patch = self.image[max(py - 2, 0) : py + 3, max(px - 2, 0) : px + 3]
-            found.append(patch.reshape(-1, 3).mean(0).astype(np.float64))
-        return found
+        at = (np.array(spots) + (x, y)) * self.unit
+        return list(local_means(self.image, at, max(int(0.02 * self.unit), 1)))
 
     def backdrop(self, part: Part, *, horizon: float | None = None) -> None:
         """Paint a region of the scene (wall, ground, hill), its outline in scene units.
@@ -102,7 +98,9 @@ class Canvas:
         """Lay a soft shadow (or light of `colour`) over what is there, lengths in scene units."""
         colour = np.zeros(3) if colour is None else colour
         radius = max(int(softness * self.unit / 2), 1)
-        window = self._cover(outlines, pad=2 * radius)
+        points = np.concatenate(outlines) * self.unit
+        ends = np.cumsum([len(outline) for outline in outlines])
+        window = self._cover(points, ends, bounds(points), pad=2 * radius)
         if window is not None:
             soft = soften(window.cover, radius)
             kernel.tint(self.image, soft, window.x0, window.y0, colour, strength)
@@ -121,7 +119,9 @@ class Canvas:
         self, part: Part, frame: Frame, parent: int, within: _Window | None, horizon: float | None
     ) -> None:
         number = len(self.nodes)
-        node = Node(parent=parent, mask=part.mask, thin=part.thin, painted=0.0)
+        node = Node(
+            parent=parent, mask=bool(self.rng.random() < part.mask), thin=part.thin, painted=0.0
+        )
         self.nodes.append(node)
         for child in part.back:
             self._paint(child, frame, number, within, horizon)
@@ -129,21 +129,27 @@ class Canvas:
         if part.outline is not None and part.material is not None:
             outlines = part.outline if isinstance(part.outline, Sequence) else [part.outline]
             scene = [frame.to_scene(outline) for outline in outlines]
-            extent = np.concatenate(scene)
-            size = (extent.max(0) - extent.min(0)) * self.unit
-            radius = int(np.clip(part.rounding * min(size) / 2, 0, 0.06 * self.unit))
-            window = self._cover(scene, pad=2 * radius + 2 if part.shadow > 0 else 1)
+            points = np.concatenate(scene) * self.unit
+            extent = bounds(points)
+            smaller_side = min(extent[2] - extent[0], extent[3] - extent[1])
+            radius = int(min(part.rounding * smaller_side / 2, 0.16 * self.unit))
+            reach = int(min(0.12 * smaller_side + 1, 0.02 * self.unit + 1)) if part.shadow else 0
+            ends = np.cumsum([len(outline) for outline in scene])
+            window = self._cover(points, ends, extent, pad=2 * reach + 1, beyond=2 * radius)
             if window is None:
                 return
             if part.clip and within is not None:
                 window = _clipped(window, within)
-            soft = soften(window.cover, radius)
-            parameters = self._parameters(part, frame, extent, radius, horizon)
+            parameters = self._parameters(part, frame, extent, horizon)
+            parameters[kernel.RADIUS] = max(radius, 1)
+            parameters[kernel.SHADOW_X] = -self.light[0] * reach
+            parameters[kernel.SHADOW_Y] = -self.light[1] * reach
             kernel.paint(
                 self.image,
                 self.owner,
                 window.cover,
-                soft,
+                soften(window.cover, radius),
+                soften(window.cover, reach),
                 window.x0,
                 window.y0,
                 number,
@@ -155,21 +161,32 @@ class Canvas:
         for child in part.front:
             self._paint(child, frame, number, window, horizon)
 
-    def _cover(self, outlines: Sequence[Outline], *, pad: int) -> _Window | None:
-        """Rasterise polygons in scene units; None when they lie outside the picture."""
-        points = np.concatenate(outlines) * self.unit
-        low = np.floor(points.min(0)).astype(int) - pad
-        high = np.ceil(points.max(0)).astype(int) + pad
-        if (high <= pad).any() or low[0] >= self.width - pad or low[1] >= self.height - pad:
+    def _cover(
+        self,
+        points: Outline,
+        ends: npt.NDArray[np.int64],
+        extent: npt.NDArray[np.float64],
+        *,
+        pad: int,
+        beyond: int = 0,
+    ) -> _Window | None:
+        """Rasterise polygons given in pixels; None when they lie outside the picture."""
+        low_x, low_y = floor(extent[0]) - pad, floor(extent[1]) - pad
+        high_x, high_y = ceil(extent[2]) + pad, ceil(extent[3]) + pad
+        if min(high_x, high_y) <= pad or low_x >= self.width - pad or low_y >= self.height - pad:
             return None
-        # Reaching `pad` beyond the picture: a part cut off by the border must not be rounded there.
-        x0, y0 = max(int(low[0]), -pad), max(int(low[1]), -pad)
-        x1, y1 = min(int(high[0]), self.width + pad), min(int(high[1]), self.height + pad)
-        ends = np.cumsum([len(outline) for outline in outlines])
+        # Also `beyond` the picture: a part cut off by its border must not be rounded there.
+        margin = max(pad, beyond)
+        x0, y0 = max(low_x, -margin), max(low_y, -margin)
+        x1, y1 = min(high_x, self.width + margin), min(high_y, self.height + margin)
         return _Window(coverage(points - (x0, y0), ends, y1 - y0, x1 - x0), x0, y0)
 
     def _parameters(
-        self, part: Part, frame: Frame, extent: Outline, radius: int, horizon: float | None
+        self,
+        part: Part,
+        frame: Frame,
+        extent: npt.NDArray[np.float64],
+        horizon: float | None,
     ) -> npt.NDArray[np.float64]:
         """The vector that `paint.paint` takes, lengths in pixels."""
         material: Material = part.material  # type: ignore[assignment]
@@ -186,13 +203,11 @@ class Canvas:
         p[kernel.ROUGHNESS] = material.roughness
         p[kernel.NOISE_SCALE] = material.noise_scale
         p[kernel.NOISE_U], p[kernel.NOISE_V] = self.rng.uniform(0.0, TILE, 2)
-        p[kernel.BEVEL], p[kernel.RADIUS] = material.bevel, max(radius, 1)
+        p[kernel.BEVEL] = material.bevel
         p[kernel.GLOSS] = material.gloss
-        p[kernel.FADE_TOP] = extent[:, 1].min() * unit
-        p[kernel.FADE_HEIGHT] = max(np.ptp(extent[:, 1]) * unit, 1.0)
+        p[kernel.FADE_TOP] = extent[1]
+        p[kernel.FADE_HEIGHT] = max(extent[3] - extent[1], 1.0)
         p[kernel.SHADOW] = part.shadow
-        p[kernel.SHADOW_X] = -self.light[0] * radius
-        p[kernel.SHADOW_Y] = -self.light[1] * radius
         p[kernel.HORIZON] = -1e9 if horizon is None else horizon * unit
         p[kernel.UNIT] = unit
         return p

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,7 @@ class Frame:
 
     def to_scene(self, outline: Outline) -> Outline:
         """[n, 2] local to [n, 2] scene units."""
-        c, s = np.cos(self.angle) * self.scale, np.sin(self.angle) * self.scale
+        c, s = math.cos(self.angle) * self.scale, math.sin(self.angle) * self.scale
         flip = -1.0 if self.mirror else 1.0
         matrix = np.array([[c * flip, s * flip], [-s, c]])
         return outline @ matrix + (self.x, self.y)
@@ -35,8 +37,14 @@ def ellipse(
     x: float = 0.0, y: float = 0.0, rx: float = 1.0, ry: float | None = None, *, sides: int = 40
 ) -> Outline:
     """Ellipse with semi-axes `rx`, `ry` (a circle when `ry` is None)."""
+    return _circle(sides) * (rx, rx if ry is None else ry) + (x, y)
+
+
+@cache
+def _circle(sides: int) -> Outline:
+    """The unit circle, which is asked for too often to compute it each time."""
     t = np.linspace(0.0, 2 * np.pi, sides, endpoint=False)
-    return np.stack([x + rx * np.cos(t), y + (rx if ry is None else ry) * np.sin(t)], 1)
+    return np.stack([np.cos(t), np.sin(t)], 1)
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> Outline:
@@ -143,5 +151,5 @@ def place(
 ) -> Outline:
     """Scale, then turn (in turns, clockwise), then move."""
     angle = turn * 2 * np.pi
-    c, s = np.cos(angle), np.sin(angle)
+    c, s = math.cos(angle), math.sin(angle)
     return (outline * scale) @ np.array([[c, s], [-s, c]]) + (x, y)

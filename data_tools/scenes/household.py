@@ -25,7 +25,7 @@ def mug(stage: Stage) -> Part:
         outline=g.round_box(-0.7, -0.75, 0.62, 1.0, 0.25),
         material=textured(rng, colour, gloss=0.3),
         rounding=0.7,
-        mask=False,
+        mask=0.0,
     )
     rim = Part(outline=g.ellipse(-0.04, -0.75, 0.66, 0.22), material=plain(c.lighter(colour, 0.45)))
     drink = stage.colour(c.WOODS, c.lighter(colour, 0.45))
@@ -37,7 +37,7 @@ def bottle(stage: Stage) -> Part:
     """Glass with liquid gradient, label and cap."""
     rng = stage.rng
     glass = stage.colour(c.Hues((0.05, 0.62), (0.35, 0.8), (0.25, 0.7)))
-    half = float(rng.uniform(0.28, 0.42))
+    half = float(rng.uniform(0.34, 0.5))
     neck = half * float(rng.uniform(0.32, 0.5))
     shoulder = float(rng.uniform(-0.45, -0.15))
     body = Part(
@@ -53,17 +53,21 @@ def bottle(stage: Stage) -> Part:
         ),
         material=fade(c.lighter(glass, 0.2), c.lighter(glass, -0.2), gloss=0.7, bevel=0.9),
         rounding=0.8,
-        mask=False,
+        mask=0.0,
     )
     paper = stage.colour(c.PASTEL if rng.random() < 0.6 else c.VIVID, glass)
     low, high = shoulder + 0.3, 0.8
     label = Part(
-        outline=g.box(-1.0, low, 1.0, high), material=textured(rng, paper), clip=True, shadow=0.0
+        outline=g.box(-1.0, low, 1.0, high),
+        material=textured(rng, paper),
+        clip=True,
+        shadow=0.0,
+        mask=0.5,
     )
     if rng.random() < 0.5:
         mark = g.ellipse(0.0, (low + high) / 2, half * 0.5)
         ink = plain(stage.colour(c.VIVID, paper))
-        label.front.append(Part(outline=mark, material=ink, clip=True, shadow=0.0))
+        label.front.append(Part(outline=mark, material=ink, clip=True, shadow=0.0, mask=0.4))
     body.front.append(label)
     cap = Part(
         outline=g.round_box(-neck * 1.15, -1.0, neck * 1.15, -0.78, 0.03),
@@ -95,7 +99,7 @@ def vase(stage: Stage) -> Part:
     if rng.random() < 0.8:
         for turn in np.linspace(-0.09, 0.09, int(rng.integers(2, 4))):
             bloom = flower(stage)
-            bloom.mask = False
+            bloom.mask = 0.0
             moved = _moved(bloom, x=float(turn * 3.5), y=-0.25, scale=0.68, turn=float(turn))
             bunch.append(moved)
     return Part(front=[*bunch, pot])
@@ -127,7 +131,9 @@ def books(stage: Stage) -> Part:
         if rng.random() < 0.7:
             title = g.box(x0 + 0.25, y - height * 0.66, x1 - 0.6, y - height * 0.34)
             ink = plain(stage.colour(c.WHITE if rng.random() < 0.5 else c.VIVID, colour))
-            spine.front.append(Part(outline=title, material=ink, shadow=0.0, rounding=0.0))
+            spine.front.append(
+                Part(outline=title, material=ink, shadow=0.0, rounding=0.0, mask=0.3)
+            )
         pile.append(spine)
         y -= height
     return Part(front=pile)
@@ -167,7 +173,12 @@ def parcel(stage: Stage) -> Part:
     d = float(rng.uniform(0.2, 0.4))
     front = Part(outline=g.box(-0.9, -0.4, 0.9 - d, 1.0), material=plain(colour, bevel=0.2))
     front.front.append(
-        Part(outline=g.box(-0.17 - d / 2, -0.4, 0.17 - d / 2, 1.0), material=ribbon, clip=True)
+        Part(
+            outline=g.box(-0.17 - d / 2, -0.4, 0.17 - d / 2, 1.0),
+            material=ribbon,
+            clip=True,
+            mask=0.35,
+        )
     )
     side = np.array([[0.9 - d, -0.4], [0.9, -0.4 - d], [0.9, 1.0 - d], [0.9 - d, 1.0]])
     lid = np.array([[-0.9, -0.4], [-0.9 + d, -0.4 - d], [0.9, -0.4 - d], [0.9 - d, -0.4]])
@@ -192,7 +203,7 @@ def _fruit_body(stage: Stage, *, kind: int) -> Part:
         skin = Material(base=c.lighter(colour, -0.1), other=c.lighter(colour, 0.1), gloss=0.3)
         outline = g.turned([(0.12, -0.85), (0.34, -0.55), (0.42, -0.2), (0.8, 0.45), (0.35, 1.0)])
     skin.bevel = 0.9
-    return Part(outline=outline, material=skin, rounding=0.9, mask=False)
+    return Part(outline=outline, material=skin, rounding=0.9, mask=0.0)
 
 
 def fruit(stage: Stage) -> Part:
@@ -202,7 +213,7 @@ def fruit(stage: Stage) -> Part:
     stalk = Part(
         outline=g.stroke([[0.0, -0.72], [0.03, -0.9], [0.1, -1.05]], 0.09),
         material=plain(c.lighter(c.WOODS.draw(rng), -0.4)),
-        mask=False,
+        mask=0.0,
     )
     blade = g.place(g.lens(length=0.33, width=0.42), 0.36, -0.9, turn=-0.05)
     green = plain(stage.colour(c.GREENS))
@@ -219,7 +230,7 @@ def fruit_bowl(stage: Stage) -> Part:
     inside = []
     for x, kind in zip((-0.48, 0.46, 0.0), rng.integers(0, 3, 3), strict=True):
         piece = _fruit_body(stage, kind=int(kind))
-        piece.mask = True
+        piece.mask = 1.0
         inside.append(_moved(piece, x=x, y=-0.12 - (0.15 if x == 0 else 0.0), scale=0.42))
     bowl = np.concatenate(
         [g.arc(0, 0.1, 1.0, 0.1, start=0.5, stop=1.0), g.arc(0, 0.1, 1.0, 0.9, start=0, stop=0.5)]
@@ -235,16 +246,18 @@ def clock(stage: Stage) -> Part:
     dial = stage.colour(c.WHITE if rng.random() < 0.7 else c.PASTEL, rim)
     hands = rng.uniform(0.0, 2 * np.pi, 2)
     ink = plain(stage.colour(c.DARK, dial))
-    face = Part(outline=g.ellipse(0, 0, 0.8), material=plain(dial, rough=0.01), rounding=0.1)
+    face = Part(
+        outline=g.ellipse(0, 0, 0.8), material=plain(dial, rough=0.01), rounding=0.1, mask=0.3
+    )
     ticks = []
     for k in range(12):
         a = k * np.pi / 6
         ticks.append(g.stroke(np.outer((0.62, 0.72), (np.cos(a), np.sin(a))), 0.05))
-    face.front.append(Part(outline=ticks, material=ink, mask=False, shadow=0.0))
+    face.front.append(Part(outline=ticks, material=ink, mask=0.0, shadow=0.0))
     for length, width, a in ((0.42, 0.11, hands[0]), (0.62, 0.08, hands[1])):
         tip = length * np.array([np.cos(a), np.sin(a)])
         outline = g.stroke([-0.15 * tip, tip], (width, width * 0.6))
-        face.front.append(Part(outline=outline, material=ink, rounding=0.3, mask=False))
+        face.front.append(Part(outline=outline, material=ink, rounding=0.3, mask=0.0))
     return Part(outline=g.ellipse(), material=plain(rim, gloss=0.4), front=[face], rounding=0.25)
 
 
@@ -256,14 +269,18 @@ def picture(stage: Stage) -> Part:
     sky = stage.colour(c.PASTEL, wood)
     land = stage.colour(c.GREENS, sky)
     view = Part(outline=g.box(-0.8, 0.2 - h, 0.8, h - 0.2), material=fade(sky, c.lighter(sky, 0.4)))
-    view.shadow, view.rounding = 0.3, 0.05
+    view.shadow, view.rounding, view.mask = 0.3, 0.05, 0.35
     x = np.linspace(-0.8, 0.8, 12)
     ridge = 0.15 * np.sin(x * 4 + rng.uniform(0, 6)) + 0.15 * h
     hill = np.concatenate([np.stack([x, ridge], 1), [[0.8, h], [-0.8, h]]])
-    view.front.append(Part(outline=hill, material=plain(land), clip=True, shadow=0.0, rounding=0.0))
+    view.front.append(
+        Part(outline=hill, material=plain(land), clip=True, shadow=0.0, rounding=0.0, mask=0.4)
+    )
     if rng.random() < 0.6:
         sun = g.ellipse(float(rng.uniform(-0.4, 0.4)), -0.25 * h, 0.16)
-        disc = Part(outline=sun, material=plain(stage.colour(c.FRUIT, sky)), clip=True, shadow=0.0)
+        disc = Part(
+            outline=sun, material=plain(stage.colour(c.FRUIT, sky)), clip=True, shadow=0.0, mask=0.5
+        )
         view.front.insert(0, disc)
     grain = Material(base=wood, other=c.lighter(wood, 0.25), pattern=BLADES, gloss=0.2)
     return Part(outline=g.box(-1, -h, 1, h), material=grain, front=[view], rounding=0.12)
@@ -273,8 +290,7 @@ def ball(stage: Stage) -> Part:
     """A beach ball, football or marble."""
     rng = stage.rng
     colour = stage.colour(c.VIVID)
-    body = Part(outline=g.ellipse(), material=plain(colour, gloss=0.6), rounding=0.95)
-    body.material = body.material and plain(colour, gloss=0.6, bevel=0.9)
+    body = Part(outline=g.ellipse(), material=plain(colour, gloss=0.6, bevel=0.9), rounding=0.95)
     kind = rng.random()
     if kind < 0.4:
         panel = plain(stage.colour(c.WHITE, colour), gloss=0.5)
@@ -293,48 +309,43 @@ def ball(stage: Stage) -> Part:
         spots = ((0.0, 0.0), *((0.82 * np.cos(a), 0.82 * np.sin(a)) for a in np.arange(5) * 1.2566))
         for x, y in spots:
             outline = g.place(g.star(points=5, inner=0.81), x, y, 0.3)
-            body.front.append(Part(outline=outline, material=patch, clip=True, shadow=0.0))
+            body.front.append(
+                Part(outline=outline, material=patch, clip=True, shadow=0.0, mask=0.25)
+            )
     return body
 
 
-def face(stage: Stage) -> Part:
-    """A doll's or mascot's face: ears, hair, eyes with pupils, nose, mouth."""
+def teddy(stage: Stage) -> Part:
+    """A stuffed animal's head: ears with linings, eyes with pupils, muzzle, nose."""
     rng = stage.rng
-    skin = stage.colour(c.SKIN if rng.random() < 0.5 else c.VIVID)
-    material = plain(skin, rough=float(rng.uniform(0.02, 0.12)))
-    head = Part(outline=g.ellipse(0, 0, 0.86, 0.95), material=material, rounding=0.6)
-    head.mask = bool(rng.random() < 0.25)
-    wide = bool(rng.random() < 0.5)
+    fur = stage.colour(c.WOODS if rng.random() < 0.5 else c.PASTEL)
+    pale = stage.colour(c.WHITE if rng.random() < 0.5 else c.PASTEL, fur)
+    plush = plain(fur, rough=0.16)
+    head = Part(outline=g.ellipse(0, 0.08, 0.92, 0.86), material=plush, rounding=0.8, mask=0.2)
+    pointed = bool(rng.random() < 0.4)
     for side in (-1.0, 1.0):
-        ear = g.ellipse(side * (0.66 if wide else 0.86), -0.72 if wide else 0.0, 0.3, 0.32)
-        head.back.append(Part(outline=ear, material=plain(skin), rounding=0.5))
+        ear = g.ellipse(side * 0.66, -0.62, 0.34)
+        lining = g.ellipse(side * 0.66, -0.62, 0.19)
+        if pointed:
+            ear = np.array([[side * 0.84, -0.98], [side * 0.9, -0.1], [side * 0.25, -0.6]])
+            lining = g.place(ear - ear.mean(0), *ear.mean(0), 0.55)
+        inner = Part(outline=lining, material=plain(pale), mask=0.3)
+        head.back.append(Part(outline=ear, material=plush, front=[inner], rounding=0.4))
         eye = Part(
-            outline=g.ellipse(side * 0.34, -0.12, 0.21, 0.23),
-            material=plain(stage.colour(c.WHITE, skin), rough=0.0),
+            outline=g.ellipse(side * 0.36, -0.1, 0.17, 0.19),
+            material=plain(stage.colour(c.WHITE, fur), rough=0.0),
         )
-        eye.front.append(
-            Part(outline=g.ellipse(side * 0.33, -0.08, 0.11), material=plain(c.DARK.draw(rng)))
-        )
+        pupil = g.ellipse(side * 0.34, -0.07, 0.09)
+        eye.front.append(Part(outline=pupil, material=plain(c.DARK.draw(rng)), mask=0.35))
         head.front.append(eye)
-    mouth = np.concatenate(
-        [
-            g.arc(0, 0.38, 0.36, 0.3, start=0, stop=0.5),
-            g.arc(0, 0.38, 0.36, 0.08, start=0.5, stop=0),
-        ]
+    muzzle = Part(outline=g.ellipse(0, 0.44, 0.4, 0.31), material=plain(pale, rough=0.1))
+    smile = g.stroke(g.arc(0, 0.44, 0.2, 0.16, start=0.06, stop=0.44), 0.045)
+    ink = plain(stage.colour(c.DARK, pale))
+    muzzle.front.append(Part(outline=smile, material=ink, mask=0.0, shadow=0.0))
+    muzzle.front.append(
+        Part(outline=g.ellipse(0, 0.3, 0.14, 0.1), material=plain(c.DARK.draw(rng), gloss=0.4))
     )
-    red = stage.colour(c.Hues((0.95, 1.05), (0.5, 0.9), (0.3, 0.8)), skin)
-    head.front.append(Part(outline=mouth, material=plain(red), rounding=0.2))
-    nose = plain(stage.colour(c.FRUIT, skin, gap=0.15))
-    head.front.append(Part(outline=g.ellipse(0, 0.18, 0.11, 0.1), material=nose, rounding=0.8))
-    if not wide:
-        cap = np.concatenate(
-            [
-                g.arc(0, -0.1, 0.92, 0.95, start=0.52, stop=0.98),
-                g.arc(0, -0.3, 0.8, 0.3, start=1, stop=0.5),
-            ]
-        )
-        hair = plain(stage.colour(c.WOODS if rng.random() < 0.6 else c.ANY, skin), rough=0.25)
-        head.front.append(Part(outline=cap, material=hair, rounding=0.3))
+    head.front.append(muzzle)
     return Part(front=[head])
 
 
@@ -344,7 +355,7 @@ def plate(stage: Stage) -> Part:
     china = stage.colour(c.WHITE if rng.random() < 0.6 else c.PASTEL)
     dish = Part(outline=g.ellipse(), material=plain(china, rough=0.01, gloss=0.2), rounding=0.15)
     rim = Part(outline=g.ellipse(0, 0, 0.72), material=plain(c.lighter(china, -0.07)), rounding=0.1)
-    rim.mask = bool(rng.random() < 0.3)
+    rim.mask = 0.3
     start = float(rng.uniform(0, 1))
     for k, hues in enumerate((c.FRUIT, c.GREENS, c.WOODS)):
         a = (start + k / 3) * 2 * np.pi
@@ -360,13 +371,15 @@ def pencil(stage: Stage) -> Part:
     """Shaft, wooden cone, lead, rubber."""
     rng = stage.rng
     colour = stage.colour(c.VIVID)
-    shaft = Part(outline=g.box(-0.75, -0.1, 0.62, 0.1), material=plain(colour), rounding=0.6)
-    cone = np.array([[0.62, -0.1], [0.97, 0.0], [0.62, 0.1]])
-    lead = np.array([[0.86, -0.035], [1.0, 0.0], [0.86, 0.035]])
+    shaft = Part(
+        outline=g.box(-0.75, -0.13, 0.62, 0.13), material=plain(colour), rounding=0.6, mask=0.4
+    )
+    cone = np.array([[0.62, -0.13], [0.97, 0.0], [0.62, 0.13]])
+    lead = np.array([[0.86, -0.045], [1.0, 0.0], [0.86, 0.045]])
     tip = Part(outline=cone, material=plain(c.Hues((0.09, 0.1), (0.3, 0.4), (0.8, 0.9)).draw(rng)))
-    tip.front.append(Part(outline=lead, material=plain(colour), mask=False))
+    tip.front.append(Part(outline=lead, material=plain(colour), mask=0.0))
     end = Part(
-        outline=g.round_box(-0.98, -0.1, -0.75, 0.1, 0.06), material=plain(c.FRUIT.draw(rng))
+        outline=g.round_box(-0.98, -0.13, -0.75, 0.13, 0.08), material=plain(c.FRUIT.draw(rng))
     )
     return Part(front=[shaft, tip, end], thin=True)
 
@@ -376,11 +389,11 @@ def coin(stage: Stage) -> Part:
     rng = stage.rng
     colour = stage.colour(c.METAL if rng.random() < 0.4 else c.VIVID)
     disc = Part(outline=g.ellipse(), material=plain(colour, gloss=0.4), rounding=0.15)
-    inner = Part(outline=g.ellipse(0, 0, 0.76), material=plain(c.lighter(colour, 0.22)), mask=False)
+    inner = Part(outline=g.ellipse(0, 0, 0.76), material=plain(c.lighter(colour, 0.22)), mask=0.0)
     inner.rounding = 0.1
     for x, y in ((-0.24, -0.24), (0.24, 0.24), (-0.24, 0.24), (0.24, -0.24))[: rng.choice([2, 4])]:
         hole = Part(outline=g.ellipse(x, y, 0.14), material=plain(c.lighter(colour, -0.75)))
-        hole.mask = False
+        hole.mask = 0.0
         inner.front.append(hole)
     disc.front.append(inner)
     return disc
@@ -422,7 +435,9 @@ def cushion(stage: Stage) -> Part:
     body = Part(outline=outline, material=cloth, rounding=0.7)
     if rng.random() < 0.4:
         button = plain(stage.colour(c.ANY, colour), gloss=0.3)
-        body.front.append(Part(outline=g.ellipse(0, 0, 0.14), material=button, rounding=0.6))
+        body.front.append(
+            Part(outline=g.ellipse(0, 0, 0.14), material=button, rounding=0.6, mask=0.3)
+        )
     return body
 
 
@@ -440,7 +455,7 @@ def candle(stage: Stage) -> Part:
     column = g.round_box(-0.25, -0.42, 0.25, 0.85, 0.06)
     return Part(
         front=[
-            Part(outline=column, material=plain(wax), rounding=0.8),
+            Part(outline=column, material=plain(wax), rounding=0.8, mask=0.4),
             Part(outline=holder, material=metal, rounding=0.5),
             flame,
         ]

@@ -12,8 +12,11 @@ import numpy.typing as npt
 from data_tools.scenes.canvas import Canvas
 from data_tools.scenes.raster import largest_component
 
-SMALLEST = 12
+SMALLEST = 14
 """Visible pixels a mask needs in a photo of 256 pixels a side; grows with the photo."""
+
+TINY = 110
+"""Below so many pixels, on the same scale, only one mask in three is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ def visible_masks(canvas: Canvas) -> Masks:
     for number, node in enumerate(nodes):
         area = int(extents[number, 4])
         if not node.mask or area < smallest or area > 0.9 * pixels:
+            continue
+        if area < smallest * TINY / SMALLEST and canvas.rng.random() > 1 / 3:
             continue
         members = _family(parents, number)
         if not node.thin and not _is_whole(canvas, members, extents[number], area, stack):

@@ -36,7 +36,7 @@ def tree(stage: Stage) -> Part:
         ),
         rounding=0.8,
     )
-    crown = Part(mask=bool(rng.random() < 0.7))
+    crown = Part(mask=0.4)
     masses = int(rng.integers(1, 4))
     for k in range(masses):
         x = 0.0 if masses == 1 else (k - (masses - 1) / 2) * 0.42
@@ -44,13 +44,15 @@ def tree(stage: Stage) -> Part:
         size = 0.66 if masses == 1 else float(rng.uniform(0.42, 0.52))
         lumps = g.place(g.lumps(rng, count=int(rng.integers(7, 11))), x, y, (size * 1.05, size))
         crown.front.append(
-            Part(outline=lumps, material=_foliage(leaf), mask=False, rounding=0.5, shadow=0.2)
+            Part(outline=lumps, material=_foliage(leaf), mask=0.0, rounding=0.5, shadow=0.2)
         )
     if rng.random() < 0.3:
         fruit = stage.colour(c.FRUIT, leaf)
         for x, y in rng.uniform((-0.4, -0.65), (0.4, -0.1), (5, 2)):
             dot = g.ellipse(x, y, 0.09, sides=16)
-            crown.front.append(Part(outline=dot, material=plain(fruit, gloss=0.4), rounding=0.7))
+            crown.front.append(
+                Part(outline=dot, material=plain(fruit, gloss=0.4), rounding=0.7, mask=0.3)
+            )
     return Part(front=[trunk, crown])
 
 
@@ -61,7 +63,7 @@ def conifer(stage: Stage) -> Part:
     trunk = Part(
         outline=g.box(-0.09, 0.6, 0.09, 1.0), material=plain(c.WOODS.draw(rng)), rounding=0.6
     )
-    crown = Part(mask=bool(rng.random() < 0.6))
+    crown = Part(mask=0.3)
     tiers = int(rng.integers(2, 5))
     for k in range(tiers):
         low = 0.75 - k * 1.2 / tiers
@@ -75,7 +77,7 @@ def conifer(stage: Stage) -> Part:
             Part(
                 outline=np.array([[0.0, high], *zigzag]),
                 material=_foliage(c.lighter(leaf, 0.06 * k)),
-                mask=False,
+                mask=0.0,
                 rounding=0.35,
                 shadow=0.45,
             )
@@ -87,7 +89,7 @@ def bush(stage: Stage) -> Part:
     """A low leafy mass, sometimes in bloom."""
     rng = stage.rng
     leaf = stage.colour(c.GREENS)
-    outline = g.place(g.lumps(rng, count=int(rng.integers(8, 13))), 0.0, 0.45, (1.0, 0.58))
+    outline = g.place(g.lumps(rng, count=int(rng.integers(8, 13))), 0.0, 0.4, (0.9, 0.66))
     body = Part(outline=outline, material=_foliage(leaf), rounding=0.5)
     if rng.random() < 0.5:
         petals = stage.colour(c.VIVID, leaf)
@@ -132,16 +134,17 @@ def flower(stage: Stage) -> Part:
     for k in range(count):
         shape = g.place(g.lens(length=0.3, width=0.62), 0.3, 0.0)
         shape = g.place(shape, 0.0, -0.42, 0.95, turn=k / count)
-        head.front.append(Part(outline=shape, material=plain(petal), mask=False, rounding=0.5))
+        head.front.append(Part(outline=shape, material=plain(petal), mask=0.0, rounding=0.5))
     disc = g.ellipse(0.0, -0.42, float(rng.uniform(0.17, 0.26)))
     speckled = Material(base=heart, other=c.lighter(heart, -0.4), pattern=SPECKLES, frequency=10)
-    head.front.append(Part(outline=disc, material=speckled, rounding=0.6))
+    head.front.append(Part(outline=disc, material=speckled, rounding=0.6, mask=0.35))
     return Part(
+        mask=0.5,
         front=[
-            Part(outline=stem, material=plain(green), thin=True, rounding=0.8, mask=False),
+            Part(outline=stem, material=plain(green), thin=True, rounding=0.8, mask=0.0),
             Part(outline=leaf, material=plain(green), rounding=0.5),
             head,
-        ]
+        ],
     )
 
 
@@ -180,7 +183,7 @@ def cactus(stage: Stage) -> Part:
             path = [[0.0, y + 0.3], [x * 0.8, y + 0.28], [x, y], [x, y - 0.4]]
             arms.append(Part(outline=g.stroke(path, 0.24), material=skin, rounding=0.8))
     column = g.round_box(-0.24, -1.0, 0.24, 1.0, 0.24)
-    return Part(front=[*arms, Part(outline=column, material=skin, rounding=0.9, mask=False)])
+    return Part(front=[*arms, Part(outline=column, material=skin, rounding=0.9, mask=0.0)])
 
 
 def leaf(stage: Stage) -> Part:
@@ -198,7 +201,7 @@ def leaf(stage: Stage) -> Part:
     lines = [g.stroke([[-1.12, 0.04], [-0.2, 0.0], [0.9, 0.0]], (0.09, 0.03))]
     for x in (-0.6, -0.25, 0.1, 0.4):
         lines += [g.stroke([[x, 0.0], [x + 0.3, s * 0.34]], (0.045, 0.02)) for s in (-1, 1)]
-    body.front.append(Part(outline=lines, material=vein, clip=True, mask=False, shadow=0.0))
+    body.front.append(Part(outline=lines, material=vein, clip=True, mask=0.0, shadow=0.0))
     return body
 
 
@@ -213,7 +216,7 @@ def fish(stage: Stage) -> Part:
         outline=g.place(g.lens(length=0.8, width=0.46, skew=0.25), 0.15),
         material=textured(rng, colour, gloss=0.3),
         rounding=0.6,
-        mask=False,
+        mask=0.0,
         back=[
             Part(outline=tail, material=fin, rounding=0.2),
             Part(outline=top, material=fin, rounding=0.2),
@@ -222,7 +225,7 @@ def fish(stage: Stage) -> Part:
     eye = Part(outline=g.ellipse(0.6, -0.1, 0.15), material=plain(c.WHITE.draw(rng)))
     eye.front.append(Part(outline=g.ellipse(0.63, -0.1, 0.075), material=plain(c.DARK.draw(rng))))
     side = g.place(g.lens(length=0.26, width=0.4), 0.02, 0.12, turn=0.1)
-    body.front += [Part(outline=side, material=fin, rounding=0.3), eye]
+    body.front += [Part(outline=side, material=fin, rounding=0.3, mask=0.4), eye]
     return body
 
 
@@ -242,9 +245,7 @@ def bird(stage: Stage) -> Part:
         rounding=0.6,
         back=[Part(outline=beak, material=plain(c.AUTUMN.draw(rng)), rounding=0.3)],
     )
-    whole.front.append(
-        Part(outline=wing, material=plain(stage.colour(c.ANY, colour)), rounding=0.4)
-    )
+    whole.front.append(Part(outline=wing, material=plain(stage.colour(c.ANY, colour)), mask=0.4))
     whole.front.append(Part(outline=g.ellipse(0.62, -0.38, 0.07), material=plain(c.DARK.draw(rng))))
     return whole
 
@@ -256,15 +257,17 @@ def butterfly(stage: Stage) -> Part:
     spot = plain(stage.colour(c.ANY, colour))
     wings = []
     for side in (-1.0, 1.0):
-        upper = g.place(g.lens(length=0.55, width=0.7, skew=0.5), side * 0.5, -0.35, (side, 1.0))
-        lower = g.place(g.lens(length=0.42, width=0.72, skew=0.2), side * 0.42, 0.4, (side, 1.0))
-        for outline, x, y in ((lower, 0.5, 0.42), (upper, 0.62, -0.38)):
-            dot = Part(outline=g.ellipse(side * x, y, 0.15), material=spot, clip=True)
+        for length, width, turn in ((0.44, 0.5, 0.11), (0.52, 0.55, -0.1)):
+            blade = g.lens(length=length, width=width * length / 0.5, skew=0.5)
+            outline = g.place(g.place(blade, length + 0.02), turn=turn) * (side, 1.0)
+            dot = g.place(g.place(g.ellipse(0, 0, 0.14), 1.35 * length), turn=turn) * (side, 1.0)
+            mark = Part(outline=dot, material=spot, clip=True, mask=0.3)
             wings.append(
-                Part(outline=outline, material=plain(colour, rough=0.1), front=[dot], rounding=0.15)
+                Part(outline=outline, material=plain(colour, rough=0.1), front=[mark], mask=0.25)
             )
     body = g.lens(length=0.75, width=0.14)[:, ::-1]
-    return Part(front=[*wings, Part(outline=body, material=plain(c.DARK.draw(rng)), rounding=0.8)])
+    trunk = Part(outline=body, material=plain(c.DARK.draw(rng)), rounding=0.8, mask=0.4)
+    return Part(front=[*wings, trunk])
 
 
 def starfish(stage: Stage) -> Part:
@@ -299,7 +302,7 @@ def seaweed(stage: Stage) -> Part:
         path = np.stack([x + sway, y * rng.uniform(0.7, 1.0) + 0.15], 1)
         outline = g.stroke(path, (0.22, 0.05))
         blades.append(Part(outline=outline, material=plain(colour), rounding=0.6, thin=True))
-    return Part(front=blades, thin=True)
+    return Part(front=blades, thin=True, mask=0.4)
 
 
 def cloud(stage: Stage) -> Part:

@@ -92,6 +92,7 @@ def paint(
     owner: Any,
     cover: Any,
     soft: Any,
+    near_shadow: Any,
     x0: int,
     y0: int,
     node: int,
@@ -106,7 +107,8 @@ def paint(
         owner: int16 [W, H] (column-major, as COCO's RLE wants it), changed in place.
         cover: float32 [h, w] coverage in the window whose top left corner is (x0, y0), which may
             lie outside the picture.
-        soft: float32 [h, w] `cover` blurred: height field of the bevel and soft shadow.
+        soft: float32 [h, w] `cover` blurred: height field of the bevel.
+        near_shadow: float32 [h, w] `cover` blurred: darkness just beside the part.
         node: this part's number, or -1 to leave `owner` alone.
         p: float64 [PARAMETERS], see the constants of this module; lengths in pixels.
         tiles: float32 [3, TILE, TILE].
@@ -125,7 +127,7 @@ def paint(
             sj = j - shade_x
             pixel_row = canvas[y0 + i, x0 + j]
             if a < 1.0 and 0 <= si < h and 0 <= sj < w:
-                dark = np.float32(1.0 - p[SHADOW] * soft[si, sj] * (1.0 - a))
+                dark = np.float32(1.0 - p[SHADOW] * near_shadow[si, sj] * (1.0 - a))
                 for c in range(3):
                     pixel_row[c] *= dark
             if a <= 0.004:

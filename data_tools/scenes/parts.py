@@ -55,8 +55,9 @@ class Part:
     """Parts painted after this one."""
     back: list[Part] = field(default_factory=list)
     """Parts painted before this one."""
-    mask: bool = True
-    """Whether this node with everything on it is a ground-truth mask."""
+    mask: float = 1.0
+    """Probability that this node with everything on it is a ground-truth mask (SA-1B does not
+    hold every part either)."""
     clip: bool = False
     """Cut off at the outline of the part it hangs on."""
     rounding: float = 0.25
@@ -80,12 +81,12 @@ class Part:
 
 
 def plain(
-    colour: Colour, *, gloss: float = 0.0, bevel: float = 0.7, rough: float = 0.04
+    colour: Colour, *, gloss: float = 0.0, bevel: float = 0.7, rough: float = 0.02
 ) -> Material:
     """One colour with a little life in it."""
     return Material(
-        base=lighter(colour, -0.12),
-        other=lighter(colour, 0.1),
+        base=lighter(colour, -0.06),
+        other=lighter(colour, 0.05),
         roughness=rough,
         gloss=gloss,
         bevel=bevel,

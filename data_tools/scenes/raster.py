@@ -16,6 +16,38 @@ Float32Array = npt.NDArray[np.float32]
 
 
 @numba.njit(cache=True, nogil=True)
+def bounds(points: Any) -> Any:
+    """float64 [4]: smallest x, smallest y, largest x, largest y of [n, 2] points."""
+    result = np.empty(4)
+    result[0], result[1] = points[0]
+    result[2], result[3] = points[0]
+    for k in range(1, len(points)):
+        result[0] = min(result[0], points[k, 0])
+        result[1] = min(result[1], points[k, 1])
+        result[2] = max(result[2], points[k, 0])
+        result[3] = max(result[3], points[k, 1])
+    return result
+
+
+@numba.njit(cache=True, nogil=True)
+def local_means(image: Any, at: Any, reach: int) -> Any:
+    """float64 [n, 3]: mean colours of the squares of 2 * reach + 1 pixels at [n, 2] (x, y)."""
+    height, width, _ = image.shape
+    result = np.zeros((len(at), 3))
+    for k in range(len(at)):
+        x = min(max(int(at[k, 0]), 0), width - 1)
+        y = min(max(int(at[k, 1]), 0), height - 1)
+        count = 0
+        for i in range(max(y - reach, 0), min(y + reach + 1, height)):
+            for j in range(max(x - reach, 0), min(x + reach + 1, width)):
+                count += 1
+                for c in range(3):
+                    result[k, c] += image[i, j, c]
+        result[k] /= count
+    return result
+
+
+@numba.njit(cache=True, nogil=True)
 def _add_span(row: Any, x_from: float, x_to: float, signed: float) -> None:
     """Spread one edge's `signed` height over the pixels between its ends on this row."""
     left = min(x_from, x_to)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,16 +89,17 @@ def _find_room(
     best, best_overlap = None, np.inf
     size = float(rng.uniform(*slot.size))
     for _ in range(6):
-        x, y = rng.uniform((slot.x[0], slot.y[0]), (slot.x[1], slot.y[1]))
-        share = (y - slot.y[0]) / max(slot.y[1] - slot.y[0], 1e-9)
+        across, share = rng.random(2).tolist()
+        x = slot.x[0] + (slot.x[1] - slot.x[0]) * across
+        y = slot.y[0] + (slot.y[1] - slot.y[0]) * share
         scale = size * (1.0 + (slot.near - 1.0) * share)
         centre = y - scale if slot.standing else y
         overlap = 0.0
         for other_x, other_y, other in taken:
-            apart = np.hypot(x - other_x, centre - other_y)
+            apart = math.hypot(x - other_x, centre - other_y)
             overlap += max(0.0, scale + other - apart) / min(scale, other)
         if overlap < best_overlap:
-            best, best_overlap = (float(x), float(centre), float(scale)), overlap
+            best, best_overlap = (x, centre, scale), overlap
         if overlap < 0.3:
             break
     assert best is not None

@@ -47,13 +47,13 @@ class Setting:
     slots: list[Slot]
 
 
-def _everywhere(canvas: Canvas, material: Material, *, mask: bool = False) -> None:
+def _everywhere(canvas: Canvas, material: Material, *, mask: float = 0.0) -> None:
     outline = g.box(-0.02, -0.02, canvas.right + 0.02, canvas.bottom + 0.02)
     canvas.backdrop(Part(outline=outline, material=material, rounding=0.0, shadow=0.0, mask=mask))
 
 
 def _below(
-    canvas: Canvas, y: float, material: Material, *, mask: bool, recede: bool = True
+    canvas: Canvas, y: float, material: Material, *, mask: float, recede: bool = True
 ) -> None:
     outline = g.box(-0.02, y, canvas.right + 0.02, canvas.bottom + 0.02)
     part = Part(outline=outline, material=material, rounding=0.0, shadow=0.0, mask=mask)
@@ -69,8 +69,7 @@ def _ridge(canvas: Canvas, rng: Rng, y: float, height: float, material: Material
         line -= height / 1.7**octave * np.sin(wave * x + rng.uniform(0, 6.28)) * 0.5
     low = canvas.bottom + 0.02
     outline = np.concatenate([np.stack([x, line], 1), [[x[-1], low], [x[0], low]]])
-    mask = bool(rng.random() < 0.5)
-    canvas.backdrop(Part(outline=outline, material=material, rounding=0.0, shadow=0.0, mask=mask))
+    canvas.backdrop(Part(outline=outline, material=material, rounding=0.0, shadow=0.0, mask=0.5))
 
 
 def _sky(canvas: Canvas, rng: Rng, horizon: float) -> c.Colour:
@@ -87,9 +86,7 @@ def _sky(canvas: Canvas, rng: Rng, horizon: float) -> c.Colour:
         low = c.lighter(top, 0.45)
     outline = g.box(-0.02, -0.02, canvas.right + 0.02, horizon + 0.3)
     air = Material(base=top, other=low, pattern=FADE, roughness=0.008, bevel=0.0)
-    canvas.backdrop(
-        Part(outline=outline, material=air, rounding=0, shadow=0, mask=bool(rng.random() < 0.4))
-    )
+    canvas.backdrop(Part(outline=outline, material=air, rounding=0, shadow=0, mask=0.4))
     if mood < 0.8 and rng.random() < 0.35:
         x, y = rng.uniform((0.1, 0.06), (canvas.right - 0.1, max(horizon * 0.7, 0.1)))
         glow = c.hsv(0.13, 0.25 if mood < 0.6 else 0.6, 1.0)
@@ -128,9 +125,7 @@ def meadow(canvas: Canvas, rng: Rng) -> Setting:
         slope.bevel = 0.0
         _ridge(canvas, rng, horizon - 0.1 + 0.05 * k, 0.09 - 0.02 * k, slope)
     canvas.defocus(float(rng.uniform(0.0, 0.006)))
-    _below(
-        canvas, horizon, _ground(rng, int(rng.choice([0, 0, 0, 1, 2, 3]))), mask=rng.random() < 0.6
-    )
+    _below(canvas, horizon, _ground(rng, int(rng.choice([0, 0, 0, 1, 2, 3]))), mask=0.6)
     wide, low = canvas.right, canvas.bottom
     air: list[Family] = [nature.cloud, town.hot_air_balloon, nature.bird, nature.cloud]
     far: list[Family] = [nature.tree, nature.conifer, town.house, nature.tree]
@@ -144,18 +139,18 @@ def meadow(canvas: Canvas, rng: Rng) -> Setting:
             families=air,
             x=span,
             y=(0.08, horizon * 0.6),
-            size=(0.07, 0.13),
+            size=(0.09, 0.15),
             standing=False,
             shadow=0,
         )
         for _ in range(int(rng.integers(0, 3)))
     ]
     slots += [
-        Slot(families=far, x=span, y=(horizon + 0.06, horizon + 0.22), size=(0.13, 0.2), near=1.3)
+        Slot(families=far, x=span, y=(horizon + 0.06, horizon + 0.22), size=(0.16, 0.24), near=1.3)
         for _ in range(int(rng.integers(2, 4)))
     ]
     slots += [
-        Slot(families=near, x=span, y=(horizon + 0.28, low - 0.02), size=(0.1, 0.15), near=1.5)
+        Slot(families=near, x=span, y=(horizon + 0.28, low - 0.02), size=(0.13, 0.18), near=1.5)
         for _ in range(int(rng.integers(2, 4)))
     ]
     return Setting(slots=slots)
@@ -175,14 +170,14 @@ def street(canvas: Canvas, rng: Rng) -> Setting:
     )
     slabs.bevel = 0.0
     pavement = kerb - float(rng.uniform(0.08, 0.14))
-    _below(canvas, pavement, slabs, mask=False)
-    _below(canvas, kerb, asphalt, mask=rng.random() < 0.7)
+    _below(canvas, pavement, slabs, mask=0.0)
+    _below(canvas, kerb, asphalt, mask=0.7)
     line = c.WHITE.draw(rng)
     y = kerb + (low - kerb) * 0.55
     for x in np.arange(-0.1, wide, 0.34):
         mark = g.box(0, 0, 0.17, 0.025) + (x + 0.05, y)
         paint = Material(base=line, other=line, roughness=0.1, bevel=0.0)
-        canvas.backdrop(Part(outline=mark, material=paint, shadow=0, rounding=0, mask=False))
+        canvas.backdrop(Part(outline=mark, material=paint, shadow=0, rounding=0, mask=0.0))
     span = (0.0, wide)
     tall = (min(0.26, kerb * 0.45), min(0.36, kerb * 0.5))
     slots = [
@@ -200,7 +195,7 @@ def street(canvas: Canvas, rng: Rng) -> Setting:
         town.lamp_post, town.sign, town.traffic_light, nature.tree, town.person, town.person,
     ]  # fmt: skip
     slots += [
-        Slot(families=walk, x=span, y=(kerb - 0.05, kerb - 0.01), size=(0.12, 0.2), tilt=0.0)
+        Slot(families=walk, x=span, y=(kerb - 0.05, kerb - 0.01), size=(0.16, 0.23), tilt=0.0)
         for _ in range(int(rng.integers(1, 4)))
     ]
     traffic: list[Family] = [town.car, town.car, town.bus]
@@ -209,7 +204,7 @@ def street(canvas: Canvas, rng: Rng) -> Setting:
             families=traffic,
             x=span,
             y=(kerb + 0.07, low - 0.03),
-            size=(0.15, 0.19),
+            size=(0.18, 0.23),
             near=1.25,
             tilt=0.0,
             shadow=0.6,
@@ -233,7 +228,7 @@ def table(canvas: Canvas, rng: Rng) -> Setting:
         roughness=0.025,
         bevel=0.0,
     )
-    _everywhere(canvas, wall, mask=bool(rng.random() < 0.3))
+    _everywhere(canvas, wall, mask=0.3)
     span = (0.08, wide - 0.08)
     hung: list[Family] = [household.picture, household.picture, household.clock]
     slots = [
@@ -257,14 +252,16 @@ def table(canvas: Canvas, rng: Rng) -> Setting:
         roughness=0.05,
         bevel=0.0,
     )
-    _below(canvas, edge, cloth, mask=rng.random() < 0.7)
+    _below(canvas, edge, cloth, mask=0.7)
+    crease = g.box(-0.05, edge - 0.03, wide + 0.05, edge + 0.015)
+    canvas.veil([crease], softness=0.05, strength=0.35)
     canvas.defocus(float(rng.uniform(0.0, 0.008)))
     things: list[Family] = [
         household.mug, household.bottle, household.vase, household.books, household.lamp,
         household.parcel, household.fruit, household.fruit_bowl, household.ball, household.candle,
-        household.face, household.bottle, household.fruit,
+        household.teddy, household.bottle, household.fruit,
     ]  # fmt: skip
-    count = int(rng.integers(4, 8))
+    count = int(rng.integers(3, 6))
     slots += [
         Slot(
             families=things,
@@ -273,7 +270,7 @@ def table(canvas: Canvas, rng: Rng) -> Setting:
                 edge + 0.05 + 0.8 * (low - edge - 0.08) * k / count,
                 edge + 0.09 + 0.9 * (low - edge - 0.08) * (k + 1) / count,
             ),
-            size=(0.12, 0.19),
+            size=(0.15, 0.22),
             near=1.2,
         )
         for k in range(count)
@@ -314,12 +311,12 @@ def desk(canvas: Canvas, rng: Rng) -> Setting:
             families=chosen if rng.random() < 0.5 else things,
             x=(0.05, canvas.right - 0.05),
             y=(0.05, canvas.bottom - 0.05),
-            size=(0.09, 0.22),
+            size=(0.12, 0.25),
             standing=False,
             tilt=9.0,
             shadow=0.45,
         )
-        for _ in range(int(rng.integers(6, 10)))
+        for _ in range(int(rng.integers(5, 8)))
     ]
     return Setting(slots=slots)
 
@@ -346,7 +343,7 @@ def sea(canvas: Canvas, rng: Rng) -> Setting:
         nature.coral,
     ]
     slots = [
-        Slot(families=bottom, x=span, y=(bed + 0.02, low - 0.02), size=(0.1, 0.17), tilt=0.1)
+        Slot(families=bottom, x=span, y=(bed + 0.02, low - 0.02), size=(0.13, 0.19), tilt=0.1)
         for _ in range(int(rng.integers(3, 5)))
     ]
     slots += [
@@ -354,7 +351,7 @@ def sea(canvas: Canvas, rng: Rng) -> Setting:
             families=(nature.fish,),
             x=span,
             y=(0.1, bed - 0.1),
-            size=(0.09, 0.2),
+            size=(0.13, 0.23),
             standing=False,
             tilt=0.15,
             shadow=0.0,
@@ -376,7 +373,7 @@ def lake(canvas: Canvas, rng: Rng) -> Setting:
     deep = c.Hues((0.48, 0.62), (0.35, 0.75), (0.3, 0.65)).draw(rng)
     waves = Material(base=deep, other=deep + (haze - deep) * 0.45, pattern=CLOUDS, roughness=0.05)
     waves.noise_scale, waves.bevel = 2.5, 0.0
-    _below(canvas, horizon, waves, mask=rng.random() < 0.7)
+    _below(canvas, horizon, waves, mask=0.7)
     span = (0.08, wide - 0.08)
     air: list[Family] = [nature.cloud, nature.bird, town.hot_air_balloon]
     slots = [
@@ -384,7 +381,7 @@ def lake(canvas: Canvas, rng: Rng) -> Setting:
             families=air,
             x=span,
             y=(0.08, horizon * 0.6),
-            size=(0.07, 0.13),
+            size=(0.09, 0.15),
             standing=False,
             shadow=0,
         )

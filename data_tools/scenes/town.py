@@ -20,7 +20,7 @@ def _walls(stage: Stage, colour: c.Colour) -> Material:
 
 def _window(x: float, y: float, w: float, h: float, *, glass: Material, frame: Material) -> Part:
     """A framed pane; the frame is the mask and the pane a part of it."""
-    pane = Part(outline=g.box(x - w + 0.05, y - h + 0.05, x + w - 0.05, y + h - 0.05), mask=False)
+    pane = Part(outline=g.box(x - w + 0.05, y - h + 0.05, x + w - 0.05, y + h - 0.05), mask=0.0)
     pane.material, pane.rounding, pane.shadow = glass, 0.1, 0.25
     return Part(
         outline=g.box(x - w, y - h, x + w, y + h), material=frame, front=[pane], rounding=0.1
@@ -39,7 +39,7 @@ def house(stage: Stage) -> Part:
         outline=g.box(-0.8, -0.2, 0.8, 1.0),
         material=_walls(stage, wall),
         rounding=0.06,
-        mask=bool(rng.random() < 0.2),
+        mask=0.2,
     )
     middle = float(rng.uniform(-0.1, 0.1))
     door = Part(
@@ -48,10 +48,10 @@ def house(stage: Stage) -> Part:
         rounding=0.15,
     )
     knob = g.ellipse(middle + 0.09, 0.7, 0.03, sides=12)
-    door.front.append(Part(outline=knob, material=plain(c.WHITE.draw(rng)), mask=False))
+    door.front.append(Part(outline=knob, material=plain(c.WHITE.draw(rng)), mask=0.0))
     body.front.append(door)
     for x in (-0.5, 0.5):
-        body.front.append(_window(x, 0.3, 0.2, 0.24, glass=glass, frame=frame))
+        body.front.append(_window(x, 0.3, 0.22, 0.26, glass=glass, frame=frame))
     gable = np.array([[0.0, -1.0], [1.0, -0.15], [-1.0, -0.15]])
     if rng.random() < 0.5:
         gable = np.array([[-0.6, -0.85], [0.6, -0.85], [1.0, -0.15], [-1.0, -0.15]])
@@ -82,9 +82,7 @@ def tower(stage: Stage) -> Part:
         outline = g.box(x - gap_x * 0.3, y - gap_y * 0.3, x + gap_x * 0.3, y + gap_y * 0.3)
         material = plain(lit if rng.random() < 0.15 else pane)
         # A few windows speak for all: SA-1B does not hold every one either.
-        body.front.append(
-            Part(outline=outline, material=material, mask=bool(rng.random() < 0.25), rounding=0.1)
-        )
+        body.front.append(Part(outline=outline, material=material, mask=0.25, rounding=0.1))
     if rng.random() < 0.4:
         mast = g.stroke([[0.0, -0.98], [0.0, -1.35]], 0.05)
         body.back.append(Part(outline=mast, material=plain(c.DARK.draw(rng)), thin=True))
@@ -93,9 +91,8 @@ def tower(stage: Stage) -> Part:
 
 def _wheel(stage: Stage, x: float, y: float, radius: float) -> Part:
     tyre = plain(c.GREYS.draw(stage.rng) * 0.2 + 0.05)
-    hub = Part(
-        outline=g.ellipse(x, y, radius * 0.52, sides=28), material=plain(c.METAL.draw(stage.rng))
-    )
+    rim = g.ellipse(x, y, radius * 0.52, sides=28)
+    hub = Part(outline=rim, material=plain(c.METAL.draw(stage.rng)), mask=0.3)
     return Part(outline=g.ellipse(x, y, radius), material=tyre, front=[hub], rounding=0.3)
 
 
@@ -114,16 +111,16 @@ def car(stage: Stage) -> Part:
         ]
     )  # fmt: skip
     body = Part(outline=shell, material=plain(colour, gloss=0.5, rough=0.02), rounding=0.3)
-    body.mask = False
+    body.mask = 0.0
     rear = np.array([[-0.5, 0.24], [-0.33, roof + 0.07], [-0.05, roof + 0.07], [-0.05, 0.24]])
     fore = np.array([[0.03, 0.24], [0.03, roof + 0.07], [0.3, roof + 0.07], [0.52, 0.24]])
     body.front += [Part(outline=o, material=glass, rounding=0.15) for o in (rear, fore)]
     lamp = plain(c.Hues((0.1, 0.15), (0.2, 0.5), (0.9, 1.0)).draw(rng), gloss=0.4)
     body.front.append(
-        Part(outline=g.round_box(0.84, 0.4, 0.99, 0.52, 0.05), material=lamp, mask=False)
+        Part(outline=g.round_box(0.84, 0.4, 0.99, 0.52, 0.05), material=lamp, mask=0.0)
     )
     seam = [g.stroke([[-0.01, 0.26], [-0.01, 0.72]], 0.02)]
-    line = Part(outline=seam, material=plain(c.lighter(colour, -0.5)), mask=False, shadow=0.0)
+    line = Part(outline=seam, material=plain(c.lighter(colour, -0.5)), mask=0.0, shadow=0.0)
     body.front.append(line)
     return Part(front=[body, *(_wheel(stage, x, 0.76, 0.24) for x in (-0.58, 0.6))])
 
@@ -137,19 +134,19 @@ def bus(stage: Stage) -> Part:
         outline=g.round_box(-1.0, -0.25, 1.0, 0.82, 0.12),
         material=plain(colour, gloss=0.3, rough=0.02),
         rounding=0.2,
-        mask=False,
+        mask=0.0,
     )
     stripe = Part(
         outline=g.box(-1.0, 0.42, 1.0, 0.55),
         material=plain(stage.colour(c.WHITE, colour)),
         clip=True,
     )
-    stripe.mask, stripe.shadow = bool(rng.random() < 0.4), 0.0
+    stripe.mask, stripe.shadow = 0.2, 0.0
     body.front.append(stripe)
     count = int(rng.integers(3, 6))
     for x in np.linspace(-0.88, 0.9, count + 1)[:-1]:
         pane = g.round_box(x, -0.08, x + 1.78 / count - 0.09, 0.32, 0.06)
-        body.front.append(Part(outline=pane, material=glass, rounding=0.15))
+        body.front.append(Part(outline=pane, material=glass, rounding=0.15, mask=0.5))
     return Part(front=[body, *(_wheel(stage, x, 0.8, 0.2) for x in (-0.6, 0.62))])
 
 
@@ -166,10 +163,11 @@ def lamp_post(stage: Stage) -> Part:
     glow = plain(c.Hues((0.1, 0.15), (0.15, 0.4), (0.92, 1.0)).draw(rng))
     return Part(
         front=[
-            Part(outline=pole, material=metal, thin=True, rounding=0.5, mask=False),
+            Part(outline=pole, material=metal, thin=True, rounding=0.5, mask=0.4),
             Part(outline=head, material=glow, rounding=0.3),
         ],
         thin=True,
+        mask=0.4,
     )
 
 
@@ -183,17 +181,18 @@ def sign(stage: Stage) -> Part:
     plate = np.stack([np.cos(t), np.sin(t)], 1)
     board = Part(outline=g.place(plate, 0.0, -0.45, 0.55), material=plain(colour), rounding=0.08)
     inner = Part(outline=g.place(plate, 0.0, -0.45, 0.4), material=plain(face), rounding=0.05)
-    inner.shadow, inner.mask = 0.0, bool(rng.random() < 0.5)
+    inner.shadow, inner.mask = 0.0, 0.25
     bar = g.place(
         g.box(-0.25, -0.07, 0.25, 0.07), 0.0, -0.45, turn=float(rng.choice([0, 0.25, 0.1]))
     )
     inner.front.append(
-        Part(outline=bar, material=plain(stage.colour(c.DARK, face)), clip=True, mask=False)
+        Part(outline=bar, material=plain(stage.colour(c.DARK, face)), clip=True, mask=0.0)
     )
     board.front.append(inner)
     pole = g.stroke([[0.0, 1.0], [0.0, -0.4]], 0.08)
     metal = plain(stage.colour(c.METAL), gloss=0.3)
-    return Part(front=[Part(outline=pole, material=metal, thin=True, rounding=0.6), board])
+    pole_part = Part(outline=pole, material=metal, thin=True, rounding=0.6, mask=0.5)
+    return Part(front=[pole_part, board], mask=0.5)
 
 
 def traffic_light(stage: Stage) -> Part:
@@ -208,9 +207,10 @@ def traffic_light(stage: Stage) -> Part:
     for k, hue in enumerate((0.0, 0.12, 0.38)):
         glow = c.hsv(hue, 0.85, 0.95 if k == lit else 0.42)
         lamp = g.ellipse(0.0, -0.78 + 0.38 * k, 0.16)
-        body.front.append(Part(outline=lamp, material=plain(glow, gloss=0.3), rounding=0.4))
+        body.front.append(Part(outline=lamp, material=plain(glow, gloss=0.3), mask=0.5))
     metal = plain(stage.colour(c.METAL))
-    return Part(front=[Part(outline=pole, material=metal, thin=True, rounding=0.6), body])
+    pole_part = Part(outline=pole, material=metal, thin=True, rounding=0.6, mask=0.5)
+    return Part(front=[pole_part, body], mask=0.4)
 
 
 def person(stage: Stage) -> Part:
@@ -246,10 +246,10 @@ def person(stage: Stage) -> Part:
     torso = g.turned([(0.12, -0.5), (0.27, -0.42), (0.23, 0.0), (0.25, 0.32)])
     return Part(
         front=[
-            Part(outline=shoes, material=plain(c.DARK.draw(rng)), mask=False),
+            Part(outline=shoes, material=plain(c.DARK.draw(rng)), mask=0.0),
             Part(outline=legs, material=trousers, rounding=0.5),
             *arms,
-            Part(outline=torso, material=cloth, rounding=0.5),
+            Part(outline=torso, material=cloth, rounding=0.5, mask=0.6),
             head,
         ]
     )
@@ -269,10 +269,10 @@ def boat(stage: Stage) -> Part:
         material=plain(stage.colour(c.WHITE, hull_colour)),
         clip=True,
         shadow=0.0,
-        mask=False,
+        mask=0.0,
     )
     hull.front.append(band)
-    mast = Part(outline=g.stroke([[0.0, 0.6], [0.0, -1.0]], 0.05), thin=True, mask=False)
+    mast = Part(outline=g.stroke([[0.0, 0.6], [0.0, -1.0]], 0.05), thin=True, mask=0.0)
     mast.material = plain(c.WOODS.draw(rng))
     sail = textured(rng, stage.colour(c.WHITE if rng.random() < 0.5 else c.VIVID))
     main = np.array([[0.05, -0.95], [0.3, -0.3], [0.72, 0.4], [0.05, 0.4]])
@@ -294,7 +294,7 @@ def hot_air_balloon(stage: Stage) -> Part:
         rounding=0.7,
     )
     ropes = [g.stroke([[s * 0.14, 0.48], [s * 0.11, 0.75]], 0.03) for s in (-1.0, 1.0)]
-    rope = Part(outline=ropes, material=plain(c.DARK.draw(rng)), mask=False, shadow=0.0)
+    rope = Part(outline=ropes, material=plain(c.DARK.draw(rng)), mask=0.0, shadow=0.0)
     weave = c.WOODS.draw(rng)
     basket = Part(
         outline=g.round_box(-0.15, 0.72, 0.15, 1.0, 0.05),
