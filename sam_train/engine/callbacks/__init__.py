@@ -28,7 +28,7 @@ def build_callbacks(cfg: CallbacksConfig, *, run_dir: Path, log_every: int) -> l
     meter = StepMeter(recorder, log_every=log_every)
     return [
         recorder,
-        ClickValidation(cfg.validation, run_dir=run_dir, recorder=recorder),
+        ClickValidation(cfg.validation, run_dir=run_dir, meter=meter),
         meter,
         TrainingProgress(cfg.progress, meter),
     ]

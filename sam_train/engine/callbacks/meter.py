@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ class Recorder(Callback):
 class StepMeter(Callback):
     """Reads values back from the device on logging steps only.
 
-    Belongs behind every callback that takes long between two steps: what they do before it is
-    not counted as waiting.
+    Belongs behind every callback that takes long between two steps, and those measure within
+    `pause`: neither waiting for data nor speed is about them.
     """
 
     def __init__(self, recorder: Recorder, *, log_every: int) -> None:
@@ -72,6 +73,16 @@ class StepMeter(Callback):
         self._busy = self._waited = 0.0
         self._images = self._updates = 0
         self._gap_counts = False
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """What happens inside, in `on_train_batch_end`, does not count."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            # As if the step had begun that much later.
+            self._batch_began += time.perf_counter() - began
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""

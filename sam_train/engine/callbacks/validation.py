@@ -12,7 +12,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sam_train.engine.callbacks.curves import draw_calibration, draw_curves
-from sam_train.engine.callbacks.meter import Recorder
+from sam_train.engine.callbacks.meter import StepMeter
+from sam_train.engine.callbacks.training_film import training_film
 from sam_train.eval.film_rows import ClickFilm
 from sam_train.eval.filmstrip import filmstrip
 from sam_train.eval.interactive import CLICKS, evaluate_clicks
@@ -48,9 +49,10 @@ class ClickValidation(Callback):
     The scores before training survive a resume in run_dir/scores_before.json.
     """
 
-    def __init__(self, cfg: ClickValidationConfig, *, run_dir: Path, recorder: Recorder) -> None:
+    def __init__(self, cfg: ClickValidationConfig, *, run_dir: Path, meter: StepMeter) -> None:
         self.cfg = cfg
-        self.recorder = recorder
+        self.meter = meter
+        self.recorder = meter.recorder
         self.pictures = run_dir / "pictures"
         self.run_dir = run_dir
         self._batches: list[Batch] | None = None
@@ -79,10 +81,11 @@ class ClickValidation(Callback):
         step = trainer.global_step
         due = self.cfg.every and step % self.cfg.every == 0 and step != self._measured_at
         if self._batches is not None and due and 0 < step < trainer.max_steps:
-            scores = self._measure(trainer, pl_module)
+            with self.meter.pause():
+                scores = self._measure(trainer, pl_module)
+                self._draw_curves(trainer)
             figures = "  ".join(f"{n}: {iou:.3f}" for n, iou in scores.miou.items())
             log.info("step %d  held-out mIoU by clicks  %s", step, figures)
-            self._draw_curves(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the trained model."""
@@ -106,8 +109,12 @@ class ClickValidation(Callback):
             rows["trained"] = after = self._after
             where = f"over {after.masks} masks of {after.images} held-out images"
             log.info("mIoU by clicks %s\n%s", where, comparison_table(rows))
-        # The newest film only: there may be dozens.
-        films = sorted(self.pictures.glob("step_*.png"))[-1:]
+        # Only the newest films: there may be dozens.
+        films = [
+            film
+            for kind in ("clicks", "rounds")
+            for film in sorted(self.pictures.glob(f"{kind}_*.png"))[-1:]
+        ]
         for picture in [*films, self._curves_file, self._calibration_file]:
             if picture.is_file():
                 log.info("%s", picture)
@@ -145,17 +152,37 @@ class ClickValidation(Callback):
                 device=pl_module.device,
                 observer=film if trainer.is_global_zero and self.cfg.film_rows else None,
             )
-        self._measured_at = step = trainer.global_step
-        if trainer.is_global_zero:
-            figures = {f"val/{name}": value for name, value in scores.figures().items()}
-            self.recorder.record(trainer, figures)
-            draw_calibration(
-                scores.calibration, self._calibration_file, title=f"IoU head at step {step}"
-            )
-            if rows := film.film():
-                picture = filmstrip(rows, titles=film.titles(), caption=f"step {step}")
-                picture.save(self.pictures / f"step_{step:07d}.png")
+            self._measured_at = trainer.global_step
+            if trainer.is_global_zero:
+                figures = {f"val/{name}": value for name, value in scores.figures().items()}
+                self.recorder.record(trainer, figures)
+                self._draw_scores(trainer.global_step, scores, film)
+                self._draw_training(trainer, pl_module)
         return scores
+
+    def _draw_scores(self, step: int, scores: ClickScores, film: ClickFilm) -> None:
+        title = f"IoU head at step {step}"
+        draw_calibration(scores.calibration, self._calibration_file, title=title)
+        if rows := film.film():
+            caption = f"step {step}: clicks in the middle of what is wrong"
+            picture = filmstrip(rows, titles=film.titles(), caption=caption)
+            picture.save(self.pictures / f"clicks_{step:07d}.png")
+
+    def _draw_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        cfg: Any = getattr(pl_module, "cfg", None)
+        if cfg is None or not self.cfg.film_rows:
+            return
+        rows = training_film(
+            cast(Sam, pl_module.sam),
+            self._batches or [],
+            cfg=cfg.prompts,
+            seed=cfg.seed,
+            rows=self.cfg.film_rows,
+        )
+        if rows:
+            step = trainer.global_step
+            picture = filmstrip(rows, caption=f"step {step}: prompts as in training")
+            picture.save(self.pictures / f"rounds_{step:07d}.png")
 
     def _draw_curves(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.recorder.file.path.is_file():
