@@ -143,18 +143,32 @@ def annotate_masks(
     encoded = coco_mask.encode(columns.transpose(2, 1, 0))
     result = []
     for i, rle in enumerate(encoded):
-        point = _middle(columns[i], name=first_id + i) if point_coords is None else point_coords[i]
+        area = _area(rle, name=first_id + i)
+        extent = coco_mask.toBbox(rle)
+        left, right = int(extent[0]), int(extent[0] + extent[2])
         result.append(
-            annotation_from_rle(
+            _entry(
                 rle,
                 id=first_id + i,
+                area=area,
                 predicted_iou=predicted_iou,
                 stability_score=stability_score,
-                point_coords=point,
+                point=(
+                    _middle(columns[i, left:right], left)
+                    if point_coords is None
+                    else point_coords[i]
+                ),
                 crop_box=crop_box,
             )
         )
     return result
+
+
+def _area(rle: Any, *, name: int) -> int:
+    area = int(coco_mask.area(rle))
+    if area == 0:
+        raise ValueError(f"mask {name} has no pixel; leave empty masks out of the dataset")
+    return area
 
 
 def annotation_from_rle(
@@ -173,13 +187,32 @@ def annotation_from_rle(
     """
     if isinstance(rle["counts"], list):
         rle = coco_mask.frPyObjects(rle, *rle["size"])
+    area = _area(rle, name=id)
+    if point_coords is None:
+        point_coords = _middle(np.ascontiguousarray(coco_mask.decode(rle).T))
+    return _entry(
+        rle,
+        id=id,
+        area=area,
+        predicted_iou=predicted_iou,
+        stability_score=stability_score,
+        point=point_coords,
+        crop_box=crop_box,
+    )
+
+
+def _entry(
+    rle: Any,
+    *,
+    id: int,
+    area: int,
+    predicted_iou: float,
+    stability_score: float,
+    point: Sequence[float],
+    crop_box: Sequence[float] | None,
+) -> Annotation:
     counts = rle["counts"]
     height, width = (int(side) for side in rle["size"])
-    area = int(coco_mask.area(rle))
-    if area == 0:
-        raise ValueError(f"mask {id} has no pixel; leave empty masks out of the dataset")
-    if point_coords is None:
-        point_coords = _middle(np.ascontiguousarray(coco_mask.decode(rle).T), name=id)
     x, y, w, h = (float(value) for value in coco_mask.toBbox(rle))
     box = [0.0, 0.0, float(width), float(height)] if crop_box is None else map(float, crop_box)
     return {
@@ -190,20 +223,21 @@ def annotation_from_rle(
             "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
         },
         "predicted_iou": float(predicted_iou),
-        "point_coords": [[float(value) for value in point_coords]],
+        "point_coords": [[float(value) for value in point]],
         "crop_box": list(box),
         "id": int(id),
         "stability_score": float(stability_score),
     }
 
 
-def _middle(columns: npt.NDArray[np.uint8], *, name: int) -> list[float]:
-    """(x, y) of the median foreground pixel in column-major order: always on the mask."""
+def _middle(columns: npt.NDArray[np.uint8], left: int = 0) -> list[float]:
+    """(x, y) of the median foreground pixel in column-major order: always on the mask.
+
+    `columns` is uint8 [w, H], the part of the mask from column `left` on.
+    """
     on = np.flatnonzero(columns)
-    if on.size == 0:
-        raise ValueError(f"mask {name} has no pixel; leave empty masks out of the dataset")
     x, y = divmod(int(on[on.size // 2]), columns.shape[1])
-    return [float(x), float(y)]
+    return [float(left + x), float(y)]
 
 
 def shard_path(out: Path, index: int) -> Path:

@@ -73,7 +73,7 @@ class Canvas:
     def colour_at(self, x: float, y: float, reach: float) -> list[Colour]:
         """Three or so colours that stand around (x, y), scene units, for contrast with them."""
         spots = ((0.0, 0.0), (-reach, 0.0), (reach, 0.0), (0.0, -reach), (0.0, reach))
-        at = (np.array(spots) + (x, y)) * self.unit
+        at = np.add(spots, (x, y)) * self.unit
         return list(local_means(self.image, at, max(int(0.02 * self.unit), 1)))
 
     def backdrop(self, part: Part, *, horizon: float | None = None) -> None:
@@ -97,13 +97,13 @@ class Canvas:
     ) -> None:
         """Lay a soft shadow (or light of `colour`) over what is there, lengths in scene units."""
         colour = np.zeros(3) if colour is None else colour
-        radius = max(int(softness * self.unit / 2), 1)
+        radius = max(int(softness * self.unit / 2.5), 1)
         points = np.concatenate(outlines) * self.unit
         ends = np.cumsum([len(outline) for outline in outlines])
-        window = self._cover(points, ends, bounds(points), pad=2 * radius)
+        window = self._cover(points, ends, bounds(points), pad=3 * radius)
         if window is not None:
             soft = soften(window.cover, radius)
-            kernel.tint(self.image, soft, window.x0, window.y0, colour, strength)
+            kernel.tint(self.image, soft, (window.x0, window.y0), colour, strength)
 
     def defocus(self, amount: float) -> None:
         """Blur everything painted so far, as a lens does behind the subject (scene units)."""
@@ -111,8 +111,9 @@ class Canvas:
         if radius >= 1:
             for c in range(3):
                 # Padded, because the filter takes what lies beyond the border as black.
-                padded = np.pad(self.image[:, :, c], 2 * radius, mode="edge")
-                inner = soften(padded, radius)[2 * radius : -2 * radius, 2 * radius : -2 * radius]
+                edge = 3 * radius
+                padded = np.pad(self.image[:, :, c], edge, mode="edge")
+                inner = soften(padded, radius)[edge:-edge, edge:-edge]
                 self.image[:, :, c] = inner
 
     def _paint(
@@ -132,16 +133,18 @@ class Canvas:
             points = np.concatenate(scene) * self.unit
             extent = bounds(points)
             smaller_side = min(extent[2] - extent[0], extent[3] - extent[1])
-            radius = int(min(part.rounding * smaller_side / 2, 0.16 * self.unit))
-            reach = int(min(0.12 * smaller_side + 1, 0.02 * self.unit + 1)) if part.shadow else 0
+            radius = int(min(part.rounding * smaller_side * 0.4, 0.25 * self.unit))
+            reach = int(min(0.1 * smaller_side + 1, 0.016 * self.unit + 1)) if part.shadow else 0
             ends = np.cumsum([len(outline) for outline in scene])
-            window = self._cover(points, ends, extent, pad=2 * reach + 1, beyond=2 * radius)
+            window = self._cover(points, ends, extent, pad=3 * reach + 1, beyond=3 * radius)
             if window is None:
                 return
             if part.clip and within is not None:
                 window = _clipped(window, within)
             parameters = self._parameters(part, frame, extent, horizon)
-            parameters[kernel.RADIUS] = max(radius, 1)
+            parameters[kernel.NODE] = number
+            parameters[kernel.WINDOW_X], parameters[kernel.WINDOW_Y] = window.x0, window.y0
+            parameters[kernel.RADIUS] = 1.3 * max(radius, 1)
             parameters[kernel.SHADOW_X] = -self.light[0] * reach
             parameters[kernel.SHADOW_Y] = -self.light[1] * reach
             kernel.paint(
@@ -150,9 +153,6 @@ class Canvas:
                 window.cover,
                 soften(window.cover, radius),
                 soften(window.cover, reach),
-                window.x0,
-                window.y0,
-                number,
                 parameters,
                 noise_tiles(),
                 self.light,

@@ -53,11 +53,15 @@ class Hues:
     def draw(self, rng: Rng) -> Colour:
         """One colour of the family."""
         ranges = zip((self.hue, self.saturation, self.value), rng.random(3).tolist(), strict=True)
-        return hsv(*(low + (high - low) * share for (low, high), share in ranges))
+        hue, saturation, value = (low + (high - low) * share for (low, high), share in ranges)
+        # Greens and magentas of full saturation look like neon; photos hold few.
+        if 0.2 < hue % 1.0 < 0.48 or 0.74 < hue % 1.0 < 0.94:
+            saturation *= 0.72
+        return hsv(hue, saturation, value)
 
 
-ANY = Hues((0.0, 1.0), (0.25, 0.9), (0.25, 0.95))
-VIVID = Hues((0.0, 1.0), (0.6, 0.92), (0.55, 0.92))
+ANY = Hues((0.0, 1.0), (0.2, 0.8), (0.25, 0.92))
+VIVID = Hues((0.0, 1.0), (0.5, 0.88), (0.45, 0.9))
 PASTEL = Hues((0.0, 1.0), (0.12, 0.38), (0.72, 0.95))
 GREYS = Hues((0.05, 0.65), (0.0, 0.12), (0.12, 0.95))
 DARK = Hues((0.0, 1.0), (0.1, 0.6), (0.06, 0.25))

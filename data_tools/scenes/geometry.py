@@ -30,7 +30,8 @@ class Frame:
         c, s = math.cos(self.angle) * self.scale, math.sin(self.angle) * self.scale
         flip = -1.0 if self.mirror else 1.0
         matrix = np.array([[c * flip, s * flip], [-s, c]])
-        return outline @ matrix + (self.x, self.y)
+        scene: Outline = outline @ matrix + (self.x, self.y)
+        return scene
 
 
 def ellipse(
@@ -152,4 +153,5 @@ def place(
     """Scale, then turn (in turns, clockwise), then move."""
     angle = turn * 2 * np.pi
     c, s = math.cos(angle), math.sin(angle)
-    return (outline * scale) @ np.array([[c, s], [-s, c]]) + (x, y)
+    placed: Outline = (outline * scale) @ np.array([[c, s], [-s, c]]) + (x, y)
+    return placed

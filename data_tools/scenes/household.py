@@ -108,8 +108,7 @@ def vase(stage: Stage) -> Part:
 def _moved(part: Part, *, x: float, y: float, scale: float, turn: float = 0.0) -> Part:
     """The same part elsewhere in the frame of another thing."""
     if part.outline is not None:
-        outlines = part.outline if isinstance(part.outline, list) else [part.outline]
-        part.outline = [g.place(outline, x, y, scale, turn) for outline in outlines]
+        part.outline = [g.place(outline, x, y, scale, turn) for outline in part.polygons()]
     for child in (*part.front, *part.back):
         _moved(child, x=x, y=y, scale=scale, turn=turn)
     return part
@@ -328,7 +327,8 @@ def teddy(stage: Stage) -> Part:
         lining = g.ellipse(side * 0.66, -0.62, 0.19)
         if pointed:
             ear = np.array([[side * 0.84, -0.98], [side * 0.9, -0.1], [side * 0.25, -0.6]])
-            lining = g.place(ear - ear.mean(0), *ear.mean(0), 0.55)
+            middle = ear.mean(0)
+            lining = middle + 0.55 * (ear - middle)
         inner = Part(outline=lining, material=plain(pale), mask=0.3)
         head.back.append(Part(outline=ear, material=plush, front=[inner], rounding=0.4))
         eye = Part(

@@ -15,7 +15,7 @@ from data_tools.scenes.raster import largest_component
 SMALLEST = 14
 """Visible pixels a mask needs in a photo of 256 pixels a side; grows with the photo."""
 
-TINY = 110
+TINY = 220
 """Below so many pixels, on the same scale, only one mask in three is kept."""
 
 

@@ -287,7 +287,7 @@ def coral(stage: Stage) -> Part:
         turn = angle * 2 * np.pi
         tip = np.array([np.sin(turn) * 1.15, 0.45 - np.cos(turn) * 1.3])
         limbs.append(g.stroke([[0.0, 0.5], tip * 0.55, tip], (0.22, 0.15)))
-        limbs.append(g.ellipse(*tip, 0.1, sides=16))
+        limbs.append(g.ellipse(float(tip[0]), float(tip[1]), 0.1, sides=16))
     return Part(outline=limbs, material=material, rounding=0.15)
 
 

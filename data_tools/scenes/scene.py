@@ -52,16 +52,18 @@ def render_scene(seed: int, index: int, *, height: int, width: int) -> Scene:
     compose(canvas, rng)
     masks = visible_masks(canvas)
     warmth = float(rng.normal(0.0, 0.04))
-    exposure = float(np.exp(rng.normal(0.05, 0.08)))
+    exposure = float(np.exp(rng.normal(0.1, 0.07)))
     gains = np.array([1.0 + warmth, 1.0, 1.0 - warmth], np.float32) * exposure
     image = develop(
         canvas.image,
         noise_tiles(),
         gains,
-        float(rng.uniform(0.95, 1.15)),
-        float(rng.uniform(0.0, 0.25)),
-        float(rng.uniform(0.002, 0.02)),
-        float(rng.uniform(0.0, 0.7)),
+        (
+            float(rng.uniform(0.98, 1.15)),
+            float(rng.uniform(0.0, 0.2)),
+            float(rng.uniform(0.0, 0.7)),
+        ),
+        float(rng.uniform(0.002, 0.016)),
     )
     return Scene(image, masks.stack, masks.parents, int(rng.integers(82, 96)))
 

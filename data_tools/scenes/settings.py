@@ -12,8 +12,19 @@ from data_tools.scenes import geometry as g
 from data_tools.scenes import household, nature, town
 from data_tools.scenes.canvas import Canvas
 from data_tools.scenes.geometry import Rng
-from data_tools.scenes.paint import BLADES, BRICKS, CHECKS, CLOUDS, DOTS, FADE, MARBLE, PLAIN
-from data_tools.scenes.paint import SPECKLES, STRIPES, WOOD
+from data_tools.scenes.paint import (
+    BLADES,
+    BRICKS,
+    CHECKS,
+    CLOUDS,
+    DOTS,
+    FADE,
+    MARBLE,
+    PLAIN,
+    SPECKLES,
+    STRIPES,
+    WOOD,
+)
 from data_tools.scenes.parts import Material, Part
 from data_tools.scenes.stage import Stage
 
@@ -175,7 +186,7 @@ def street(canvas: Canvas, rng: Rng) -> Setting:
     line = c.WHITE.draw(rng)
     y = kerb + (low - kerb) * 0.55
     for x in np.arange(-0.1, wide, 0.34):
-        mark = g.box(0, 0, 0.17, 0.025) + (x + 0.05, y)
+        mark = g.box(x + 0.05, y, x + 0.22, y + 0.025)
         paint = Material(base=line, other=line, roughness=0.1, bevel=0.0)
         canvas.backdrop(Part(outline=mark, material=paint, shadow=0, rounding=0, mask=0.0))
     span = (0.0, wide)
