@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 
 from pycocotools import mask as coco_mask
@@ -110,27 +110,39 @@ def convert_all(listing: Listing, config: ConvertConfig) -> Iterator[Converted]:
         return
     # Spawned, not forked: the progress bar's thread may hold a lock in the moment of a fork.
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches the whole process group; only this process answers it, with one line.
-    quiet = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(config.workers, mp_context=context, initializer=quiet) as pool:
-        # A window rather than map(): finished images must not pile up before a slow disk.
-        window: deque[Future[Converted]] = deque(
-            pool.submit(convert_record, record, n, config)
-            for record, n in islice(numbered, 4 * config.workers)
-        )
+    # A window rather than map(): finished images must not pile up before a slow disk.
+    window: deque[Future[Converted]] = deque()
+    with ProcessPoolExecutor(config.workers, mp_context=context) as pool:
+
+        def submit(count: int) -> None:
+            with _deaf_children():
+                for record, n in islice(numbered, count):
+                    window.append(pool.submit(convert_record, record, n, config))
+
         try:
+            submit(4 * config.workers)
             while window:
                 result = window.popleft().result()
-                for record, n in islice(numbered, 1):
-                    window.append(pool.submit(convert_record, record, n, config))
+                submit(1)
                 yield result
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker process died, most likely for lack of memory; try --workers 1"
             ) from error
         finally:
-            for future in window:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started inside never hear Ctrl-C, which reaches the whole process group: only this
+    one answers it, with one line, instead of a traceback from each (the pool starts its processes
+    when work is handed in)."""
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[ShardSample]:
