@@ -217,7 +217,7 @@ def mask_losses(
     draw: Draw | None = None,
     r: int = 0,
 ) -> LossTerms:
-    """The loss of each mask in one round, in float32 whatever autocast says.
+    """The loss of each mask in one round, in float32 under autocast too: it multiplies no matrices.
 
     Only the best of the K masks receives the gradient of the mask loss (A): the K are compared
     without a graph first, so that one graph is kept, not K.
@@ -236,37 +236,36 @@ def mask_losses(
     Raises:
         ValueError: masks of another side than `resolution` wants, or points without `draw`.
     """
-    with torch.autocast(prediction.mask_logits.device.type, enabled=False):
-        M, K, g, _ = prediction.mask_logits.shape
-        logits, predicted = prediction.mask_logits, prediction.iou
-        if logits.dtype != torch.float64:
-            logits, predicted = logits.float(), predicted.float()
-        targets = targets != 0
+    M, K, g, _ = prediction.mask_logits.shape
+    logits, predicted = prediction.mask_logits, prediction.iou
+    if logits.dtype != torch.float64:
+        logits, predicted = logits.float(), predicted.float()
+    targets = targets != 0
 
-        def terms(masks: Tensor) -> _MaskTerms:
-            places = _compare(masks, targets, valid, cfg=cfg, draw=draw, r=r)
-            return focal_and_dice(places.logits, places.target, places.valid, cfg=cfg)
+    def terms(masks: Tensor) -> _MaskTerms:
+        places = _compare(masks, targets, valid, cfg=cfg, draw=draw, r=r)
+        return focal_and_dice(places.logits, places.target, places.valid, cfg=cfg)
 
-        best = torch.zeros(M, dtype=torch.long, device=logits.device)
-        chosen = logits[:, 0]
-        if K > 1:
-            with torch.no_grad():
-                best = torch.stack([terms(m).weighted(cfg) for m in logits.unbind(1)]).argmin(0)
-            chosen = logits.gather(1, best[:, None, None, None].expand(M, 1, g, g))[:, 0]
-        mask_terms = terms(chosen)
+    best = torch.zeros(M, dtype=torch.long, device=logits.device)
+    chosen = logits[:, 0]
+    if K > 1:
+        with torch.no_grad():
+            best = torch.stack([terms(m).weighted(cfg) for m in logits.unbind(1)]).argmin(0)
+        chosen = logits.gather(1, best[:, None, None, None].expand(M, 1, g, g))[:, 0]
+    mask_terms = terms(chosen)
 
-        real_iou = mask_iou(logits, to_grid(targets, g), to_grid(valid, g))
-        squared = (predicted - real_iou).square()
-        every = IouMasks(cfg.iou_masks) == IouMasks.all
-        iou_loss = squared.mean(1) if every else squared.gather(1, best[:, None])[:, 0]
-        return LossTerms(
-            total=mask_terms.weighted(cfg) + cfg.iou_weight * iou_loss,
-            focal=mask_terms.focal.detach(),
-            dice=mask_terms.dice.detach(),
-            iou_loss=iou_loss.detach(),
-            real_iou=real_iou,
-            best=best,
-        )
+    real_iou = mask_iou(logits, to_grid(targets, g), to_grid(valid, g))
+    squared = (predicted - real_iou).square()
+    every = IouMasks(cfg.iou_masks) == IouMasks.all
+    iou_loss = squared.mean(1) if every else squared.gather(1, best[:, None])[:, 0]
+    return LossTerms(
+        total=mask_terms.weighted(cfg) + cfg.iou_weight * iou_loss,
+        focal=mask_terms.focal.detach(),
+        dice=mask_terms.dice.detach(),
+        iou_loss=iou_loss.detach(),
+        real_iou=real_iou,
+        best=best,
+    )
 
 
 __all__ = [

@@ -33,7 +33,7 @@ def test_cell_centres_are_x_y_pixel_indices() -> None:
 def test_to_grid_samples_the_cell_centre() -> None:
     masks = torch.zeros(1, 16, 16, dtype=torch.uint8)
     masks[0, 4:8, 8:12] = 1  # exactly cell (1, 2) of a grid of 4
-    masks[0, 15, 15] = 1  # too small to reach a centre
+    masks[0, 4, :4] = masks[0, :4, 4] = 1  # too thin to reach a centre
     expected = torch.zeros(1, 4, 4, dtype=torch.bool)
     expected[0, 1, 2] = True
     assert torch.equal(to_grid(masks, 4), expected)

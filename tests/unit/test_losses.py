@@ -213,7 +213,7 @@ def test_what_lies_in_the_padding_does_not_count() -> None:
     prediction, targets, valid = random_case(8)
     changed = prediction.mask_logits.masked_fill(~valid[:, None], 50.0)
     a = losses(prediction, targets, valid)
-    b = losses(Prediction(mask_logits=changed, iou=prediction.iou), targets, valid)
+    b = losses(Prediction(mask_logits=changed, iou=prediction.iou), targets | ~valid, valid)
     for name in ("total", "focal", "dice", "iou_loss", "real_iou", "best"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
 
@@ -239,14 +239,17 @@ def test_no_mask_at_all_keeps_its_graph() -> None:
     assert terms.real_iou.shape == (0, 3)
 
 
-def test_float32_under_autocast() -> None:
+@pytest.mark.parametrize("resolution", list(Resolution))
+def test_float32_under_autocast(resolution: Resolution) -> None:
     """bfloat16 logits inside autocast give exactly what their float32 copies give outside."""
     prediction, targets, valid = random_case(9)
     low = Prediction(mask_logits=prediction.mask_logits.bfloat16(), iou=prediction.iou.bfloat16())
+    cfg = LossConfig(resolution=resolution, points=PointsConfig(number=40))
+    draw = Draw(seed=0, step=0, ids=torch.arange(5))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = losses(low, targets, valid, resolution=Resolution.grid)
+        inside = mask_losses(low, targets, valid, cfg=cfg, draw=draw)
     copy = Prediction(mask_logits=low.mask_logits.float(), iou=low.iou.float())
-    outside = losses(copy, targets, valid)
+    outside = mask_losses(copy, targets, valid, cfg=cfg, draw=draw)
     assert inside.total.dtype == torch.float32
     assert torch.equal(inside.total, outside.total)
 
@@ -269,15 +272,15 @@ def disc() -> tuple[Prediction, Tensor, Tensor]:
     cells = torch.arange(32.0) * 4 + 1.5
     distance = ((cells[:, None] - 64) ** 2 + (cells[None] - 56) ** 2).sqrt()
     prediction = Prediction(mask_logits=((30 - distance) / 4)[None, None], iou=torch.zeros(1, 1))
-    return prediction, target, (columns < 100)[None]
+    return prediction, target, (columns < 60)[None]
 
 
-def at_points(number: int, importance: float) -> LossTerms:
-    """The disc compared at points."""
+def at_points(number: int, importance: float, *, r: int = 0) -> LossTerms:
+    """The disc compared at the points of round r."""
     points = PointsConfig(number=number, importance=importance)
     cfg = LossConfig(resolution=Resolution.points, points=points)
     draw = Draw(seed=1, step=2, ids=torch.tensor([17]))
-    return mask_losses(*disc(), cfg=cfg, draw=draw)
+    return mask_losses(*disc(), cfg=cfg, draw=draw, r=r)
 
 
 def test_uniform_points_estimate_the_loss_of_the_input_resolution() -> None:
@@ -291,6 +294,7 @@ def test_important_points_are_harder_and_repeatable() -> None:
     plain, important = at_points(2000, 0.0), at_points(2000, 0.75)
     assert important.focal.item() > 1.3 * plain.focal.item()
     assert torch.equal(important.total, at_points(2000, 0.75).total)
+    assert not torch.equal(important.total, at_points(2000, 0.75, r=1).total)
 
 
 def test_points_do_not_depend_on_the_company_of_a_mask() -> None:

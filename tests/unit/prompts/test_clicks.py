@@ -34,7 +34,9 @@ def test_the_last_rank_is_never_passed() -> None:
     region = torch.ones(1, 8, 8, dtype=torch.bool)
     u = torch.nextafter(torch.tensor([1.0]), torch.tensor([0.0]))
     assert uniform_click(region, u).cell.tolist() == [[7, 7]]
-    assert uniform_click(region, torch.ones(1)).cell.tolist() == [[7, 7]]
+    region[0, 3:] = False
+    region[0, 2, 5:] = False
+    assert uniform_click(region, torch.ones(1)).cell.tolist() == [[2, 4]]
 
 
 def test_clicks_are_uniform_over_the_region() -> None:
@@ -154,3 +156,4 @@ def test_logit_zero_counts_as_background() -> None:
     valid = torch.ones(1, 8, 8, dtype=torch.bool)
     assert torch.equal(error_region(zero, valid, valid), valid)
     assert not error_region(zero, ~valid, valid).any()
+    assert not error_region(zero + 1e-6, valid, valid).any()

@@ -328,6 +328,21 @@ def test_prompts_do_not_depend_on_the_company_of_a_mask() -> None:
             assert torch.equal(prompts.mask_logits, torch.cat(fed))
 
 
+def test_each_round_clicks_anew() -> None:
+    """The same error, over the whole photo, is clicked at another place each round."""
+    batch = make_batch(40, sizes=((64, 64),))
+    batch.masks.fill_(1)
+    rounds = make_rounds(batch, PromptsConfig(mask_only=0))
+    prompts = rounds.first()
+    for r in range(1, 9):
+        nothing = Prediction(mask_logits=-torch.ones(40, 1, G, G), iou=torch.zeros(40, 1))
+        prompts = rounds.next(r, prompts, nothing)
+    for one in prompts.coords[:, 2:].tolist():
+        assert len({tuple(xy) for xy in one}) >= 6  # 8 draws from 256 cells
+    steps = prompts.coords[:, 2:].flatten(1)
+    assert abs(torch.corrcoef(steps.T)[0, 2:]).max() < 0.6
+
+
 def test_steps_differ_and_repeat() -> None:
     batch = make_batch(30)
     last = [play(batch, step=s)[-1].coords for s in (4, 4, 5)]
