@@ -109,18 +109,22 @@ def lens(*, length: float = 1.0, width: float = 0.4, skew: float = 0.0) -> Outli
     return np.concatenate([top, np.stack([length * t, half], 1)[-2:0:-1]])
 
 
+def _spline(nodes: Outline, steps: int = 5) -> Outline:
+    """Catmull-Rom curve through [n, 2] nodes, `steps` points to each piece."""
+    p = np.concatenate([nodes[:1], nodes, nodes[-1:]])[:, None]
+    t = np.linspace(0.0, 1.0, steps, endpoint=False)[None, :, None]
+    p0, p1, p2, p3 = p[:-3], p[1:-2], p[2:-1], p[3:]
+    bend = 2 * p0 - 5 * p1 + 4 * p2 - p3
+    pieces = p1 + 0.5 * t * (p2 - p0 + t * (bend + t * (3 * (p1 - p2) + p3 - p0)))
+    return np.concatenate([pieces.reshape(-1, 2), nodes[-1:]])
+
+
 def turned(profile: Sequence[tuple[float, float]], *, smooth: bool = True) -> Outline:
     """Silhouette of a turned body: mirror a profile of (half width, y) pairs, top to bottom."""
     nodes = np.asarray(profile, dtype=np.float64)
     if smooth:
-        at = np.linspace(0.0, len(nodes) - 1.0, 5 * len(nodes))
-        low = np.minimum(at.astype(int), len(nodes) - 2)
-        f = at - low
-        # Cosine easing between the nodes: vertical tangents at each, as a lathe leaves them.
-        ease = (0.5 - 0.5 * np.cos(np.pi * f))[:, None]
-        curve = nodes[low] * (1 - ease) + nodes[low + 1] * ease
-        curve[:, 1] = nodes[low, 1] * (1 - f) + nodes[low + 1, 1] * f
-        nodes = curve
+        nodes = _spline(nodes)
+        nodes[:, 0] = np.maximum(nodes[:, 0], 0.0)
     return np.concatenate([nodes, (nodes * (-1.0, 1.0))[::-1]])
 
 

@@ -286,7 +286,7 @@ def coral(stage: Stage) -> Part:
     for angle in rng.uniform(-0.1, 0.1, 5) + np.linspace(-0.17, 0.17, 5):
         turn = angle * 2 * np.pi
         tip = np.array([np.sin(turn) * 1.15, 0.45 - np.cos(turn) * 1.3])
-        limbs.append(g.stroke([[0.0, 0.5], tip * 0.55, tip], (0.22, 0.15)))
+        limbs.append(g.stroke(np.stack([(0.0, 0.5), tip * 0.55, tip]), (0.22, 0.15)))
         limbs.append(g.ellipse(float(tip[0]), float(tip[1]), 0.1, sides=16))
     return Part(outline=limbs, material=material, rounding=0.15)
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from data_tools.scenes.backdrop import Slot
 from data_tools.scenes.canvas import Canvas
 from data_tools.scenes.geometry import Frame, Rng, ellipse
 from data_tools.scenes.masks import visible_masks
 from data_tools.scenes.noise import noise_tiles
 from data_tools.scenes.paint import develop
 from data_tools.scenes.parts import Part
-from data_tools.scenes.settings import SETTINGS, Slot
+from data_tools.scenes.settings import SETTINGS
 from data_tools.scenes.stage import Stage
 
 

@@ -157,7 +157,7 @@ def lamp_post(stage: Stage) -> Part:
     pole = [g.stroke([[0.0, 1.0], [0.0, -0.9]], (0.1, 0.06)), g.box(-0.1, 0.9, 0.1, 1.0)]
     if rng.random() < 0.5:
         pole.append(g.stroke(g.arc(0.22, -0.85, 0.22, 0.14, start=0.5, stop=1.0), 0.06))
-        head = g.turned([(0.05, -0.9), (0.18, -0.7)], smooth=False) + (0.44, 0.05)
+        head = g.place(g.turned([(0.05, -0.9), (0.18, -0.7)], smooth=False), 0.44, 0.05)
     else:
         head = g.turned([(0.06, -1.0), (0.17, -0.9), (0.12, -0.62)], smooth=False)
     glow = plain(c.Hues((0.1, 0.15), (0.15, 0.4), (0.92, 1.0)).draw(rng))
@@ -216,23 +216,20 @@ def traffic_light(stage: Stage) -> Part:
 def person(stage: Stage) -> Part:
     """A standing figure: head with hair, shirt, arms, trousers, shoes."""
     rng = stage.rng
-    skin = stage.colour(c.SKIN)
+    skin = c.SKIN.draw(rng)
     shirt = stage.colour(c.ANY)
     cloth = textured(rng, shirt)
     trousers = plain(stage.colour(c.ANY, shirt))
     legs = [g.stroke([[s * 0.13, 0.25], [s * 0.15, 0.9]], (0.24, 0.17)) for s in (-1.0, 1.0)]
     shoes = [g.round_box(s * 0.17 - 0.12, 0.88, s * 0.17 + 0.12, 1.0, 0.06) for s in (-1.0, 1.0)]
     swing = rng.uniform(0.32, 0.5, 2)
-    arms = [
-        Part(
-            outline=g.stroke(
-                [[s * 0.24, -0.4], [s * w, -0.1], [s * (w + 0.02), 0.2]], (0.17, 0.11)
-            ),
-            material=cloth,
-            rounding=0.7,
-        )
-        for s, w in zip((-1.0, 1.0), swing, strict=True)
-    ]
+    arms = []
+    for side, width in zip((-1.0, 1.0), swing, strict=True):
+        path = [[side * 0.24, -0.4], [side * width, -0.1], [side * (width + 0.02), 0.2]]
+        hand = Part(outline=g.ellipse(side * (width + 0.02), 0.22, 0.085), mask=0.3)
+        hand.material = plain(skin)
+        sleeve = g.stroke(path, (0.19, 0.13))
+        arms.append(Part(outline=sleeve, material=cloth, rounding=0.7, back=[hand]))
     head = Part(outline=g.ellipse(0.0, -0.74, 0.17, 0.22), material=plain(skin), rounding=0.6)
     hair = np.concatenate(
         [
