@@ -31,14 +31,15 @@ class Windows:
 
     def split(self, x: Tensor) -> Tensor:
         """[B, height, width, C], already padded, to [B * windows, side, side, C]."""
-        x = x.unflatten(1, (-1, self.side)).unflatten(3, (-1, self.side))
+        B, H, W, C = x.shape
+        x = x.view(B, H // self.side, self.side, W // self.side, self.side, C)
         return x.transpose(2, 3).flatten(0, 2)
 
     def join(self, x: Tensor) -> Tensor:
         """[B * windows, side, side, C] to [B, height, width, C], the padding cut off."""
         rows, columns = (-(-size // self.side) for size in (self.height, self.width))
-        x = x.unflatten(0, (-1, rows, columns)).transpose(2, 3)
-        return x.flatten(1, 2).flatten(2, 3)[:, : self.height, : self.width]
+        x = x.view(-1, rows, columns, *x.shape[1:]).transpose(2, 3)
+        return x.flatten(3, 4).flatten(1, 2)[:, : self.height, : self.width]
 
 
 def relative_positions(table: Tensor, *, size: int) -> Tensor:
@@ -106,7 +107,7 @@ class Attention(nn.Module):
 
         The bias depends on the query (before scaling) and on rows and columns separately.
         """
-        grid = q.unflatten(2, (H, W))
+        grid = q.view(*q.shape[:2], H, W, -1)
         rows = relative_positions(self.rel_pos_h, size=H).to(q.dtype)
         columns = relative_positions(self.rel_pos_w, size=W).to(q.dtype)
         by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, rows)

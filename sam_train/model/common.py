@@ -28,18 +28,22 @@ class MLPBlock(nn.Module):
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of a map.
+    """LayerNorm over the channels of a map, with the reference's epsilon.
 
-    Inside this project maps are channels-last almost everywhere, so `forward` takes [..., C] like
-    any LayerNorm; `forward_map` takes [B, C, h, w].
+    Maps are channels-last in most of this project, where it is an ordinary LayerNorm. With very
+    few channels its kernels are slow, and `channels_first` is for those.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-6)
 
-    def forward_map(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] to [B, C, h, w]."""
-        return self(x.movedim(1, -1)).movedim(-1, 1)
+    def channels_first(self, x: Tensor) -> Tensor:
+        """[C, ...] to [C, ...], statistics in float32."""
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        centred = precise - precise.mean(0)
+        normed = centred * (centred.square().mean(0) + self.eps).rsqrt()
+        shape = (-1, *[1] * (x.ndim - 1))
+        return (normed * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
 
 
 class MLP(nn.Module):
@@ -48,14 +52,12 @@ class MLP(nn.Module):
     def __init__(self, dim: int, *, hidden: int, out: int, depth: int) -> None:
         super().__init__()
         widths = [dim, *[hidden] * (depth - 1), out]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in pairwise(widths)
-        )
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim] to [..., out]."""
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = F.relu(layer(x), inplace=True)
         last: Tensor = self.layers[-1](x)
         return last
 

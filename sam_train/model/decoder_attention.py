@@ -26,6 +26,25 @@ from torch import Tensor, nn
 from sam_train.model.common import keep_in_graph
 
 
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention, scaled by the root of the keys' width given in `q` already.
+
+    Args:
+        q: [M, H, Q, d], scaled.
+        k, v: [M, H, K, d].
+        bias: added to the scores, broadcast to [M, H, Q, K].
+
+    On GPUs a fused kernel; on CPUs plain products, since with this few tokens the fused kernel is
+    no faster in float32 and its backward pass several times slower in bfloat16.
+    """
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    scores = q @ k.transpose(2, 3)
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(dim=3).to(v.dtype) @ v
+
+
 class Attention(nn.Module):
     """Multi-head attention whose inner width I may be smaller than its outer width C."""
 
@@ -42,14 +61,16 @@ class Attention(nn.Module):
         """[M, L, I] to [M, H, L, d]."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """`split`, divided by the root of the head width: queries, or keys in their stead."""
+        return self.split(x * (self.heads / x.shape[-1]) ** 0.5)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
         """Projected queries [M, Q, I], keys and values [M, K, I] to [M, Q, C].
 
         `bias` is added to the scores before the softmax: [M, 1, 1, K].
         """
-        out = F.scaled_dot_product_attention(
-            self.split(q), self.split(k), self.split(v), attn_mask=bias
-        )
+        out = softmax_attention(self.scaled(q), self.split(k), self.split(v), bias=bias)
         return self.join(out)
 
     def join(self, x: Tensor) -> Tensor:
@@ -60,6 +81,31 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
         """Queries [M, Q, C], keys and values [M, K, C] to [M, Q, C]."""
         return self.attend(self.q_proj(q), self.k_proj(k), self.v_proj(v), bias=bias)
+
+
+def write(
+    attention: Attention, cells: Tensor, *, scores: Tensor, values: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Cells plus what they get from attending to tokens: [M, N, C].
+
+    Weights sum to one in each head, so an equal share of the output bias may ride on the folded
+    values, and the residual on the product: one pass over the cells instead of three.
+
+    Args:
+        attention: the layer.
+        cells: [M, N, C].
+        scores: [M, H, T, N]. Tokens stand before cells, since a softmax over a short last axis is
+            slow on every device.
+        values: [M, T, C], not projected yet.
+        bias: [M, 1, 1, T], added to the scores.
+    """
+    if bias is not None:
+        scores = scores + bias.transpose(2, 3)
+    weights = scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)
+    heads = attention.heads
+    out_weight = attention.out_proj.weight.view(cells.shape[2], heads, -1).permute(1, 2, 0)
+    v = attention.split(attention.v_proj(values)) @ out_weight + attention.out_proj.bias / heads
+    return torch.baddbmm(cells, weights, v.flatten(1, 2))
 
 
 @dataclass(slots=True)
@@ -74,13 +120,10 @@ class Image:
     def read(self, attention: Attention, queries: Tensor) -> Tensor:
         """Tokens attend to the image: queries [M, T, C] to [M, T, C]."""
         heads = attention.heads
-        q = attention.split(attention.q_proj(queries))
+        q = attention.scaled(attention.q_proj(queries))
         M, _, T, d = q.shape
-        key_weight = attention.k_proj.weight.view(heads, d, -1)
-        folded = (q @ key_weight).flatten(1, 2)
-        means = F.scaled_dot_product_attention(
-            folded[:, None], self.located[:, None], self.cells[:, None], scale=d**-0.5
-        )
+        folded = (q @ attention.k_proj.weight.view(heads, d, -1)).flatten(1, 2)
+        means = softmax_attention(folded[:, None], self.located[:, None], self.cells[:, None])
         value_weight = attention.v_proj.weight.view(heads, d, -1).transpose(1, 2)
         v = means.view(M, heads, T, -1) @ value_weight + attention.v_proj.bias.view(heads, 1, d)
         # A key bias shifts all scores of a query alike, which the softmax does not see.
@@ -89,31 +132,14 @@ class Image:
     def written(
         self, attention: Attention, *, keys: Tensor, values: Tensor, bias: Tensor | None
     ) -> Tensor:
-        """The cells plus what they get from attending to tokens: [M, N, C].
-
-        Args:
-            attention: the layer.
-            keys, values: [M, T, C].
-            bias: [M, 1, 1, T], added to the scores.
-        """
+        """The image attends to tokens, keys and values [M, T, C]: see `write`."""
         heads = attention.heads
-        k = attention.split(attention.k_proj(keys))
-        M, _, T, d = k.shape
-        k = k * d**-0.5
-        query_weight = attention.q_proj.weight.view(heads, d, -1)
-        shift = k @ attention.q_proj.bias.view(heads, d, 1)
-        if bias is not None:
-            shift = shift + bias.transpose(2, 3)
+        k = attention.scaled(attention.k_proj(keys))
+        query_weight = attention.q_proj.weight.view(heads, k.shape[3], -1)
         folded = (k @ query_weight).flatten(1, 2)
-        scores = (folded @ self.located.transpose(1, 2)).view(M, heads, T, -1) + shift
-        weights = scores.softmax(dim=2).to(folded.dtype).flatten(1, 2)
-        out_weight = attention.out_proj.weight.view(-1, heads, d).permute(1, 2, 0)
-        v = attention.split(attention.v_proj(values))
-        # Weights sum to one in each head, so an equal share of the output bias may ride on the
-        # values, and the residual on the product: one pass over the cells instead of three.
-        share = attention.out_proj.bias / heads
-        written = (v @ out_weight + share).flatten(1, 2)
-        return torch.baddbmm(self.cells, weights.transpose(1, 2), written)
+        scores = (folded @ self.located.transpose(1, 2)).view(*k.shape[:3], -1)
+        scores = scores + k @ attention.q_proj.bias.view(heads, -1, 1)
+        return write(attention, self.cells, scores=scores, values=values, bias=bias)
 
 
 @dataclass(slots=True)
@@ -154,11 +180,11 @@ class FactoredImage:
     def written(
         self, attention: Attention, *, keys: Tensor, values: Tensor, bias: Tensor | None
     ) -> Tensor:
-        """As `Image.written`."""
-        q = self._project(attention.q_proj, located=True)
-        k, v = attention.k_proj(keys), attention.v_proj(values)
+        """The image attends to tokens, keys and values [M, T, C]: see `write`."""
+        q = attention.split(self._project(attention.q_proj, located=True))
+        scores = attention.scaled(attention.k_proj(keys)) @ q.transpose(2, 3)
         cells = self.expand(self.base, self.weight)
-        return cells + attention.attend(q, k, v, bias=bias)
+        return write(attention, cells, scores=scores, values=values, bias=bias)
 
 
 __all__ = ["Attention", "FactoredImage", "Image"]

@@ -122,16 +122,16 @@ class ImageEncoderViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised, padded images float [B, 3, S, S] to embeddings [B, C, h, w]."""
-        x = self.patch_embed(images) + self.pos_embed
+        x: Tensor = self.patch_embed(images) + self.pos_embed
         for block in self.blocks:
             if self.checkpoint_blocks and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
-        reduce, reduce_norm, smooth, smooth_norm = self.neck
-        x = reduce_norm.forward_map(reduce(x.movedim(-1, 1)))
-        embeddings: Tensor = smooth_norm.forward_map(smooth(x))
-        return embeddings
+        narrow, narrow_norm, smooth, smooth_norm = self.neck
+        x = narrow_norm(narrow(x.movedim(-1, 1)).movedim(1, -1))
+        x = smooth_norm(smooth(x.movedim(-1, 1)).movedim(1, -1))
+        return x.movedim(-1, 1)
 
 
 __all__ = ["Block", "ImageEncoderViT", "PatchEmbed"]

@@ -99,7 +99,7 @@ class MaskDecoder(nn.Module):
             [self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in asked], dim=1
         )
         logits = self._masks(cells, hypernetworks)
-        iou = self.iou_prediction_head(tokens[:, 0])[:, asked.start : asked.stop]
+        iou: Tensor = self.iou_prediction_head(tokens[:, 0])[:, asked.start : asked.stop]
         unasked = [m for i, m in enumerate(self.output_hypernetworks_mlps) if i not in asked]
         iou = keep_in_graph(iou, (p for m in unasked for p in m.parameters()))
         return Prediction(mask_logits=logits, iou=iou)
@@ -129,20 +129,19 @@ class MaskDecoder(nn.Module):
         first, norm, first_act, second, second_act = self.output_upscaling
         M, K, _ = hypernetworks.shape
         side = math.isqrt(cells.shape[1])
-        x = _upscale(cells, first)
-        x = first_act(norm(x))
+        x = first_act(norm(_upscale(cells, first)))
         x = second_act(_upscale(x, second))
-        pixels = x.reshape(M, side * side * 16, -1)
-        logits = hypernetworks @ pixels.transpose(1, 2)
-        nested = logits.view(M, K, side, side, 2, 2, 2, 2)
-        return nested.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(M, K, 4 * side, 4 * side)
+        logits: Tensor = x.flatten(1, 3) @ hypernetworks.transpose(1, 2)
+        nested = logits.view(M, side, side, 2, 2, 2, 2, K)
+        return nested.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(M, K, 4 * side, 4 * side)
 
 
-def _upscale(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
+def _upscale(x: Tensor, conv: nn.Module) -> Tensor:
     """[..., C] to [..., 4, C']: the four pixels (row-major) that `conv` makes of each cell."""
-    weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    assert isinstance(conv, nn.ConvTranspose2d)
     assert conv.bias is not None
-    return F.linear(x, weight, conv.bias.repeat(4)).unflatten(-1, (4, -1))
+    weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return F.linear(x, weight, conv.bias.repeat(4)).view(*x.shape[:-1], 4, -1)
 
 
 __all__ = ["MULTIMASKS", "MaskDecoder"]

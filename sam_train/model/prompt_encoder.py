@@ -60,7 +60,8 @@ class PositionEmbeddingRandom(nn.Module):
         device = self.positional_encoding_gaussian_matrix.device
         centres = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
         y, x = torch.meshgrid(centres, centres, indexing="ij")
-        return self(torch.stack([x, y], dim=-1).flatten(0, 1))
+        encoded: Tensor = self(torch.stack([x, y], dim=-1).flatten(0, 1))
+        return encoded
 
 
 class PromptEncoder(nn.Module):
@@ -110,9 +111,11 @@ class PromptEncoder(nn.Module):
         """M prompts, input frame, to their embeddings."""
         tokens = self._embed_tokens(prompts.coords, prompts.labels)
         last = self.mask_downscaling[6]
-        weight, bias = last.weight.flatten(1), last.bias
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        features: Tensor | None = None
+        bias: Tensor = last.bias
         if prompts.mask_logits is None:
-            features = None
             bias = keep_in_graph(self.no_mask_embed.weight[0], self.mask_downscaling.parameters())
         else:
             features = self._embed_masks(prompts.mask_logits)
@@ -121,7 +124,7 @@ class PromptEncoder(nn.Module):
             tokens=tokens,
             present=prompts.labels != ABSENT,
             dense_features=features,
-            dense_weight=weight,
+            dense_weight=last.weight.flatten(1),
             dense_bias=bias,
         )
 
@@ -130,9 +133,7 @@ class PromptEncoder(nn.Module):
 
         One table serves every label, so each of its rows gets a gradient whatever was drawn.
         """
-        table = torch.cat(
-            [self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)]
-        )
+        table = torch.cat([self.not_a_point_embed.weight, *self.point_embeddings.parameters()])
         kind = F.embedding((labels - PAD).clamp(min=0), table)
         # The half pixel is added here and nowhere else: 0.0 is the centre of the first pixel.
         place = self.pe_layer((coords + 0.5) / self.image_size).to(kind.dtype)
@@ -141,18 +142,30 @@ class PromptEncoder(nn.Module):
     def _embed_masks(self, logits: Tensor) -> Tensor:
         """Logits [M, 1, 4h, 4w] to features [M, h * w, F].
 
-        The 2x2 stride-2 convolutions are linear layers over 2x2 blocks. Brought into the order
-        (cell, block, pixel of the block) once, nothing has to move after that.
+        The 2x2 stride-2 convolutions are matrix products over 2x2 blocks. With the pixel's place
+        in its cell in front, [2x2 pixels of a block, 2x2 blocks of a cell, M x cells], nothing
+        has to move between them. Channels come first: there are only 4, then 16 of them.
         """
         first, first_norm, first_act, second, second_norm, second_act, _ = self.mask_downscaling
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(second, nn.Conv2d)
+        assert isinstance(first_norm, LayerNorm2d)
+        assert isinstance(second_norm, LayerNorm2d)
         g = self.grid
-        blocks = logits.reshape(-1, g, 2, 2, g, 2, 2).permute(0, 1, 4, 2, 5, 3, 6)
-        pixels = blocks.reshape(-1, g * g, 4, 4).to(first.weight.dtype)
-        x = F.linear(pixels, first.weight.flatten(1), first.bias)
-        x = first_act(first_norm(x)).flatten(2)
-        x = F.linear(x, second.weight.permute(0, 2, 3, 1).flatten(1), second.bias)
-        features: Tensor = second_act(second_norm(x))
+        nested = logits.reshape(-1, g, 2, 2, g, 2, 2).permute(3, 6, 2, 5, 0, 1, 4)
+        pixels = nested.reshape(4, -1).to(first.weight.dtype)
+        x = convolve(first.weight.flatten(1), pixels, bias=first.bias)
+        x = first_act(first_norm.channels_first(x)).view(second.weight[0].numel(), -1)
+        x = convolve(second.weight.flatten(1), x, bias=second.bias)
+        x = second_act(second_norm.channels_first(x))
+        features: Tensor = x.view(-1, logits.shape[0], g * g).movedim(0, -1)
         return features
+
+
+def convolve(weight: Tensor, x: Tensor, *, bias: Tensor | None) -> Tensor:
+    """Weight [O, I] times pixels [I, P], and the bias [O]: [O, P]."""
+    assert bias is not None
+    return torch.addmm(bias[:, None], weight, x)
 
 
 __all__ = ["PositionEmbeddingRandom", "PromptEmbeddings", "PromptEncoder"]

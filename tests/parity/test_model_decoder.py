@@ -160,10 +160,12 @@ def test_a_mix_of_points_and_boxes_over_several_images(pair: Pair, assert_close:
     )
     with torch.no_grad():
         got = pair.ours.decode(embedding, index, mixed, multimask=False)
-        for k, (image, one) in enumerate(zip(index.tolist(), given, strict=True)):
-            logits, iou = reference(pair, embedding[image : image + 1], one, multimask=False)
-            assert_close(got.mask_logits[k : k + 1], logits)
-            assert_close(got.iou[k : k + 1], iou)
+        expected = [
+            reference(pair, embedding[image : image + 1], one, multimask=False)
+            for image, one in zip(index.tolist(), given, strict=True)
+        ]
+    assert_close(got.mask_logits, torch.cat([logits for logits, _ in expected]))
+    assert_close(got.iou, torch.cat([iou for _, iou in expected]))
 
 
 @pytest.mark.parametrize("mask", [False, True])
