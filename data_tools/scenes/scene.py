@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -74,15 +74,23 @@ def compose(canvas: Canvas, rng: Rng) -> None:
     shares = np.array([share for _, share in SETTINGS])
     paint_setting, _ = SETTINGS[int(rng.choice(len(SETTINGS), p=shares / shares.sum()))]
     taken: list[tuple[float, float, float]] = []
-    for slot in paint_setting(canvas, rng).slots:
+    for slot in _filled(canvas, rng, paint_setting(canvas, rng).slots):
         frame = _find_room(canvas, rng, slot, taken)
         taken.append((frame.x, frame.y, frame.scale))
         family = slot.families[int(rng.integers(len(slot.families)))]
         stage = Stage(rng, canvas.colour_at(frame.x, frame.y, 0.8 * frame.scale))
         thing = family(stage)
+        if slot.standing:
+            frame = grounded(thing, frame)
         if slot.shadow > 0:
             cast_shadow(canvas, thing, frame, slot)
         canvas.add(thing, frame)
+
+
+def _filled(canvas: Canvas, rng: Rng, slots: list[Slot]) -> list[Slot]:
+    """The slots of a square, as many times as the picture is larger than one."""
+    squares = canvas.right * canvas.bottom
+    return [slot for slot in slots for _ in range(int(squares + rng.random() * (squares > 1)))]
 
 
 def _find_room(
@@ -111,6 +119,12 @@ def _find_room(
     return Frame(x=best[0], y=best[1], scale=best[2], angle=angle, mirror=mirror)
 
 
+def grounded(thing: Part, frame: Frame) -> Frame:
+    """`frame` moved down or up so that the thing's lowest point is where its foot should be."""
+    lowest = max(float(frame.to_scene(outline)[:, 1].max()) for outline in thing.silhouette())
+    return replace(frame, y=frame.y + frame.y + frame.scale - lowest)
+
+
 def cast_shadow(canvas: Canvas, thing: Part, frame: Frame, slot: Slot) -> None:
     """The thing's silhouette on the ground (standing) or just beside it (lying, hanging)."""
     outlines = [frame.to_scene(outline) for outline in thing.silhouette()]
@@ -119,7 +133,8 @@ def cast_shadow(canvas: Canvas, thing: Part, frame: Frame, slot: Slot) -> None:
         moved = [o - np.array([side, front]) * 0.12 * frame.scale for o in outlines]
         canvas.veil(moved, softness=0.05 * frame.scale + 0.004, strength=slot.shadow)
         return
-    foot = frame.y + frame.scale
+    points = np.concatenate(outlines)
+    foot = float(points[:, 1].max())
     # Upright matter laid down on the ground, away from the light, foreshortened.
     flat = [
         np.stack(
@@ -128,5 +143,7 @@ def cast_shadow(canvas: Canvas, thing: Part, frame: Frame, slot: Slot) -> None:
         for o in outlines
     ]
     canvas.veil(flat, softness=0.1 * frame.scale, strength=slot.shadow)
-    contact = ellipse(frame.x, foot, 0.6 * frame.scale, 0.1 * frame.scale, sides=20)
+    base = points[points[:, 1] > foot - 0.12 * frame.scale, 0]
+    reach = max(0.6 * float(np.ptp(base)), 0.15 * frame.scale)
+    contact = ellipse(float(base.mean()), foot, reach, 0.1 * frame.scale, sides=20)
     canvas.veil([contact], softness=0.14 * frame.scale, strength=0.8 * slot.shadow)

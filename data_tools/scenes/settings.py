@@ -13,3 +13,4 @@ from data_tools.scenes.outdoors import lake, meadow, sea, street
 SETTINGS: tuple[tuple[Callable[[Canvas, Rng], Setting], float], ...] = (
     (meadow, 0.24), (street, 0.18), (table, 0.25), (desk, 0.19), (sea, 0.08), (lake, 0.06),
 )  # fmt: skip
+"""Each setting with its share of the scenes."""
