@@ -14,7 +14,7 @@ from data_tools.scenes.colours import Colour
 from data_tools.scenes.geometry import Frame, Outline, Rng
 from data_tools.scenes.noise import TILE, noise_tiles
 from data_tools.scenes.parts import Material, Part
-from data_tools.scenes.raster import bounds, coverage, local_means, soften
+from data_tools.scenes.raster import bounds, coverage, local_means, normals, soften
 
 
 @dataclass(slots=True)
@@ -144,14 +144,15 @@ class Canvas:
             parameters = self._parameters(part, frame, extent, horizon)
             parameters[kernel.NODE] = number
             parameters[kernel.WINDOW_X], parameters[kernel.WINDOW_Y] = window.x0, window.y0
-            parameters[kernel.RADIUS] = 1.3 * max(radius, 1)
+            normal, cell, margin = normals(window.cover, radius)
+            parameters[kernel.CELL], parameters[kernel.MARGIN] = cell, margin
             parameters[kernel.SHADOW_X] = -self.light[0] * reach
             parameters[kernel.SHADOW_Y] = -self.light[1] * reach
             kernel.paint(
                 self.image,
                 self.owner,
                 window.cover,
-                soften(window.cover, radius),
+                normal,
                 soften(window.cover, reach),
                 parameters,
                 noise_tiles(),

@@ -16,10 +16,10 @@ PLAIN, STRIPES, CHECKS, WOOD, SPECKLES, MARBLE, BRICKS, DOTS, CLOUDS, FADE, BLAD
 BASE, OTHER = 0, 3
 PATTERN, FREQUENCY, COSINE, SINE, ORIGIN_X, ORIGIN_Y, STRENGTH = range(6, 13)
 ROUGHNESS, NOISE_SCALE, NOISE_U, NOISE_V = range(13, 17)
-BEVEL, RADIUS, GLOSS, FADE_TOP, FADE_HEIGHT = range(17, 22)
-SHADOW, SHADOW_X, SHADOW_Y, HORIZON, UNIT = range(22, 27)
-WINDOW_X, WINDOW_Y, NODE = range(27, 30)
-PARAMETERS = 30
+BEVEL, GLOSS, FADE_TOP, FADE_HEIGHT, CELL, MARGIN = range(17, 23)
+SHADOW, SHADOW_X, SHADOW_Y, HORIZON, UNIT = range(23, 28)
+WINDOW_X, WINDOW_Y, NODE = range(28, 31)
+PARAMETERS = 31
 
 _jit = numba.njit(cache=True, nogil=True)
 _inline = numba.njit(cache=True, nogil=True, inline="always")
@@ -94,17 +94,26 @@ def _pattern(kind: int, u: float, v: float, noise: Any, pixel: float) -> Any:
 
 
 @_inline
-def _facing(soft: Any, i: int, j: int, slope: float, light: Any) -> Any:
-    """Cosine between the light and the surface whose height field is `soft`."""
-    h, w = soft.shape
-    nx = (soft[i, max(j - 1, 0)] - soft[i, min(j + 1, w - 1)]) * slope
-    ny = (soft[max(i - 1, 0), j] - soft[min(i + 1, h - 1), j]) * slope
+def _facing(normal: Any, x: Any, y: Any, light: Any) -> Any:
+    """Cosine between the light and the surface at (x, y), cells of the normals' grid."""
+    rows, columns, _ = normal.shape
+    x = min(max(x, 0.0), columns - 1.001)
+    y = min(max(y, 0.0), rows - 1.001)
+    i, j = int(y), int(x)
+    b, a = np.float32(y - i), np.float32(x - j)
+    top, low = normal[i], normal[i + 1]
+    nx = (top[j, 0] * (1 - a) + top[j + 1, 0] * a) * (1 - b)
+    nx += (low[j, 0] * (1 - a) + low[j + 1, 0] * a) * b
+    ny = (top[j, 1] * (1 - a) + top[j + 1, 1] * a) * (1 - b)
+    ny += (low[j, 1] * (1 - a) + low[j + 1, 1] * a) * b
     steep = nx * nx + ny * ny
     if steep > 0.9:
-        nx *= np.sqrt(0.9 / steep)
-        ny *= np.sqrt(0.9 / steep)
-        steep = 0.9
-    return nx * light[0] + ny * light[1] + np.sqrt(1.0 - steep) * light[2]
+        # No surface that is seen at all faces fully sideways.
+        shorten = np.sqrt(np.float32(0.9) / steep)
+        nx *= shorten
+        ny *= shorten
+        steep = np.float32(0.9)
+    return nx * light[0] + ny * light[1] + np.sqrt(1 - steep) * light[2]
 
 
 @_inline
@@ -134,7 +143,14 @@ def _texture(kind: int, p: Any, tiles: Any, px: float, py: float) -> Any:
 
 @_jit
 def paint(  # noqa: PLR0917  (compiled functions take no keyword-only arguments)
-    canvas: Any, owner: Any, cover: Any, soft: Any, near_shadow: Any, p: Any, tiles: Any, light: Any
+    canvas: Any,
+    owner: Any,
+    cover: Any,
+    normal: Any,
+    near_shadow: Any,
+    p: Any,
+    tiles: Any,
+    light: Any,
 ) -> None:
     """Paint one part onto `canvas` and enter it as owner where it covers half a pixel or more.
 
@@ -142,7 +158,7 @@ def paint(  # noqa: PLR0917  (compiled functions take no keyword-only arguments)
         canvas: float32 [H, W, 3], RGB around [0, 1], changed in place.
         owner: int16 [W, H] (column-major, as COCO's RLE wants it), changed in place.
         cover: float32 [h, w] coverage in the window, which may reach beyond the picture.
-        soft: float32 [h, w] `cover` blurred: height field of the bevel.
+        normal: float32 [rows, columns, 2] of `raster.normals`.
         near_shadow: float32 [h, w] `cover` blurred: darkness just beside the part.
         p: float64 [PARAMETERS], see the constants of this module; lengths in pixels.
         tiles: float32 [3, TILE, TILE].
@@ -152,7 +168,9 @@ def paint(  # noqa: PLR0917  (compiled functions take no keyword-only arguments)
     kind = int(p[PATTERN])
     x0, y0, node = int(p[WINDOW_X]), int(p[WINDOW_Y]), int(p[NODE])
     shade_x, shade_y = int(np.round(p[SHADOW_X])), int(np.round(p[SHADOW_Y]))
-    darkness, bevel, gloss, slope, rough = p[SHADOW], p[BEVEL], p[GLOSS], p[RADIUS], p[ROUGHNESS]
+    darkness, bevel, gloss, rough = p[SHADOW], p[BEVEL], p[GLOSS], p[ROUGHNESS]
+    per_cell, margin = 1.0 / p[CELL], p[MARGIN] - 0.5
+    flat = normal.shape[0] == 1
     for i in range(max(-y0, 0), min(h, canvas.shape[0] - y0)):
         for j in range(max(-x0, 0), min(w, canvas.shape[1] - x0)):
             a = cover[i, j]
@@ -165,7 +183,10 @@ def paint(  # noqa: PLR0917  (compiled functions take no keyword-only arguments)
                 continue
             share, fine = _texture(kind, p, tiles, x0 + j + 0.5, y0 + i + 0.5)
             share *= p[STRENGTH]
-            facing = _facing(soft, i, j, slope, light)
+            facing = light[2]
+            if not flat:
+                column, line = (j + 0.5) * per_cell + margin, (i + 0.5) * per_cell + margin
+                facing = _facing(normal, column, line, light)
             # Light from the sky keeps what is turned away from going black.
             shade = max(1.0 + bevel * (facing - light[2]), 0.42 + 0.12 * facing)
             shade *= 1.0 + rough * fine

@@ -177,6 +177,49 @@ def soften(image: Any, radius: int) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
+def normals(cover: Any, radius: int) -> Any:
+    """Which way a body with a rounded edge faces.
+
+    The height of the body is its coverage, softened; it is computed on coarse cells, since a
+    wide bevel is smooth, with room around for what the filters spread beyond the window.
+
+    Args:
+        cover: float32 [h, w].
+        radius: half the width of the rounded edge in pixels; 0 gives a flat body.
+
+    Returns:
+        float32 [rows, columns, 2]: x and y of the unit normal at the middle of each cell,
+        int cell side in pixels, int number of cells between the border and the window.
+    """
+    if radius < 1:
+        return np.zeros((1, 1, 2), np.float32), 1, 0
+    height, width = cover.shape
+    cell = max(1, radius // 3)
+    reach = max(1, radius // cell)
+    margin = 3 * reach + 1
+    rows = (height + cell - 1) // cell + 2 * margin
+    columns = (width + cell - 1) // cell + 2 * margin
+    coarse = np.zeros((rows, columns), np.float32)
+    share = np.float32(1.0 / (cell * cell))
+    for y in range(height):
+        line = coarse[y // cell + margin]
+        for x in range(width):
+            line[x // cell + margin] += cover[y, x] * share
+    soft = soften(coarse, reach)
+    result = np.zeros((rows, columns, 2), np.float32)
+    steepest = np.float32(1e-6)
+    for y in range(1, rows - 1):
+        for x in range(1, columns - 1):
+            nx = soft[y, x - 1] - soft[y, x + 1]
+            ny = soft[y - 1, x] - soft[y + 1, x]
+            result[y, x, 0], result[y, x, 1] = nx, ny
+            steepest = max(steepest, nx * nx + ny * ny)
+    # Upright at its steepest, however much the filters flattened a small or round body.
+    result /= np.sqrt(steepest)
+    return result, cell, margin
+
+
+@numba.njit(cache=True, nogil=True)
 def largest_component(columns: Any, node_set: Any, box: Any, stack: Any) -> Any:
     """Areas of a mask given as a set of owners.
 

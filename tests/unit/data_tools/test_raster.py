@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from data_tools.scenes import geometry as g
-from data_tools.scenes.raster import bounds, coverage, largest_component, soften
+from data_tools.scenes.raster import bounds, coverage, largest_component, normals, soften
 
 
 def _cover(outline: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -60,6 +60,25 @@ def test_soften_is_three_uniform_filters(radius: int) -> None:
     for _ in range(3):
         expected = ndimage.uniform_filter(expected, 2 * radius + 1, mode="constant")
     np.testing.assert_allclose(soften(image, radius), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("radius", [2, 9, 20])
+def test_normals_of_a_disc_point_outwards_alike_in_every_direction(radius: int) -> None:
+    cover = _cover(g.ellipse(40, 40, 30, sides=200), 80, 80)
+    field, cell, margin = normals(cover, radius)
+    rows, columns = np.indices(field.shape[:2])
+    out = np.stack([columns, rows], -1) + 0.5 - margin - 40 / cell
+    steepness = np.hypot(*np.moveaxis(field, -1, 0))
+    steep = steepness > 0.3
+    unit = out[steep] / np.hypot(*out[steep].T)[:, None]
+    assert steep.sum() > 20
+    assert ((field[steep] * unit).sum(-1) / steepness[steep]).min() > 0.9
+    assert steepness.max() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_body_without_bevel_is_flat() -> None:
+    field, _, _ = normals(_cover(g.ellipse(10, 10, 6), 20, 20), 0)
+    assert not field.any()
 
 
 def test_bounds_are_the_extremes() -> None:
