@@ -2,7 +2,7 @@
 
 from data_tools.scenes.scene import Scene, render_scene
 
-REVISION = 6
+REVISION = 7
 """Raised whenever the same seed draws another picture."""
 
 __all__ = ["REVISION", "Scene", "render_scene"]

@@ -22,20 +22,24 @@ from data_tools.scenes.paint import (
 from data_tools.scenes.parts import Material
 
 
-def table(canvas: Canvas, rng: Rng) -> Setting:
-    """A table before a wall."""
-    low, wide = canvas.bottom, canvas.right
-    edge = float(rng.uniform(0.45, 0.68)) * low
+def _wallpaper(rng: Rng) -> Material:
+    """Plaster, stripes, dots or painted brick."""
     paper = (c.PASTEL if rng.random() < 0.6 else c.ANY).draw(rng)
-    pattern = int(rng.choice([PLAIN, PLAIN, CLOUDS, STRIPES, DOTS, BRICKS]))
-    wall = Material(
+    return Material(
         base=paper,
         other=c.lighter(paper, float(rng.choice([-0.14, 0.16]))),
-        pattern=pattern,
+        pattern=int(rng.choice([PLAIN, PLAIN, CLOUDS, STRIPES, DOTS, BRICKS])),
         frequency=float(rng.uniform(5, 12)),
         roughness=0.025,
         bevel=0.0,
     )
+
+
+def table(canvas: Canvas, rng: Rng) -> Setting:
+    """A table before a wall."""
+    low, wide = canvas.bottom, canvas.right
+    edge = float(rng.uniform(0.45, 0.68)) * low
+    wall = _wallpaper(rng)
     everywhere(canvas, wall, mask=0.3)
     span = (0.08, wide - 0.08)
     hung: list[Family] = [flat.picture, flat.picture, flat.clock]
@@ -51,7 +55,7 @@ def table(canvas: Canvas, rng: Rng) -> Setting:
         )
         for _ in range(int(rng.integers(0, 3)))
     ]
-    top = c.pick(rng, c.WOODS if rng.random() < 0.6 else c.ANY, [paper])
+    top = c.pick(rng, c.WOODS if rng.random() < 0.6 else c.ANY, [wall.base])
     cloth = Material(
         base=top,
         other=c.lighter(top, float(rng.choice([-0.2, 0.2]))),
