@@ -1,4 +1,4 @@
-"""Multi-head attention of the image encoder: global or windowed, with decomposed relative position.
+"""Softmax attention, and that of the image encoder: in windows or over the whole image.
 
 Legend: H, W tokens of one image (or of one window) in rows and columns; N = H * W; d head width.
 """
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+FEW_KEYS = 1024
+"""Up to so many, a CPU holds all scores at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,34 @@ class Windows:
         return x.flatten(3, 4).flatten(1, 2)[:, : self.height, : self.width]
 
 
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T + bias) v, statistics in float32.
+
+    Args:
+        q: [B, heads, Q, D], already scaled.
+        k: [B, heads, K, D].
+        v: [B, heads, K, d], d <= D.
+        bias: broadcast to [B, heads, Q, K].
+
+    A fused kernel, except for few keys on a CPU: there plain products are as fast in float32 and
+    several times faster in bfloat16.
+    """
+    if q.device.type == "cpu" and k.shape[2] <= FEW_KEYS:
+        scores = q @ k.transpose(2, 3)
+        return (scores if bias is None else scores + bias).softmax(dim=3).to(v.dtype) @ v
+    # Fused kernels want values as wide as keys.
+    wide = F.pad(v, (0, q.shape[3] - v.shape[3]))
+    out = F.scaled_dot_product_attention(q, k, wide, attn_mask=bias, scale=1.0)
+    return out[..., : v.shape[3]]
+
+
+def one_hot_places(height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Row and column of each token of a grid, one-hot: [N, height + width]."""
+    rows = torch.eye(height, device=device, dtype=dtype).repeat_interleave(width, dim=0)
+    columns = torch.eye(width, device=device, dtype=dtype).repeat(height, 1)
+    return torch.cat([rows, columns], dim=1)
+
+
 def relative_positions(table: Tensor, *, size: int) -> Tensor:
     """The embedding of every (query, key) distance along one axis.
 
@@ -59,7 +90,7 @@ def relative_positions(table: Tensor, *, size: int) -> Tensor:
     return table[steps[:, None] - steps[None, :] + size - 1]
 
 
-class Attention(nn.Module):
+class GridAttention(nn.Module):
     """Self-attention over a [B, H, W, C] grid of tokens (paper A; ViTDet, Li et al. 2022).
 
     Args:
@@ -96,24 +127,27 @@ class Attention(nn.Module):
         return attended
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """Attention inside each grid: [B, H, W, 3C] to [B, H, W, C]."""
+        """Attention inside each grid: [B, H, W, 3C] to [B, H, W, C].
+
+        Relative position adds q . rel_h[row, key row] + q . rel_w[column, key column] to a score.
+        Both terms are themselves products, of H + W more channels: queries carry what each key
+        row and column adds, keys say (one-hot) where they stand. So any plain attention kernel
+        computes them exactly, and no [N, N] bias is ever made (FlashBias, arXiv 2505.12044).
+        """
         B, H, W, _ = qkv.shape
         q, k, v = qkv.view(B, H * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._position_bias(q, H, W))
-        return out.transpose(1, 2).reshape(B, H, W, -1)
-
-    def _position_bias(self, q: Tensor, H: int, W: int) -> Tensor:
-        """What relative position adds to the scores: [B, heads, N, d] to [B, heads, N, N].
-
-        The bias depends on the query (before scaling) and on rows and columns separately.
-        """
-        grid = q.view(*q.shape[:2], H, W, -1)
+        grid = q.view(B, self.heads, H, W, -1)
         rows = relative_positions(self.rel_pos_h, size=H).to(q.dtype)
         columns = relative_positions(self.rel_pos_w, size=W).to(q.dtype)
-        by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, rows)
-        by_column = torch.einsum("bnhwc,wkc->bnhwk", grid, columns)
-        bias = by_row[..., :, None] + by_column[..., None, :]
-        return bias.flatten(4, 5).flatten(2, 3)
+        by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, rows).flatten(2, 3)
+        by_column = torch.einsum("bnhwc,wkc->bnhwk", grid, columns).flatten(2, 3)
+        places = one_hot_places(H, W, device=q.device, dtype=q.dtype).expand(B, self.heads, -1, -1)
+        out = softmax_attention(
+            torch.cat([q * q.shape[-1] ** -0.5, by_row, by_column], dim=-1),
+            torch.cat([k, places], dim=-1),
+            v,
+        )
+        return out.transpose(1, 2).reshape(B, H, W, -1)
 
 
-__all__ = ["Attention", "Windows", "relative_positions"]
+__all__ = ["GridAttention", "Windows", "relative_positions", "softmax_attention"]

@@ -20,29 +20,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_train.model.attention import softmax_attention
 from sam_train.model.common import keep_in_graph
-
-
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention, scaled by the root of the keys' width given in `q` already.
-
-    Args:
-        q: [M, H, Q, d], scaled.
-        k, v: [M, H, K, d].
-        bias: added to the scores, broadcast to [M, H, Q, K].
-
-    On GPUs a fused kernel; on CPUs plain products, since with this few tokens the fused kernel is
-    no faster in float32 and its backward pass several times slower in bfloat16.
-    """
-    if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-    scores = q @ k.transpose(2, 3)
-    if bias is not None:
-        scores = scores + bias
-    return scores.softmax(dim=3).to(v.dtype) @ v
 
 
 class Attention(nn.Module):

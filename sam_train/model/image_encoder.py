@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sam_train.model.attention import Attention
+from sam_train.model.attention import GridAttention
 from sam_train.model.common import DropPath, LayerNorm2d, MLPBlock
 
 
@@ -37,7 +37,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads=heads, size=window or grid, window=window)
+        self.attn = GridAttention(dim, heads=heads, size=window or grid, window=window)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLPBlock(dim, hidden=mlp_dim)
         self.drop_path = DropPath(drop_path)

@@ -127,21 +127,24 @@ class MaskDecoder(nn.Module):
             [M, K, 4h, 4w].
         """
         first, norm, first_act, second, second_act = self.output_upscaling
+        assert isinstance(norm, LayerNorm2d)
         M, K, _ = hypernetworks.shape
         side = math.isqrt(cells.shape[1])
-        x = first_act(norm(_upscale(cells, first)))
-        x = second_act(_upscale(x, second))
-        logits: Tensor = x.flatten(1, 3) @ hypernetworks.transpose(1, 2)
+        # Two axes only: an activation in place on a view would copy its base in the backward pass.
+        x = _upscale(cells.flatten(0, 1), first)
+        x = first_act(norm(x.view(-1, norm.normalized_shape[0])))
+        x = second_act(_upscale(x, second)).view(M, side * side * 16, -1)
+        logits: Tensor = x @ hypernetworks.transpose(1, 2)
         nested = logits.view(M, side, side, 2, 2, 2, 2, K)
         return nested.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(M, K, 4 * side, 4 * side)
 
 
 def _upscale(x: Tensor, conv: nn.Module) -> Tensor:
-    """[..., C] to [..., 4, C']: the four pixels (row-major) that `conv` makes of each cell."""
+    """[P, C] to [P, 4 * C']: the four pixels (row-major) that `conv` makes of each cell."""
     assert isinstance(conv, nn.ConvTranspose2d)
     assert conv.bias is not None
     weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)
-    return F.linear(x, weight, conv.bias.repeat(4)).view(*x.shape[:-1], 4, -1)
+    return F.linear(x, weight, conv.bias.repeat(4))
 
 
 __all__ = ["MULTIMASKS", "MaskDecoder"]

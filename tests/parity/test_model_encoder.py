@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sam_train.model import Sam, build_sam
+from sam_train.model import Sam, attention, build_sam
 
 Builder = Callable[..., nn.Module]
 Randomise = Callable[[nn.Module, int], None]
@@ -48,6 +48,24 @@ def test_embeddings_equal_the_reference(
     twin(reference, ours, randomise)
     S = ours.image_size
     images = torch.randn(2, 3, S, S, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert_close(ours.image_encoder(images), reference.image_encoder(images))
+
+
+@pytest.mark.parametrize("few_keys", [0, 10_000], ids=["fused", "plain"])
+def test_every_attention_kernel_equals_the_reference(
+    *,
+    few_keys: int,
+    reference_like: Builder,
+    randomise: Randomise,
+    assert_close: Close,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attention, "FEW_KEYS", few_keys)
+    ours = small()
+    reference = reference_like(ours)
+    twin(reference, ours, randomise)
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         assert_close(ours.image_encoder(images), reference.image_encoder(images))
 
