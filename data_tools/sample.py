@@ -40,7 +40,7 @@ from data_tools.sa1b_format import (
     write_atomically,
     write_shard,
 )
-from data_tools.scenes import REVISION, render_scene
+from data_tools.scenes import REVISION, close_up, render_scene
 from sam_train.errors import UserError
 
 MANIFEST = "sample.json"
@@ -58,6 +58,8 @@ class SampleConfig:
     """Pixels."""
     width: int = 256
     """Pixels."""
+    zoom: float = 1.0
+    """How close the camera is: 2 shows a quarter of a scene, with everything twice as large."""
     seed: int = 0
     """Of the collection; use another one for validation."""
     shard_size: int = 500
@@ -71,6 +73,8 @@ class SampleConfig:
             raise UserError("--scenes and --shard-size must be at least 1")
         if min(self.height, self.width) < 16:
             raise UserError(f"--size {self.height}x{self.width} is too small: at least 16 a side")
+        if not 1 <= self.zoom <= 8:
+            raise UserError(f"--zoom {self.zoom} must lie between 1 (the whole scene) and 8")
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} must not be negative")
 
@@ -87,7 +91,7 @@ class SampleConfig:
 
 def draw_sample(index: int, *, cfg: SampleConfig) -> ShardSample:
     """Scene `index` as it is stored: encoded photo and annotations. Image ids start at 1."""
-    scene = render_scene(cfg.seed, index, height=cfg.height, width=cfg.width)
+    scene = close_up(cfg.seed, index, height=cfg.height, width=cfg.width, zoom=cfg.zoom)
     jpeg = io.BytesIO()
     Image.fromarray(scene.image).save(jpeg, "JPEG", quality=scene.jpeg_quality, subsampling=0)
     image_id = index + 1
@@ -207,6 +211,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, help="folder for the tars")
     p.add_argument("--scenes", type=int, default=default.scenes, help="photos (%(default)s)")
     p.add_argument("--size", type=_size, default="256", help="side, or HEIGHTxWIDTH (%(default)s)")
+    p.add_argument(
+        "--zoom", type=float, default=default.zoom, help="1 the whole scene, 2 closer (%(default)s)"
+    )
     p.add_argument("--seed", type=int, default=default.seed, help="of the collection (%(default)s)")
     p.add_argument(
         "--shard-size", type=int, default=default.shard_size, help="photos per tar (%(default)s)"
@@ -224,7 +231,12 @@ def run(arguments: Sequence[str] | None = None) -> str:
     args = parser().parse_args(arguments)
     height, width = args.size
     cfg = SampleConfig(
-        scenes=args.scenes, height=height, width=width, seed=args.seed, shard_size=args.shard_size
+        scenes=args.scenes,
+        height=height,
+        width=width,
+        zoom=args.zoom,
+        seed=args.seed,
+        shard_size=args.shard_size,
     )
     cfg.check()
     out: Path = args.out

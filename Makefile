@@ -1,0 +1,57 @@
+# `make fit` and `make test` need Python 3.11-3.13 and nothing else; both make .venv themselves.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+RUN    := runs
+DATA   := data/sample
+# Raw data of the real-photo run: BSDS500, COCO128 and a DINOv2 ViT-S, see docs/data.md.
+RAW    ?= ../shared/data
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-test fit nano photos test test-unit lint format bench clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(None if ok else "sam_train needs Python 3.11-3.13, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 fit")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed ## what training needs, into .venv
+install-test: $(VENV)/.installed-test ## the same and what the tests need
+
+fit: install ## sample photos, a first training run and its score, in minutes on a laptop
+	$(BIN)/python -m data_tools.sample --out $(DATA)/train --scenes 1500 --seed 0
+	$(BIN)/python -m data_tools.sample --out $(DATA)/val --scenes 64 --seed 1
+	$(BIN)/python -m sam_train fit +experiment=quickstart run_dir=$(RUN)/quickstart
+
+nano: install ## the quick start's sizes trained properly: hours on 2 cores
+	$(BIN)/python -m data_tools.sample --out $(DATA)/nano --scenes 12000 --seed 2
+	$(BIN)/python -m data_tools.sample --out $(DATA)/val --scenes 64 --seed 1
+	$(BIN)/python -m sam_train fit +experiment=nano run_dir=$(RUN)/nano
+
+test: install-test ## all tests
+	$(BIN)/python -m pytest
+
+test-unit: install-test ## the fast ones
+	$(BIN)/python -m pytest tests/unit
+
+lint: install-test ## ruff and strict mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install-test ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment; runs and data stay
+	rm -rf $(VENV)

@@ -1,0 +1,118 @@
+"""The command line: a verb, then settings as KEY=VALUE (Hydra's grammar)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sam_train.errors import UserError
+
+HELP = """\
+Train, fine-tune and measure the Segment Anything Model.
+
+usage: python -m sam_train VERB [KEY=VALUE ...] [--cfg job]
+
+verbs
+{verbs}
+
+settings that people type
+  +experiment=NAME    a recipe of conf/experiment: {experiments}
+  +debug=NAME         a debugging mode of conf/debug: {debugs}
+  run_dir=DIR         where everything of the run is written
+  resume=auto         continue the newest checkpoint of run_dir (auto | PATH | never)
+  init_from=PATH      start from weights: SAM .pth, Hugging Face folder, mae:PATH, dinov2:PATH
+  data.train=[...]    shards: paths, globs, sa_{{000000..000009}}.tar, URLs; data.val likewise
+  trainer.max_steps= trainer.devices= trainer.num_nodes= trainer.strategy= trainer.precision=
+  logger=wandb        csv (always written), tensorboard or wandb
+  seed=0
+
+  --cfg job           print the whole configuration and stop
+"""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One thing the program does."""
+
+    summary: str
+    example: str
+    run: Callable[[Sequence[str]], None]
+
+
+def _fit(overrides: Sequence[str]) -> None:
+    from sam_train.engine.fit import fit
+
+    fit(overrides)
+
+
+def _validate(overrides: Sequence[str]) -> None:
+    from sam_train.engine.validate import validate
+
+    validate(overrides)
+
+
+# The verbs import their machinery when called: --help answers at once.
+VERBS = {
+    "fit": Verb(
+        "train: from scratch, from pretrained weights, or on from a checkpoint",
+        "python -m sam_train fit +experiment=vit_b init_from=mae:mae_pretrain_vit_base.pth",
+        _fit,
+    ),
+    "validate": Verb(
+        "score a checkpoint: mIoU after 1, 2, 3, 5, 9 clicks, oracle, IoU calibration",
+        "python -m sam_train validate ckpt=sam_vit_b_01ec64.pth model=vit_b data.val=[val/*.tar]",
+        _validate,
+    ),
+}
+
+
+def _help() -> str:
+    from sam_train.config import config_dir
+
+    def options(group: str) -> str:
+        return ", ".join(sorted(p.stem for p in (config_dir() / group).glob("*.yaml")))
+
+    verbs = "\n".join(
+        f"  {name:<10}{verb.summary}\n            {verb.example}" for name, verb in VERBS.items()
+    )
+    return HELP.format(verbs=verbs, experiments=options("experiment"), debugs=options("debug"))
+
+
+def _print_config(overrides: Sequence[str]) -> None:
+    from omegaconf import OmegaConf
+
+    from sam_train.config import compose_config
+
+    print(OmegaConf.to_yaml(compose_config(overrides)), end="")
+
+
+def _run(arguments: Sequence[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return
+    name, *rest = arguments
+    if name not in VERBS:
+        raise UserError(f"no verb is called {name}: use {', '.join(VERBS)}, or --help")
+    if "-h" in rest or "--help" in rest:
+        print(_help())
+        return
+    if "--cfg" in rest:
+        at = rest.index("--cfg")
+        _print_config(rest[:at] + rest[at + 2 :])
+        return
+    if unknown := [word for word in rest if word.startswith("-")]:
+        raise UserError(f"{unknown[0]} is not understood: settings are KEY=VALUE, see --help")
+    VERBS[name].run(rest)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb; what the user must mend ends in one line on stderr and exit status 2."""
+    try:
+        _run(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; the last checkpoint continues it: run the same command", file=sys.stderr)
+        raise SystemExit(130) from None

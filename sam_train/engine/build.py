@@ -1,0 +1,168 @@
+"""The Lightning Trainer, its strategy, loggers and callbacks, from the config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from sam_train.errors import UserError
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+
+
+@dataclass
+class TrainerConfig:
+    """How long, on what and how precisely to train."""
+
+    max_steps: int = 90_000
+    """Updates of the weights (paper A: 90,000 for ViT-H)."""
+    devices: str = "auto"
+    """GPUs (or CPU processes) per node: a number, `auto`, or a list such as `[0,2]`."""
+    num_nodes: int = 1
+    """Machines."""
+    accelerator: str = "auto"
+    """auto, cpu or gpu; `gpu` where there is none is refused rather than trained on the CPU."""
+    strategy: str = "auto"
+    """auto: ddp where there is more than one process."""
+    precision: str = "32-true"
+    """32-true, bf16-mixed (float32 weights, losses, norms and softmax statistics) or 64-true."""
+    accumulate: int = 1
+    """Batches per update: `data.batch_size` images are split over ranks and this many turns."""
+    log_every: int = 10
+    """Steps between rows of metrics.csv; only these read values back from the device."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the newest is `last.ckpt`."""
+    deterministic: bool = False
+    """Refuse kernels whose results vary from run to run (slower on GPUs)."""
+    detect_anomaly: bool = False
+    """Name the forward operation whose backward gave NaN (much slower)."""
+    profiler: str = ""
+    """'' (off), simple, advanced or pytorch: Lightning's profilers, written to run_dir."""
+    threads: int = 0
+    """CPU threads of torch in each process; 0 leaves torch's own choice."""
+
+
+@dataclass
+class LoggerConfig:
+    """Where figures go besides metrics.csv, which is always written."""
+
+    tensorboard: bool = False
+    """Event files in run_dir/tensorboard."""
+    wandb: bool = False
+    """Weights & Biases; WANDB_MODE=offline works without an account."""
+    project: str = "sam_train"
+    """W&B project."""
+    entity: str | None = None
+    """W&B team or user."""
+
+
+def parse_devices(devices: str) -> str | int | list[int]:
+    """`trainer.devices` as Lightning takes it.
+
+    Raises:
+        UserError: it is neither a number, `auto` nor a list of numbers.
+    """
+    text = devices.strip()
+    if text in ("auto", "-1"):
+        return "auto"
+    try:
+        if "," in text or text.startswith("["):
+            return [int(part) for part in text.strip("[]").split(",") if part.strip()]
+        return int(text)
+    except ValueError:
+        raise UserError(
+            f"trainer.devices={devices} is not understood: give a number, auto or [0,1]"
+        ) from None
+
+
+def check_accelerator(cfg: TrainerConfig) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        UserError: a GPU was asked for and there is none, or too few.
+    """
+    if cfg.accelerator not in ("gpu", "cuda"):
+        return
+    have = torch.cuda.device_count()
+    if have == 0:
+        raise UserError(
+            "trainer.accelerator=gpu, but torch sees no GPU: use trainer.accelerator=cpu, or "
+            "install a CUDA build of torch and check nvidia-smi"
+        )
+    devices = parse_devices(cfg.devices)
+    if isinstance(devices, int) and devices > have:
+        raise UserError(f"trainer.devices={devices}, but torch sees {have} GPU(s)")
+
+
+def build_loggers(cfg: LoggerConfig, *, run_dir: Path, name: str, config: Any) -> list[Logger]:
+    """The optional loggers; `config` is what W&B shows as the run's settings."""
+    loggers: list[Logger] = []
+    if cfg.tensorboard:
+        loggers.append(TensorBoardLogger(run_dir, name="tensorboard", version=""))
+    if cfg.wandb:
+        loggers.append(
+            WandbLogger(
+                name=name, project=cfg.project, entity=cfg.entity, save_dir=run_dir, config=config
+            )
+        )
+    return loggers
+
+
+def checkpoint_callback(cfg: TrainerConfig, run_dir: Path) -> ModelCheckpoint:
+    """Saves `step=N.ckpt` and `last.ckpt` into run_dir/checkpoints."""
+    return ModelCheckpoint(
+        dirpath=run_dir / "checkpoints",
+        filename="{step}",
+        every_n_train_steps=cfg.checkpoint_every,
+        save_last=True,
+        save_top_k=1,
+        monitor="step",
+        mode="max",
+        enable_version_counter=False,
+    )
+
+
+def build_trainer(
+    cfg: TrainerConfig,
+    *,
+    run_dir: Path,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+) -> Trainer:
+    """A Trainer that counts updates, not epochs.
+
+    Raises:
+        UserError: a device, strategy or precision that cannot be had here.
+    """
+    check_accelerator(cfg)
+    if cfg.precision not in PRECISIONS:
+        raise UserError(f"trainer.precision={cfg.precision}: use one of {', '.join(PRECISIONS)}")
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    return Trainer(
+        accelerator=cfg.accelerator,
+        devices=parse_devices(cfg.devices),
+        num_nodes=cfg.num_nodes,
+        strategy=cfg.strategy,
+        precision=cfg.precision,  # type: ignore[arg-type]
+        max_steps=cfg.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=cfg.accumulate,
+        log_every_n_steps=cfg.log_every,
+        deterministic=cfg.deterministic,
+        detect_anomaly=cfg.detect_anomaly,
+        profiler=cfg.profiler or None,
+        default_root_dir=run_dir,
+        callbacks=callbacks,
+        logger=loggers or False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )

@@ -1,0 +1,34 @@
+"""What the run says: on the terminal, and the same lines with their time in log.txt."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+from rich.logging import RichHandler
+
+
+def start_log(path: Path) -> None:
+    """Send the project's messages to the terminal (first process only) and to `path`."""
+    logger = logging.getLogger("sam_train")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    if not first or os.environ.get("LOCAL_RANK", "0") != "0":
+        logger.addHandler(logging.NullHandler())
+        return
+    terminal = RichHandler(show_time=False, show_level=False, show_path=False, highlighter=None)
+    logger.addHandler(terminal)
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(file)
+    # Lightning's own greetings and tips say nothing about the run.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

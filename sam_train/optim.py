@@ -1,0 +1,125 @@
+"""AdamW with layer-wise decay, warm-up and a schedule (paper A, "Training recipe")."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from sam_train.errors import UserError
+
+SCHEDULES = ("step", "cosine", "linear")
+
+
+@dataclass
+class OptimConfig:
+    """Defaults are the paper's ViT-H (A, "Training recipe") unless a line says otherwise."""
+
+    lr: float = 8e-4
+    """Learning rate after warm-up, of the parameters that stand last (neck, prompts, decoder)."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """Adam's decay of the gradient's first and second moments."""
+    weight_decay: float = 0.1
+    """Decoupled decay; never on norms, biases and position tables."""
+    layer_decay: float = 0.8
+    """Each encoder block learns at this fraction of the rate of the block after it."""
+    warmup_steps: int = 250
+    """The rate rises linearly from 0 to `lr` over this many steps."""
+    schedule: str = "step"
+    """step: the paper's; cosine, linear: from `lr` to `final_lr_fraction * lr` at max_steps, for
+    small runs, where a long tail at a small rate is worth more than a long stretch at a large."""
+    milestones: list[float] = field(default_factory=lambda: [60_000 / 90_000, 86_666 / 90_000])
+    """Fractions of max_steps at which `step` divides the rate (60,000 and 86,666 of 90,000)."""
+    decay_factor: float = 0.1
+    """What each milestone multiplies the rate by."""
+    final_lr_fraction: float = 0.0
+    """Where cosine and linear end, as a fraction of `lr`."""
+    grad_clip: float = 0.0
+    """Largest gradient norm; 0 leaves gradients alone (the paper names no clipping)."""
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The layer that a parameter of `Sam` counts for: 0 for the patch and position tables, i + 1
+    for encoder block i, depth + 1 for everything after the blocks."""
+    if name.startswith(("image_encoder.patch_embed", "image_encoder.pos_embed")):
+        return 0
+    if match := re.match(r"image_encoder\.blocks\.(\d+)\.", name):
+        return int(match.group(1)) + 1
+    return depth + 1
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: not on norms and biases (one dimension) or position tables."""
+    position_table = name.endswith(("pos_embed", "rel_pos_h", "rel_pos_w"))
+    return parameter.ndim > 1 and not position_table
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], *, cfg: OptimConfig, depth: int
+) -> list[dict[str, Any]]:
+    """Optimizer groups, one per (layer, decayed or not), each parameter in exactly one.
+
+    Args:
+        named_parameters: of a `Sam`; frozen ones are left out.
+        cfg: learning rate, decay.
+        depth: number of encoder blocks.
+    """
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        layer, decay = layer_of(name, depth), decays(name, parameter)
+        group = groups.setdefault(
+            (layer, decay),
+            {
+                "params": [],
+                "lr": cfg.lr * cfg.layer_decay ** (depth + 1 - layer),
+                "weight_decay": cfg.weight_decay if decay else 0.0,
+                "name": f"layer {layer}{'' if decay else ', no decay'}",
+            },
+        )
+        group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def learning_rate_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], float]:
+    """What `lr` is multiplied by before update number `step` (from 0).
+
+    Raises:
+        UserError: the schedule's name is unknown.
+    """
+    if cfg.schedule not in SCHEDULES:
+        raise UserError(f"optim.schedule={cfg.schedule} is unknown: use {', '.join(SCHEDULES)}")
+
+    def factor(step: int) -> float:
+        # (step + 1): the first update already moves, so no step is spent at a rate of zero.
+        warm = min(1.0, (step + 1) / cfg.warmup_steps) if cfg.warmup_steps else 1.0
+        if cfg.schedule == "step":
+            passed = sum(step >= round(m * max_steps) for m in cfg.milestones)
+            return warm * cfg.decay_factor**passed
+        progress = (step - cfg.warmup_steps) / max(1, max_steps - cfg.warmup_steps)
+        progress = min(1.0, max(0.0, progress))
+        left = 0.5 * (1 + math.cos(math.pi * progress)) if cfg.schedule == "cosine" else 1 - progress
+        return warm * (cfg.final_lr_fraction + (1 - cfg.final_lr_fraction) * left)
+
+    return factor
+
+
+def build_optimizer(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    cfg: OptimConfig,
+    depth: int,
+    max_steps: int,
+) -> tuple[AdamW, LambdaLR]:
+    """AdamW over `parameter_groups` and its schedule, stepped once per update."""
+    beta1, beta2 = cfg.betas
+    groups = parameter_groups(named_parameters, cfg=cfg, depth=depth)
+    optimizer = AdamW(groups, lr=cfg.lr, betas=(beta1, beta2), fused=True)
+    return optimizer, LambdaLR(optimizer, learning_rate_factor(cfg, max_steps))
