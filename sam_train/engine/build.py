@@ -11,9 +11,11 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from sam_train.engine.cpu import keep_freed_memory
 from sam_train.errors import UserError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 
 @dataclass
@@ -32,6 +34,9 @@ class TrainerConfig:
     """auto: ddp where there is more than one process."""
     precision: str = "32-true"
     """32-true, bf16-mixed (float32 weights, losses, norms and softmax statistics) or 64-true."""
+    matmul_precision: str = "highest"
+    """Of float32 matrix products, as torch names it: highest, high (TF32 on GPUs) or medium (on
+    many CPUs a kernel twice as fast, which rounds to bfloat16 only where there is AMX)."""
     accumulate: int = 1
     """Batches per update: `data.batch_size` images are split over ranks and this many turns."""
     log_every: int = 10
@@ -143,6 +148,13 @@ def build_trainer(
     check_accelerator(cfg)
     if cfg.precision not in PRECISIONS:
         raise UserError(f"trainer.precision={cfg.precision}: use one of {', '.join(PRECISIONS)}")
+    if cfg.matmul_precision not in MATMUL_PRECISIONS:
+        raise UserError(
+            f"trainer.matmul_precision={cfg.matmul_precision}: use one of "
+            f"{', '.join(MATMUL_PRECISIONS)}"
+        )
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
+    keep_freed_memory()
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     return Trainer(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 
+from rich import get_console
+from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 
@@ -22,8 +25,7 @@ def start_log(path: Path) -> None:
     if not first or os.environ.get("LOCAL_RANK", "0") != "0":
         logger.addHandler(logging.NullHandler())
         return
-    terminal = RichHandler(show_time=False, show_level=False, show_path=False, highlighter=None)
-    logger.addHandler(terminal)
+    logger.addHandler(_terminal())
     file = logging.FileHandler(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)
@@ -31,4 +33,15 @@ def start_log(path: Path) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*but have no `validation_step`.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+
+
+def _terminal() -> logging.Handler:
+    """Rich prints around a live progress bar; a file gets plain lines of any length."""
+    if get_console().is_terminal:
+        return RichHandler(
+            show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter()
+        )
+    return logging.StreamHandler(sys.stdout)
