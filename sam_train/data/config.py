@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 from sam_train.errors import UserError
@@ -26,8 +27,16 @@ class DataConfig:
     masks_per_image: int = 64
     """At most this many masks of an image are drawn per step (paper A: 64 per GPU, with one image
     on each)."""
+    limit: int | None = None
+    """Only the first samples of the training shards, in shard order; null takes all. To overfit a
+    few photos on purpose."""
+    scale_jitter: list[float] = field(default_factory=list)
+    """[low, high]: scale each training photo by a factor drawn uniformly between them, relative
+    to the input side, and take a random S x S window of it (paper A, data-engine variant:
+    [0.1, 2.0]). Empty: off, as in the paper's released models."""
     max_area_fraction: float = 0.9
-    """Masks that cover more of the image than this are dropped (paper A: 90 %)."""
+    """Masks that cover more of the image, or of the window that `scale_jitter` takes, than this
+    are dropped (paper A: 90 %)."""
     val_images: int | None = None
     """Only the first images of the validation shards, in shard order; null takes all."""
     val_masks_per_image: int | None = None
@@ -42,7 +51,7 @@ class DataConfig:
     """How workers start: fork, spawn or forkserver; null is the platform's own."""
     cache: bool = False
     """Keep the resized photos and the parsed masks in memory, for sets that fit: 3 S^2 bytes an
-    image, once per worker."""
+    image, once per worker. With `scale_jitter` the photos are kept in their own size."""
     max_skip_fraction: float = 0.1
     """Training stops when more than this part of the samples read could not be used: a few bad
     files are normal, many mean a wrong folder or a damaged disk."""
@@ -62,6 +71,13 @@ def check(cfg: DataConfig) -> None:
     for name in ("max_area_fraction", "max_skip_fraction"):
         if not 0 <= getattr(cfg, name) <= 1:
             raise UserError(f"data.{name}={getattr(cfg, name)} must lie between 0 and 1.")
+    if cfg.limit is not None and cfg.limit < 1:
+        raise UserError(f"data.limit={cfg.limit} must be at least 1, or null for all samples.")
+    jitter = list(cfg.scale_jitter)
+    if jitter and not (len(jitter) == 2 and 0 < jitter[0] <= jitter[1] < math.inf):
+        raise UserError(
+            f"data.scale_jitter={jitter} must be [] or two factors [low, high], 0 < low <= high."
+        )
     if cfg.masks_per_image > 65535:
         raise UserError(f"data.masks_per_image={cfg.masks_per_image} must be at most 65535.")
     if cfg.start_method not in {None, "fork", "spawn", "forkserver"}:

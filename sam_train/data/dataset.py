@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from sam_train.data import rle, select
-from sam_train.data.decode import BadSample, Masks, as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.jitter import jittered
 from sam_train.data.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
+from sam_train.data.scene import Scene
 from sam_train.data.shards import Shards
 from sam_train.data.skips import Skips
 from sam_train.data.transforms import InputFrame
@@ -20,18 +21,6 @@ from sam_train.types import Sample
 MASK_ID_STRIDE = 1 << 16
 """mask_ids = position x this + place among the masks drawn."""
 _MAX_ATTEMPTS = 100
-
-
-@dataclass(slots=True, kw_only=True)
-class Scene:
-    """A photo and all its masks, before any is drawn: the part that a cache may keep."""
-
-    frame: InputFrame
-    image: npt.NDArray[np.uint8]
-    """[h, w, 3] RGB, resized."""
-    masks: Masks
-    usable: npt.NDArray[np.int64]
-    """Indices of the masks that may be drawn; at least one."""
 
 
 class Scenes:
@@ -45,17 +34,33 @@ class Scenes:
         max_area_fraction: float,
         skips: Skips,
         cache: bool = False,
+        scale_jitter: Sequence[float] = (),
     ) -> None:
+        """See `config.DataConfig`; without `scale_jitter` a scene is always the whole photo."""
         self.shards = shards
         self._image_size = image_size
         self._max_area_fraction = max_area_fraction
         self.skips = skips
+        self._scale_jitter = scale_jitter
         self._cache: dict[int, Scene] | None = {} if cache else None
 
-    def __getitem__(self, index: int) -> Scene:
-        """Raises:
-        BadSample: it cannot be used.
+    def get(self, index: int, *, draw_key: tuple[int, int, int]) -> Scene:
+        """Sample `index`, at the random scale that (seed, epoch, index) decides if there is one.
+
+        Raises:
+            BadSample: it cannot be used.
         """
+        scene = self._whole(index)
+        if not self._scale_jitter:
+            return scene
+        return jittered(
+            scene,
+            self._scale_jitter,
+            max_area_fraction=self._max_area_fraction,
+            draw_key=draw_key,
+        )
+
+    def _whole(self, index: int) -> Scene:
         if self._cache is None:
             return self._load(index)
         if index not in self._cache:
@@ -76,7 +81,14 @@ class Scenes:
         )
         self._report_masks(masks.runs, index, usable=len(usable))
         frame = InputFrame(original=(photo.height, photo.width), side=self._image_size)
-        return Scene(frame=frame, image=frame.resize(to_rgb(photo)), masks=masks, usable=usable)
+        rgb = to_rgb(photo)
+        return Scene(
+            frame=frame,
+            image=np.array(rgb) if self._scale_jitter else frame.resize(rgb),
+            masks=masks,
+            runs=masks.runs,
+            usable=usable,
+        )
 
     def _report_masks(self, runs: rle.Runs, index: int, *, usable: int) -> None:
         invalid = np.flatnonzero(runs.status)
@@ -109,26 +121,28 @@ def draw_sample(
     """
     seed, epoch, index = draw_key
     chosen = select.draw(scene.usable, limit=limit, key=hash64(seed, STREAM_SUBSET, epoch, index))
-    runs, frame = scene.masks.runs, scene.frame
+    runs, frame = scene.runs, scene.frame
     ranks = select.draw_ranks(
         chosen, runs.areas[chosen], key=hash64(seed, STREAM_POINT, epoch, index)
     )
-    extents = runs.extents[chosen]
+    window = np.array([frame.window.left, frame.window.top])
+    corners = runs.extents[chosen].reshape(-1, 2, 2)
     height, width = frame.original
     return Sample(
         key=key,
         position=position,
         image=scene.image,
         original_size=frame.original,
+        # Not from the window's runs: a cell at its edge may lie on a pixel that is half outside.
         masks=rle.rasterise(
-            runs,
+            scene.masks.runs,
             chosen,
             rows=frame.cell_rows(grid_size),
             columns=frame.cell_columns(grid_size),
             cells=grid_size,
         ),
-        points=frame.map_points(rle.pixels_at(runs, chosen, ranks)),
-        boxes=frame.map_points(extents.reshape(-1, 2, 2)).reshape(-1, 4),
+        points=frame.map_points(rle.pixels_at(runs, chosen, ranks) + window),
+        boxes=frame.map_points(corners + window).reshape(-1, 4),
         mask_ids=position * MASK_ID_STRIDE + np.arange(len(chosen), dtype=np.int64),
         rles=[as_rle(scene.masks, int(k), height=height, width=width) for k in chosen]
         if with_rles
@@ -165,8 +179,9 @@ class TrainDataset(Dataset[Sample | UserError]):
         place = self._order.place(position)
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             skips.read()
+            draw_key = (self._order.seed, place.epoch, place.index)
             try:
-                scene = self._scenes[place.index]
+                scene = self._scenes.get(place.index, draw_key=draw_key)
             except BadSample as bad:
                 skips.add(bad.kind, f"{shards.key(place.index)}: {bad}")
                 skips.check()
@@ -176,7 +191,7 @@ class TrainDataset(Dataset[Sample | UserError]):
                 scene,
                 key=shards.key(place.index),
                 position=position,
-                draw_key=(self._order.seed, place.epoch, place.index),
+                draw_key=draw_key,
                 limit=self._masks_per_image,
                 grid_size=self._grid_size,
             )
@@ -198,8 +213,9 @@ class ValDataset(Dataset["Sample | None"]):
         """None for an unusable sample: validation leaves it out rather than count another twice."""
         skips, key = self._scenes.skips, self._scenes.shards.key(index)
         skips.read()
+        draw_key = (0, 0, index)
         try:
-            scene = self._scenes[index]
+            scene = self._scenes.get(index, draw_key=draw_key)
         except BadSample as bad:
             skips.add(bad.kind, f"{key}: {bad}")
             return None
@@ -207,7 +223,7 @@ class ValDataset(Dataset["Sample | None"]):
             scene,
             key=key,
             position=index,
-            draw_key=(0, 0, index),
+            draw_key=draw_key,
             limit=self._masks_per_image,
             grid_size=self._grid_size,
             with_rles=True,

@@ -96,10 +96,12 @@ def make_train_loader(
         max_area_fraction=cfg.max_area_fraction,
         skips=skips,
         cache=cfg.cache,
+        scale_jitter=cfg.scale_jitter,
     )
+    samples = len(shards) if cfg.limit is None else min(cfg.limit, len(shards))
     dataset = TrainDataset(
         scenes,
-        order=Order(samples=len(shards), seed=seed),
+        order=Order(samples=samples, seed=seed),
         masks_per_image=cfg.masks_per_image,
         grid_size=grid_size,
     )

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam_train.data import rle_kernels
+from sam_train.data.transforms import Window
 
 PROBLEMS = (
     "",
@@ -70,6 +71,32 @@ def parse(counts: Sequence[bytes], *, height: int, width: int) -> Runs:
         ends=ends[: starts[n]].copy(),
         starts=starts,
         status=status,
+        areas=areas,
+        extents=extents,
+    )
+
+
+def crop(runs: Runs, window: Window) -> Runs:
+    """The masks inside a window of the photo, as if the photo were only that window.
+
+    Returns:
+        Runs in the window's frame, whose pixel (0, 0) is (window.left, window.top). Status is
+        carried over.
+    """
+    height, width = window.shape
+    n = len(runs.status)
+    # A column of the window cuts a run at most once more.
+    ends = np.empty(len(runs.ends) + n * (2 * width + 2), dtype=np.int32)
+    starts = np.zeros(n + 1, dtype=np.int64)
+    areas = np.zeros(n, dtype=np.int64)
+    extents = np.zeros((n, 4), dtype=np.int32)
+    corners = np.array([window.top, window.left, window.bottom, window.right], dtype=np.int64)
+    rle_kernels.crop(runs.ends, runs.starts, runs.height, corners, ends, starts, areas, extents)
+    return Runs(
+        height=height,
+        ends=ends[: starts[n]].copy(),
+        starts=starts,
+        status=runs.status,
         areas=areas,
         extents=extents,
     )

@@ -115,6 +115,67 @@ def parse(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(
+    numba.int64(_INT32, numba.int64, numba.int64, numba.int64, _INT64, _INT32, numba.int64),
+    nogil=True,
+    cache=True,
+)
+def _crop_one(ends, first, stop, height, corners, out, at):  # type: ignore[no-untyped-def]
+    """The runs ends[first:stop] inside the window to out[at:]; returns where they stop."""
+    y0, x0, y1, x1 = corners[0], corners[1], corners[2], corners[3]
+    rows = y1 - y0
+    start = at
+    for i in range(first + 1, stop, 2):
+        begin, last = ends[i - 1], ends[i] - 1
+        if last < begin:
+            continue
+        left, right = begin // height, last // height
+        for x in range(max(left, x0), min(right + 1, x1)):
+            top = max(y0, begin - left * height if x == left else 0)
+            bottom = min(y1, last - right * height + 1 if x == right else height)
+            if top >= bottom:
+                continue
+            position = (x - x0) * rows - y0
+            if at > start and out[at - 1] == position + top:
+                at -= 1
+            else:
+                out[at] = position + top
+                at += 1
+            out[at] = position + bottom
+            at += 1
+    pixels = rows * (x1 - x0)
+    if at == start or out[at - 1] < pixels:
+        out[at] = pixels
+        at += 1
+    return at
+
+
+@numba.njit(
+    numba.void(
+        _INT32,
+        _INT64,
+        numba.int64,
+        _INT64,
+        _INT32,
+        _INT64,
+        _INT64,
+        numba.int32[:, ::1],
+    ),
+    nogil=True,
+    cache=True,
+)
+def crop(ends, starts, height, corners, out, out_starts, areas, extents):  # type: ignore[no-untyped-def]
+    """See `rle.crop`; areas and extents hold zeros before."""
+    rows = corners[2] - corners[0]
+    at = np.int64(0)
+    for k in range(len(starts) - 1):
+        begin = at
+        if starts[k + 1] > starts[k]:
+            at = _crop_one(ends, starts[k], starts[k + 1], height, corners, out, begin)
+            areas[k] = _measure(out, begin, at, rows, extents, k)
+        out_starts[k + 1] = at
+
+
+@numba.njit(
     numba.void(
         _INT32,
         _INT64,

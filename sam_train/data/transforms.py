@@ -1,7 +1,8 @@
 """From the photo to the model's input frame: resize, and the same map for points and boxes.
 
-There is no augmentation (paper A). The longest side becomes S and the rest is padding at the
-right and bottom, as in segment-anything's `ResizeLongestSide`.
+The longest side becomes S and the rest is padding at the right and bottom, as in
+segment-anything's `ResizeLongestSide`. The released models saw no augmentation (paper A); the
+data-engine variant scales and crops, see `jitter`.
 """
 
 from __future__ import annotations
@@ -15,26 +16,75 @@ from PIL import Image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A rectangle of whole pixels of the original frame; the last row and column are outside."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns); either may be 0."""
+        return self.bottom - self.top, self.right - self.left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InputFrame:
-    """How an original frame of (H, W) lies in the square input of side S."""
+    """How an original frame of (H, W) lies in the square input of side S.
+
+    The photo is scaled, cut at `offset`, and what then reaches beyond S is left away.
+    """
 
     original: tuple[int, int]
     """(H, W)."""
     side: int
     """S."""
+    scale: float = 1.0
+    """Length of the scaled photo's longer side, in S."""
+    offset: tuple[int, int] = (0, 0)
+    """(rows, columns) of the scaled photo that are cut off at its top and left."""
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(h, w) of the resized photo; the longer is S. Rounded as segment-anything does."""
-        scale = self.side / max(self.original)
+    def scaled(self) -> tuple[int, int]:
+        """Height and width of the whole scaled photo. Rounded as segment-anything does."""
+        scale = self.side * self.scale / max(self.original)
         height, width = (max(1, int(length * scale + 0.5)) for length in self.original)
         return height, width
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of the photo inside the input; at `scale` 1 the longer is S."""
+        height, width = self.scaled
+        return min(self.side, height), min(self.side, width)
+
+    @property
+    def window(self) -> Window:
+        """The original pixels whose centres lie inside the input."""
+        (top, bottom), (left, right) = (
+            [_first_from(edge, length, scaled) for edge in (cut, cut + size)]
+            for cut, size, length, scaled in zip(
+                self.offset, self.size, self.original, self.scaled, strict=True
+            )
+        )
+        return Window(top=top, left=left, bottom=bottom, right=right)
+
     def resize(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """uint8 [h, w, 3] of an RGB photo: Pillow's antialiased bilinear filter."""
-        height, width = self.size
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        """uint8 [h, w, 3] of an RGB photo: Pillow's antialiased bilinear filter.
+
+        Only what lies inside the input is made, so a large `scale` costs no more memory.
+        """
+        (top, left), (height, width) = self.offset, self.size
+        if (image.height, image.width) != self.scaled or self.size != self.scaled:
+            y, x = np.divide(self.original, self.scaled).tolist()
+            box = (
+                left * x,
+                top * y,
+                min((left + width) * x, image.width),
+                min((top + height) * y, image.height),
+            )
+            image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
         return np.array(image)
 
     def map_points(self, points: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
@@ -43,37 +93,56 @@ class InputFrame:
         Pixel centres map to where they lie in the resized photo: (i + 1/2) * scale - 1/2, with
         each axis' own scale because the shorter side was rounded.
         """
-        height, width = self.size
+        height, width = self.scaled
         scale = np.array([width / self.original[1], height / self.original[0]])
-        mapped: npt.NDArray[np.float32] = ((points + 0.5) * scale - 0.5).astype(np.float32)
+        offset = np.array(self.offset[::-1])
+        mapped: npt.NDArray[np.float32] = ((points + 0.5) * scale - 0.5 - offset).astype(np.float32)
         return mapped
 
     def cell_rows(self, cells: int) -> npt.NDArray[np.int32]:
         """`cell_starts` of the photo's rows for a grid of `cells` over the input square."""
-        return cell_starts(self.original[0], self.size[0], side=self.side, cells=cells)
+        return self._cell_starts(0, cells)
 
     def cell_columns(self, cells: int) -> npt.NDArray[np.int32]:
         """`cell_starts` of the photo's columns."""
-        return cell_starts(self.original[1], self.size[1], side=self.side, cells=cells)
+        return self._cell_starts(1, cells)
+
+    def _cell_starts(self, axis: int, cells: int) -> npt.NDArray[np.int32]:
+        return cell_starts(
+            self.original[axis],
+            self.scaled[axis],
+            side=self.side,
+            cells=cells,
+            offset=self.offset[axis],
+        )
+
+
+def _first_from(edge: int, length: int, scaled: int) -> int:
+    """The first of `length` pixels whose centre does not lie before `edge` of the scaled photo."""
+    # (2 y + 1) * scaled / (2 * length) >= edge, solved for y in integers, rounded up.
+    return max(0, -((scaled - 2 * length * edge) // (2 * scaled)))
 
 
 @lru_cache(maxsize=1024)
-def cell_starts(original: int, scaled: int, *, side: int, cells: int) -> npt.NDArray[np.int32]:
+def cell_starts(
+    original: int, scaled: int, *, side: int, cells: int, offset: int = 0
+) -> npt.NDArray[np.int32]:
     """Which grid cells have their centre on which photo pixel, along one axis.
 
     Args:
         original: length in the photo.
-        scaled: length in the input frame.
+        scaled: length of the whole scaled photo.
         side: S.
         cells: grid cells along the side.
+        offset: of the scaled photo, cut off at its start.
 
     Returns:
         int32 [original + 1], read-only: pixel y owns the cells starts[y] .. starts[y + 1] - 1.
         Cells from starts[original] on lie in the padding.
     """
-    # Centre of cell i in the input frame: (2 i + 1) * side / (2 * cells). In integers, because a
-    # centre that falls exactly between two pixels must not depend on rounding.
-    centre = (2 * np.arange(cells, dtype=np.int64) + 1) * side
+    # Centre of cell i in the scaled photo: offset + (2 i + 1) * side / (2 * cells). In integers,
+    # because a centre that falls exactly between two pixels must not depend on rounding.
+    centre = (2 * np.arange(cells, dtype=np.int64) + 1) * side + 2 * cells * offset
     inside = centre[centre < 2 * cells * scaled]
     pixel = inside * original // (2 * cells * scaled)
     starts = np.searchsorted(pixel, np.arange(original + 1)).astype(np.int32)
