@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lightning.pytorch import LightningDataModule
 
 from sam_train.data.config import DataConfig, check
 from sam_train.data.loader import Loader, SizedLoader, make_train_loader, make_val_loader
 from sam_train.data.shards import Shards, open_shards
-from sam_train.data.skips import Skips
+from sam_train.data.skip_report import describe
+from sam_train.data.skips import Skips, Tally
 
 __all__ = ["DataConfig", "SamDataModule"]
 
@@ -112,10 +113,27 @@ class SamDataModule(LightningDataModule):
         totals = Counter(self._train_skips.totals()) + Counter(self._val_skips.totals())
         for shards in (self._train, self._val):
             for index in shards.indices if shards is not None else []:
-                totals["without_json"] += index.without_json
-                totals["without_jpeg"] += index.without_jpeg
+                totals["without_json"] += len(index.without_json)
+                totals["without_jpeg"] += len(index.without_jpeg)
                 totals["damaged_shards"] += index.damage is not None
         return {kind: count for kind, count in totals.items() if count}
+
+    def skip_report(self, combine: Callable[[Tally], Tally]) -> list[str]:
+        """A line about each set of shards of which something was left out.
+
+        Args:
+            combine: adds the tallies of other ranks; called as often on every rank.
+        """
+        sets = (
+            ("data.train", self._train, self._train_skips),
+            ("data.val", self._val, self._val_skips),
+        )
+        lines = [
+            describe(combine(skips.tally()), shards, option=option)
+            for option, shards, skips in sets
+            if shards is not None
+        ]
+        return [line for line in lines if line is not None]
 
     def state_dict(self) -> dict[str, int]:
         """The whole state of the data: one counter, and the step it belongs to."""

@@ -100,7 +100,7 @@ class Scenes:
         if not usable:
             raise BadSample("bad_rle", reason)
         message = f"{self.shards.key(index)}: {reason}"
-        self.skips.add("bad_mask", message, count=len(invalid))
+        self.skips.add("bad_mask", message, index=index, count=len(invalid))
 
 
 def draw_sample(
@@ -183,7 +183,7 @@ class TrainDataset(Dataset[Sample | UserError]):
             try:
                 scene = self._scenes.get(place.index, draw_key=draw_key)
             except BadSample as bad:
-                skips.add(bad.kind, f"{shards.key(place.index)}: {bad}")
+                skips.add(bad.kind, f"{shards.key(place.index)}: {bad}", index=place.index)
                 skips.check()
                 place = self._order.replacement(position, attempt)
                 continue
@@ -217,7 +217,7 @@ class ValDataset(Dataset["Sample | None"]):
         try:
             scene = self._scenes.get(index, draw_key=draw_key)
         except BadSample as bad:
-            skips.add(bad.kind, f"{key}: {bad}")
+            skips.add(bad.kind, f"{key}: {bad}", index=index)
             return None
         return draw_sample(
             scene,

@@ -90,9 +90,9 @@ class ShardIndex:
     """[n, 2] offset and size in bytes."""
     jsons: npt.NDArray[np.int64]
     """[n, 2] offset and size in bytes."""
-    without_json: int
+    without_json: list[str]
     """Photos that were left out because no JSON has their name."""
-    without_jpeg: int
+    without_jpeg: list[str]
     """JSONs that were left out because no photo has their name."""
     damage: str | None
     """Why the walk ended before the end of the tar, if it did; what came before is usable."""
@@ -125,8 +125,8 @@ def index_shard(path: str) -> ShardIndex:
         keys=np.array([key.encode() for key in keys]),
         jpegs=np.array([(jpegs[key].offset, jpegs[key].size) for key in keys], dtype=np.int64),
         jsons=np.array([(jsons[key].offset, jsons[key].size) for key in keys], dtype=np.int64),
-        without_json=len(jpegs) - len(keys),
-        without_jpeg=len(jsons) - len(keys),
+        without_json=[jpegs[key].name for key in jpegs if key not in jsons],
+        without_jpeg=[jsons[key].name for key in jsons if key not in jpegs],
         damage=damage,
     )
 
@@ -221,11 +221,17 @@ def open_shards(patterns: str | Sequence[str], *, option: str) -> Shards:
             log.warning(
                 "%s is damaged (%s): %d samples are usable", path, index.damage, len(index.keys)
             )
-        if index.without_json or index.without_jpeg:
-            log.warning(
-                "%s: left out %d photos without a JSON and %d JSONs without a photo",
-                path,
-                index.without_json,
-                index.without_jpeg,
-            )
+        for names, kind, other in (
+            (index.without_json, "photos", "JSON"),
+            (index.without_jpeg, "JSONs", "photo"),
+        ):
+            if names:
+                log.warning(
+                    "%s: left out %d %s without a %s (first: %s)",
+                    path,
+                    len(names),
+                    kind,
+                    other,
+                    names[0],
+                )
     return Shards(indices)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 from torch.utils.data import get_worker_info
@@ -21,8 +23,33 @@ KINDS = {
 }
 _NAMES = list(KINDS)
 _READ = len(_NAMES)
+_NONE = 2**63 - 1
 # The fraction of a handful of samples says nothing.
 _JUDGED_FROM = 100
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What was read and what of it could not be used, over some workers or ranks."""
+
+    read: int = 0
+    """Samples read, each time they were."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """By kind of KINDS, without zeros."""
+    examples: dict[str, int] = field(default_factory=dict)
+    """The lowest sample index of each kind."""
+
+
+def add_up(tallies: Iterable[Tally]) -> Tally:
+    """The tally of several together; they must mean the same shards."""
+    total = Tally()
+    for tally in tallies:
+        total.read += tally.read
+        for kind, count in tally.counts.items():
+            total.counts[kind] = total.counts.get(kind, 0) + count
+            index = tally.examples[kind]
+            total.examples[kind] = min(total.examples.get(kind, index), index)
+    return total
 
 
 class Skips:
@@ -32,16 +59,20 @@ class Skips:
         # A row for each process: increments by several processes would get lost.
         self._counts = torch.zeros(workers + 1, _READ + 1, dtype=torch.int64)
         self._counts.share_memory_()  # type: ignore[no-untyped-call]
+        self._lowest = torch.full((workers + 1, _READ), _NONE)
+        self._lowest.share_memory_()  # type: ignore[no-untyped-call]
         self._max_fraction = max_fraction
 
     def read(self) -> None:
         """Count one attempt to read a sample."""
         self._counts.numpy()[self._row(), _READ] += 1  # torch takes 20 times as long
 
-    def add(self, kind: str, message: str, *, count: int = 1) -> None:
-        """Count a skip and warn about the first three and then at powers of ten."""
+    def add(self, kind: str, message: str, *, index: int, count: int = 1) -> None:
+        """Count a skip of sample `index` and warn about the first three, then at powers of ten."""
         before = self.totals().get(kind, 0)
-        self._counts[self._row(), _NAMES.index(kind)] += count
+        place = self._row(), _NAMES.index(kind)
+        self._counts[place] += count
+        self._lowest[place] = min(index, int(self._lowest[place]))
         now = before + count
         if before < 3 or len(str(now)) > len(str(before)):
             log.warning("Skipped (%s, number %d): %s", kind, now, message)
@@ -50,6 +81,15 @@ class Skips:
         """Skips so far by kind, without zeros."""
         sums = self._counts.sum(0).tolist()
         return {name: sums[i] for i, name in enumerate(_NAMES) if sums[i]}
+
+    def tally(self) -> Tally:
+        """All of it, for the report at the end."""
+        lowest, counts = self._lowest.amin(0).tolist(), self.totals()
+        return Tally(
+            read=int(self._counts[:, _READ].sum()),
+            counts=counts,
+            examples={kind: lowest[_NAMES.index(kind)] for kind in counts},
+        )
 
     def check(self) -> None:
         """Stop when the damage is not one sample's fault.

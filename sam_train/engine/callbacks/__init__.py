@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from sam_train.engine.callbacks.meter import Recorder, StepMeter
 from sam_train.engine.callbacks.progress import ProgressConfig, TrainingProgress
+from sam_train.engine.callbacks.skips import SkipReport
 from sam_train.engine.callbacks.validation import ClickValidation, ClickValidationConfig
 
 
@@ -31,6 +32,7 @@ def build_callbacks(cfg: CallbacksConfig, *, run_dir: Path, log_every: int) -> l
         ClickValidation(cfg.validation, run_dir=run_dir, meter=meter),
         meter,
         TrainingProgress(cfg.progress, meter),
+        SkipReport(),
     ]
 
 

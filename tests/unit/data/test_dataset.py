@@ -153,7 +153,7 @@ def test_warnings_become_rare(caplog: pytest.LogCaptureFixture) -> None:
     skips = Skips(workers=0, max_fraction=1)
     with caplog.at_level(logging.WARNING):
         for k in range(1234):
-            skips.add("bad_jpeg", f"photo {k}")
+            skips.add("bad_jpeg", f"photo {k}", index=k)
     shown = [r.getMessage().split(": ")[-1] for r in caplog.records]
     assert shown == [f"photo {k}" for k in (0, 1, 2, 9, 99, 999)]
 

@@ -1,0 +1,46 @@
+"""Says at the end what was skipped, over all ranks, so that nothing is lost in silence."""
+
+from __future__ import annotations
+
+import logging
+
+import torch.distributed as dist
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from sam_train.data.datamodule import SamDataModule
+from sam_train.data.skips import Tally, add_up
+
+log = logging.getLogger(__name__)
+
+
+class SkipReport(Callback):
+    """A line for the training shards and one for the validation shards, if there is any."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count over all ranks: each rank calls this once per set of shards."""
+        self._report(trainer, together=True)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """This rank's own counts: the others may be gone."""
+        self._report(trainer, together=False)
+
+    @staticmethod
+    def _report(trainer: Trainer, *, together: bool) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, SamDataModule):
+            return
+        lines = data.skip_report(_over_ranks if together else lambda tally: tally)
+        if trainer.is_global_zero:
+            for line in lines:
+                log.warning("%s", line)
+
+
+def _over_ranks(tally: Tally) -> Tally:
+    if not (dist.is_available() and dist.is_initialized()):
+        return tally
+    gathered: list[Tally | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, tally)
+    return add_up(t for t in gathered if t is not None)
