@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from sam_train.config import RunConfig
@@ -16,7 +18,8 @@ from sam_train.engine.records import RoundLog
 from sam_train.engine.rounds_backward import backward_round_by_round
 from sam_train.losses import mask_losses
 from sam_train.model import Sam, build_from_config
-from sam_train.optim import build_optimizer
+from sam_train.model.weight_files import MODEL_RECORD
+from sam_train.optim import build_optimizer, freeze
 from sam_train.prompts import Rounds
 from sam_train.types import Batch
 
@@ -28,6 +31,11 @@ class SamModule(LightningModule):
         super().__init__()
         self.cfg = cfg
         self.sam = sam if sam is not None else build_from_config(cfg.model)
+        freeze(
+            self.sam.named_parameters(),
+            blocks=cfg.optim.frozen_blocks,
+            depth=len(self.sam.image_encoder.blocks),
+        )
         self.last_rounds: RoundLog | None = None
         self.last_grad_norm: Tensor | None = None
 
@@ -83,7 +91,7 @@ class SamModule(LightningModule):
         self.last_rounds = log
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and its schedule, stepped once per update."""
         optimizer, schedule = build_optimizer(
             self.sam.named_parameters(),
@@ -96,8 +104,12 @@ class SamModule(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the model's sizes in plain types, so that `ckpt=` needs no `model=` beside it."""
+        checkpoint[MODEL_RECORD] = asdict(self.cfg.model)
+
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Measure the gradient's norm at every update, and limit it if `optim.grad_clip` says so."""
+        """Measure the gradient's norm at every update; limit it if `optim.grad_clip` says so."""
         limit = self.cfg.optim.grad_clip or math.inf
         self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
 

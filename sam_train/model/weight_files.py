@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,6 +26,9 @@ from sam_train.model.state_dicts import StateDict
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 # Where trainers keep the weights: Lightning, MAE and most others.
 _NESTED = ("state_dict", "model", "model_state_dict")
+MODEL_RECORD = "model_config"
+"""Under this name our own checkpoints (.ckpt) and weights (.safetensors, as JSON in the header)
+keep the fields of their `ModelConfig`."""
 _FORBIDDEN = re.compile(r"GLOBAL\s+([\w.]+)")
 
 
@@ -50,6 +54,37 @@ def read_folder_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     return _read_json(file)
+
+
+def read_model_record(path: Path) -> dict[str, Any]:
+    """The fields of the `ModelConfig` that one of our own files was made with; {} for any other
+    file or folder.
+
+    Raises:
+        UserError: as `read_weights`.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; check the path")
+    if path.is_dir():
+        return {}
+    head = _head(path)
+    if _looks_like_safetensors(path, head):
+        return _read_safetensors_record(path)
+    content = _read_torch(path)
+    record = content.get(MODEL_RECORD) if isinstance(content, Mapping) else None
+    return dict(record) if isinstance(record, Mapping) else {}
+
+
+def _read_safetensors_record(file: Path) -> dict[str, Any]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(MODEL_RECORD, "{}")
+        record = json.loads(text)
+    except Exception as error:  # safetensors has its own error type outside the Python hierarchy
+        raise UserError(
+            f"{file}: is not a whole safetensors file ({_first_line(error)}); fetch it again"
+        ) from error
+    return record if isinstance(record, dict) else {}
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -93,13 +128,19 @@ def _read_shards(index: Path) -> StateDict:
     return tensors
 
 
-def _read_file(file: Path) -> StateDict:
+def _head(file: Path) -> bytes:
+    """The first bytes of a file that may be weights."""
     try:
         with file.open("rb") as stream:
             head = stream.read(256)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     _refuse_other_formats(file, head)
+    return head
+
+
+def _read_file(file: Path) -> StateDict:
+    head = _head(file)
     if _looks_like_safetensors(file, head):
         return _read_safetensors(file)
     return _tensors_of(file, _read_torch(file))
@@ -182,4 +223,4 @@ def _tensors_of(file: Path, content: Any) -> StateDict:
     )
 
 
-__all__ = ["read_folder_config", "read_weights"]
+__all__ = ["MODEL_RECORD", "read_folder_config", "read_model_record", "read_weights"]
