@@ -6,7 +6,7 @@ import os
 # step up to 15 times slower as soon as anything else runs on one of their cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from sam_train.cli import main  # noqa: E402
+from sam_train.cli import main
 
 if __name__ == "__main__":
     main()

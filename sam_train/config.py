@@ -7,7 +7,6 @@ schema, so a misspelt key is refused, here with the nearest one that exists.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,19 +16,27 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sam_train.config_errors import explain, flat_keys, unknown_setting, unreadable
 from sam_train.data.config import DataConfig
+from sam_train.data.config import check as check_data
 from sam_train.engine.build import LoggerConfig, TrainerConfig
+from sam_train.engine.build import check as check_trainer
 from sam_train.engine.callbacks import CallbacksConfig
 from sam_train.errors import UserError
 from sam_train.losses import LossConfig
-from sam_train.model.build import ModelConfig
+from sam_train.model.build import ModelConfig, resolve
 from sam_train.model.init import InitConfig
 from sam_train.optim import OptimConfig
-from sam_train.prompts import PromptsConfig
+from sam_train.optim import check as check_optim
+from sam_train.prompts import PromptsConfig, schedule
+
+# What people type as paths, see `readable`.
+PATHS = ("run_dir", "resume", "init_from", "ckpt", "data.train", "data.val")
 
 
 @dataclass
@@ -77,19 +84,30 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     """
     ConfigStore.instance().store(name="schema", node=RunConfig)
     GlobalHydra.instance().clear()
+    valid = flat_keys(_schema())
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         try:
-            return compose("fit", overrides=list(overrides))
+            config = compose("fit", overrides=[readable(text) for text in overrides])
+            # Hydra lets `+key=` and `++key=` past the schema; nothing here would ever read it.
+            plain = OmegaConf.to_container(config, resolve=False)
+            for key in flat_keys(cast(dict[str, Any], plain)):
+                if key not in valid:
+                    raise UserError(unknown_setting(key, valid))
+            return config
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(explain(error)) from error
+            raise UserError(explain(error, valid)) from error
 
 
 def typed(config: DictConfig) -> RunConfig:
-    """The composed config as dataclasses, interpolations resolved."""
+    """The composed config as dataclasses, interpolations resolved.
+
+    Raises:
+        UserError: an interpolation that leads nowhere.
+    """
     try:
         return cast(RunConfig, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
-        raise UserError(explain(error)) from error
+        raise UserError(explain(error, flat_keys(_schema()))) from error
 
 
 def load_config(overrides: Sequence[str]) -> RunConfig:
@@ -97,50 +115,61 @@ def load_config(overrides: Sequence[str]) -> RunConfig:
     return typed(compose_config(overrides))
 
 
-def explain(error: Exception) -> str:
-    """One line for a person: what does not fit and the nearest thing that does."""
-    root: BaseException = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    text = str(error)
-    if isinstance(error, MissingConfigException):
-        return _explain_missing_option(error)
-    key = _offending_key(text) or _offending_key(str(root))
-    first_line = str(root).strip().splitlines()[0]
-    if key is None or "type" in first_line or "could not be converted" in first_line:
-        where = f"{key}: " if key else ""
-        return f"{where}{first_line}. See `python -m sam_train fit --cfg job` for valid settings"
-    near = difflib.get_close_matches(key, _valid_keys(), n=1, cutoff=0.5)
-    hint = f": did you mean {near[0]}?" if near else ""
-    return f"no setting is called {key}{hint}"
+def readable(override: str) -> str:
+    """`override` for Hydra's grammar, with quotes around paths that it would trip over.
+
+    Braces, `=` and brackets mean something in that grammar, paths have them, and the shell takes
+    quotes away: data.train=[/sa1b/sa_{000000..000999}.tar], resume=checkpoints/step=500.ckpt.
+
+    Raises:
+        UserError: it cannot be read even so.
+    """
+    key, equals, value = override.partition("=")
+    candidates = [override]
+    if key in PATHS and equals:
+        listed = value.startswith("[") and value.endswith("]")
+        # Not at the commas inside braces: `{a,b}.tar` is one pattern.
+        parts = re.split(r",(?![^{]*\})", value[1:-1]) if listed else [value]
+        quoted = ",".join(f"'{part.strip()}'" for part in parts)
+        candidates.append(f"{key}=[{quoted}]" if listed else f"{key}={quoted}")
+    for candidate in candidates:
+        try:
+            OverridesParser.create().parse_override(candidate)
+            return candidate
+        except HydraException:
+            continue
+    raise UserError(unreadable(override))
 
 
-def _offending_key(text: str) -> str | None:
-    for pattern in (r"full_key: (\S+)", r"Key '([\w.]+)' is not in struct", r"Could not override '([\w.@/]+)'"):
-        if match := re.search(pattern, text):
-            return match.group(1)
-    return None
+def check_config(cfg: RunConfig) -> None:
+    """What no single value shows: settings that do not go together, before anything is built.
+
+    Raises:
+        UserError: names the setting and what it may be.
+    """
+    check_trainer(cfg.trainer)
+    check_optim(cfg.optim)
+    check_data(cfg.data)
+    resolve(cfg.model)
+    try:
+        schedule(cfg.prompts)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not cfg.data.train:
+        raise UserError(
+            "data.train is not set: give shards, such as data.train=/sa1b/sa_{000000..000999}.tar "
+            "(`python -m data_tools.sample --out DIR` makes some to try)"
+        )
+    clicks = cfg.callbacks.validation.clicks
+    if not clicks or min(clicks) < 1:
+        raise UserError(f"callbacks.validation.clicks={clicks} must be numbers from 1")
+    if cfg.data.batch_size % cfg.trainer.accumulate:
+        raise UserError(
+            f"data.batch_size={cfg.data.batch_size} is not divisible by "
+            f"trainer.accumulate={cfg.trainer.accumulate}"
+        )
 
 
-def _explain_missing_option(error: MissingConfigException) -> str:
-    wanted = str(error.missing_cfg_file)
-    group, _, name = wanted.rpartition("/")
-    options = sorted(error.options or [])
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.4)
-    hint = f": did you mean {group}={near[0]}?" if near else ""
-    return f"{group} has no {name}{hint} There are: {', '.join(options)}"
-
-
-def _valid_keys() -> list[str]:
-    keys: list[str] = []
-
-    def walk(node: Any, prefix: str) -> None:
-        for name in node:
-            path = f"{prefix}{name}"
-            keys.append(path)
-            value = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index,call-overload]
-            if isinstance(value, dict):
-                walk(node[name], f"{path}.")
-
-    walk(OmegaConf.structured(RunConfig), "")
-    return keys
+def _schema() -> dict[str, Any]:
+    plain = OmegaConf.to_container(OmegaConf.structured(RunConfig), resolve=False)
+    return cast(dict[str, Any], plain)

@@ -58,7 +58,9 @@ def layer_of(name: str, depth: int) -> int:
     return depth + 1
 
 
-def freeze(named_parameters: Iterable[tuple[str, nn.Parameter]], *, blocks: int, depth: int) -> None:
+def freeze(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], *, blocks: int, depth: int
+) -> None:
     """Take the first `blocks` encoder blocks, and what stands before them, out of training.
 
     Raises:
@@ -105,14 +107,28 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups)]
 
 
-def learning_rate_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], float]:
-    """What `lr` is multiplied by before update number `step` (from 0).
+def check(cfg: OptimConfig) -> None:
+    """Refuse values that no run can mean.
 
     Raises:
-        UserError: the schedule's name is unknown.
+        UserError: names the setting and what it may be.
     """
     if cfg.schedule not in SCHEDULES:
         raise UserError(f"optim.schedule={cfg.schedule} is unknown: use {', '.join(SCHEDULES)}")
+    if len(cfg.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.betas):
+        raise UserError(f"optim.betas={cfg.betas} must be two numbers from 0 to below 1")
+    if any(not 0 < m <= 1 for m in cfg.milestones):
+        raise UserError(f"optim.milestones={cfg.milestones} are fractions of max_steps, 0 to 1")
+    for name in ("lr", "layer_decay", "decay_factor"):
+        if not getattr(cfg, name) > 0:
+            raise UserError(f"optim.{name}={getattr(cfg, name)} must be above 0")
+    for name in ("weight_decay", "warmup_steps", "final_lr_fraction", "grad_clip"):
+        if getattr(cfg, name) < 0:
+            raise UserError(f"optim.{name}={getattr(cfg, name)} must not be negative")
+
+
+def learning_rate_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], float]:
+    """What `lr` is multiplied by before update number `step` (from 0)."""
 
     def factor(step: int) -> float:
         # (step + 1): the first update already moves, so no step is spent at a rate of zero.
@@ -122,7 +138,9 @@ def learning_rate_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], fl
             return warm * cfg.decay_factor**passed
         progress = (step - cfg.warmup_steps) / max(1, max_steps - cfg.warmup_steps)
         progress = min(1.0, max(0.0, progress))
-        left = 0.5 * (1 + math.cos(math.pi * progress)) if cfg.schedule == "cosine" else 1 - progress
+        left = (
+            0.5 * (1 + math.cos(math.pi * progress)) if cfg.schedule == "cosine" else 1 - progress
+        )
         return warm * (cfg.final_lr_fraction + (1 - cfg.final_lr_fraction) * left)
 
     return factor

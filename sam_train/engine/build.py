@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from sam_train.engine.cpu import keep_freed_memory
 from sam_train.errors import UserError
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+PROFILERS = ("", "simple", "advanced", "pytorch")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
@@ -105,6 +108,28 @@ def check_accelerator(cfg: TrainerConfig) -> None:
         raise UserError(f"trainer.devices={devices}, but torch sees {have} GPU(s)")
 
 
+def check(cfg: TrainerConfig) -> None:
+    """Refuse what no run can mean, and devices that are not there.
+
+    Raises:
+        UserError: names the setting and what it may be.
+    """
+    for name in ("max_steps", "accumulate", "log_every", "checkpoint_every", "num_nodes"):
+        if getattr(cfg, name) < 1:
+            raise UserError(f"trainer.{name}={getattr(cfg, name)} must be at least 1")
+    choices = {
+        "accelerator": ACCELERATORS,
+        "precision": PRECISIONS,
+        "matmul_precision": MATMUL_PRECISIONS,
+        "profiler": PROFILERS,
+    }
+    for name, allowed in choices.items():
+        if getattr(cfg, name) not in allowed:
+            listed = ", ".join(choice or "''" for choice in allowed)
+            raise UserError(f"trainer.{name}={getattr(cfg, name)}: use one of {listed}")
+    check_accelerator(cfg)
+
+
 def build_loggers(cfg: LoggerConfig, *, run_dir: Path, name: str, config: Any) -> list[Logger]:
     """The optional loggers; `config` is what W&B shows as the run's settings."""
     loggers: list[Logger] = []
@@ -119,9 +144,29 @@ def build_loggers(cfg: LoggerConfig, *, run_dir: Path, name: str, config: Any) -
     return loggers
 
 
+class Checkpoints(ModelCheckpoint):
+    """A ModelCheckpoint that keeps the last step too, whatever `checkpoint_every` is."""
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save where due; the last step at once, not after the long measuring that follows it."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        last = trainer.global_step >= trainer.max_steps
+        if last and not self._should_skip_saving_checkpoint(trainer):
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)
+
+
 def checkpoint_callback(cfg: TrainerConfig, run_dir: Path) -> ModelCheckpoint:
     """Saves `step=N.ckpt` and `last.ckpt` into run_dir/checkpoints."""
-    return ModelCheckpoint(
+    return Checkpoints(
         dirpath=run_dir / "checkpoints",
         filename="{step}",
         every_n_train_steps=cfg.checkpoint_every,
@@ -140,41 +185,36 @@ def build_trainer(
     callbacks: list[Callback],
     loggers: list[Logger],
 ) -> Trainer:
-    """A Trainer that counts updates, not epochs.
+    """A Trainer that counts updates, not epochs; `cfg` has passed `check`.
 
     Raises:
-        UserError: a device, strategy or precision that cannot be had here.
+        UserError: devices or a strategy that cannot be had here.
     """
-    check_accelerator(cfg)
-    if cfg.precision not in PRECISIONS:
-        raise UserError(f"trainer.precision={cfg.precision}: use one of {', '.join(PRECISIONS)}")
-    if cfg.matmul_precision not in MATMUL_PRECISIONS:
-        raise UserError(
-            f"trainer.matmul_precision={cfg.matmul_precision}: use one of "
-            f"{', '.join(MATMUL_PRECISIONS)}"
-        )
     torch.set_float32_matmul_precision(cfg.matmul_precision)
     keep_freed_memory()
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    return Trainer(
-        accelerator=cfg.accelerator,
-        devices=parse_devices(cfg.devices),
-        num_nodes=cfg.num_nodes,
-        strategy=cfg.strategy,
-        precision=cfg.precision,  # type: ignore[arg-type]
-        max_steps=cfg.max_steps,
-        max_epochs=-1,
-        accumulate_grad_batches=cfg.accumulate,
-        log_every_n_steps=cfg.log_every,
-        deterministic=cfg.deterministic,
-        detect_anomaly=cfg.detect_anomaly,
-        profiler=cfg.profiler or None,
-        default_root_dir=run_dir,
-        callbacks=callbacks,
-        logger=loggers or False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-    )
+    try:
+        return Trainer(
+            accelerator=cfg.accelerator,
+            devices=parse_devices(cfg.devices),
+            num_nodes=cfg.num_nodes,
+            strategy=cfg.strategy,
+            precision=cfg.precision,  # type: ignore[arg-type]
+            max_steps=cfg.max_steps,
+            max_epochs=-1,
+            accumulate_grad_batches=cfg.accumulate,
+            log_every_n_steps=cfg.log_every,
+            deterministic=cfg.deterministic,
+            detect_anomaly=cfg.detect_anomaly,
+            profiler=cfg.profiler or None,
+            default_root_dir=run_dir,
+            callbacks=callbacks,
+            logger=loggers or False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error

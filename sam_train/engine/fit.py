@@ -13,11 +13,12 @@ from lightning import seed_everything
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
-from sam_train.config import RunConfig, compose_config, typed
+from sam_train.config import RunConfig, check_config, compose_config, typed
 from sam_train.data.datamodule import SamDataModule
 from sam_train.engine.build import build_loggers, build_trainer, checkpoint_callback
 from sam_train.engine.callbacks import build_callbacks
-from sam_train.engine.log import start_log
+from sam_train.engine.log import rank_zero, start_log
+from sam_train.engine.mishaps import check_resumable, one_line
 from sam_train.engine.module import SamModule
 from sam_train.errors import UserError
 from sam_train.model.init import initialise
@@ -33,15 +34,19 @@ def fit(overrides: Sequence[str]) -> None:
     """
     config = compose_config(overrides)
     cfg = typed(config)
+    check_config(cfg)
     run_dir = prepare_run_dir(Path(cfg.run_dir))
     start_log(run_dir / "log.txt")
     resume_from = find_resume(cfg.resume, run_dir)
-    if resume_from is None or not (run_dir / "config.yaml").exists():
+    if rank_zero() and (resume_from is None or not (run_dir / "config.yaml").exists()):
         (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
 
     seed_everything(cfg.seed, verbose=False)
     module = SamModule(cfg)
-    report_start(cfg, module, run_dir, resume_from)
+    report_start(cfg, module, run_dir)
+    if resume_from is not None:
+        check_resumable(resume_from, module)
+        report_resume(cfg, resume_from)
     if cfg.init_from and resume_from is None:
         log.info("%s", initialise(module.sam, cfg.init_from, cfg.init))
     data = SamDataModule(
@@ -62,7 +67,8 @@ def fit(overrides: Sequence[str]) -> None:
         loggers=build_loggers(cfg.logger, run_dir=run_dir, name=cfg.name, config=plain),
     )
     # weights_only: a checkpoint is data, nothing in it is ever run.
-    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    with one_line():
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
 
 
 def loss_grid(cfg: RunConfig, module: SamModule) -> int:
@@ -105,9 +111,23 @@ def find_resume(resume: str, run_dir: Path) -> str | None:
     return resume
 
 
-def report_start(
-    cfg: RunConfig, module: SamModule, run_dir: Path, resume_from: str | None
-) -> None:
+def report_resume(cfg: RunConfig, path: str) -> None:
+    """Say what is continued, or that there is nothing left to do."""
+    saved = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    finished = int(saved["global_step"])
+    if finished >= cfg.trainer.max_steps:
+        log.info(
+            "already trained: %s has %d of %d steps behind it; raise trainer.max_steps to go on, "
+            "resume=never starts afresh",
+            path,
+            finished,
+            cfg.trainer.max_steps,
+        )
+        return
+    log.info("continuing %s at step %d (resume=never starts afresh)", path, finished)
+
+
+def report_start(cfg: RunConfig, module: SamModule, run_dir: Path) -> None:
     """Say in a few lines what is about to happen."""
     parameters = sum(p.numel() for p in module.parameters())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -122,5 +142,3 @@ def report_start(
         device,
     )
     log.info("everything of this run lies in %s", run_dir)
-    if resume_from is not None:
-        log.info("continuing %s (resume=never starts afresh)", resume_from)

@@ -13,6 +13,12 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 
+def rank_zero() -> bool:
+    """Whether this is the first process, before torch.distributed could say so."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    return rank == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def start_log(path: Path) -> None:
     """Send the project's messages to the terminal (first process only) and to `path`."""
     logger = logging.getLogger("sam_train")
@@ -21,8 +27,7 @@ def start_log(path: Path) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-    if not first or os.environ.get("LOCAL_RANK", "0") != "0":
+    if not rank_zero():
         logger.addHandler(logging.NullHandler())
         return
     logger.addHandler(_terminal())

@@ -58,4 +58,5 @@ def backward_round_by_round(
     """
     if not torch.is_grad_enabled():
         return torch.stack([loss.detach() for loss in play(embeddings)]).sum()
-    return cast(Tensor, _RoundByRound.apply(play, embeddings, *parameters))
+    apply: Callable[..., Tensor] = cast(Any, _RoundByRound).apply
+    return apply(play, embeddings, *parameters)
