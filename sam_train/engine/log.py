@@ -27,13 +27,6 @@ def start_log(path: Path) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    if not rank_zero():
-        logger.addHandler(logging.NullHandler())
-        return
-    logger.addHandler(_terminal())
-    file = logging.FileHandler(path)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(file)
     # Lightning's own greetings and tips say nothing about the run.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -41,6 +34,13 @@ def start_log(path: Path) -> None:
     warnings.filterwarnings("ignore", message=".*but have no `validation_step`.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    if not rank_zero():
+        logger.addHandler(logging.NullHandler())
+        return
+    logger.addHandler(_terminal())
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(file)
 
 
 def _terminal() -> logging.Handler:

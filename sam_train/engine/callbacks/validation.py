@@ -92,7 +92,7 @@ class ClickValidation(Callback):
         if self._batches is not None and trainer.global_step > 0:
             self._after = self._measure(trainer, pl_module)
             if trainer.is_global_zero:
-                (self.run_dir / "scores_after.json").write_text(self._after.to_json())
+                self._after_file.write_text(self._after.to_json())
         self._draw_curves(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,6 +105,9 @@ class ClickValidation(Callback):
             fresh = getattr(getattr(pl_module, "cfg", None), "init_from", None) is None
             before = ClickScores.from_json(self._before_file.read_text())
             rows["untrained" if fresh else "at the start"] = before
+        if self._after is None and self._after_file.is_file():
+            # A finished run that was started again: nothing was trained, the figures stand.
+            self._after = ClickScores.from_json(self._after_file.read_text())
         if self._after is not None:
             rows["trained"] = after = self._after
             where = f"over {after.masks} masks of {after.images} held-out images"
@@ -122,6 +125,10 @@ class ClickValidation(Callback):
     @property
     def _before_file(self) -> Path:
         return self.run_dir / "scores_before.json"
+
+    @property
+    def _after_file(self) -> Path:
+        return self.run_dir / "scores_after.json"
 
     @property
     def _curves_file(self) -> Path:
