@@ -183,8 +183,9 @@ class TrainDataset(Dataset[Sample | UserError]):
             try:
                 scene = self._scenes.get(place.index, draw_key=draw_key)
             except BadSample as bad:
-                skips.add(bad.kind, f"{shards.key(place.index)}: {bad}", index=place.index)
-                skips.check()
+                message = f"{shards.key(place.index)}: {bad}"
+                skips.add(bad.kind, message, index=place.index)
+                skips.check(last=message)
                 place = self._order.replacement(position, attempt)
                 continue
             return draw_sample(

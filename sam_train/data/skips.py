@@ -91,8 +91,11 @@ class Skips:
             examples={kind: lowest[_NAMES.index(kind)] for kind in counts},
         )
 
-    def check(self) -> None:
+    def check(self, *, last: str) -> None:
         """Stop when the damage is not one sample's fault.
+
+        Args:
+            last: the newest of the skipped samples and its problem, for the message.
 
         Raises:
             UserError: more than the allowed fraction of the samples was skipped.
@@ -104,8 +107,9 @@ class Skips:
         if read >= _JUDGED_FROM and skipped > self._max_fraction * read:
             kinds = ", ".join(f"{count} {KINDS[kind]}" for kind, count in totals.items())
             raise UserError(
-                f"{skipped} of {read} samples could not be used ({kinds}): mend the shards of "
-                f"data.train, or raise data.max_skip_fraction above {self._max_fraction}."
+                f"{skipped} of {read} samples could not be used ({kinds}; the last: {last}): "
+                "check the shards of data.train, or raise data.max_skip_fraction above "
+                f"{self._max_fraction}."
             )
 
     @staticmethod
