@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,12 @@ def _validate(overrides: Sequence[str]) -> None:
     validate(overrides)
 
 
+def _export(overrides: Sequence[str]) -> None:
+    from sam_train.engine.export import export
+
+    export(overrides)
+
+
 # The verbs import their machinery when called: --help answers at once.
 VERBS = {
     "fit": Verb(
@@ -63,6 +70,11 @@ VERBS = {
         "score a checkpoint: mIoU after 1, 2, 3, 5, 9 clicks, oracle, IoU calibration",
         "python -m sam_train validate ckpt=sam_vit_b_01ec64.pth model=vit_b data.val=[val/*.tar]",
         _validate,
+    ),
+    "export": Verb(
+        "write a checkpoint's weights as float16 safetensors that know their model's sizes",
+        "python -m sam_train export ckpt=runs/fit/checkpoints/last.ckpt out=model.safetensors",
+        _export,
     ),
 }
 
@@ -93,12 +105,16 @@ def _run(arguments: Sequence[str]) -> None:
         return
     name, *rest = arguments
     if name not in VERBS:
-        raise UserError(f"no verb is called {name}: use {', '.join(VERBS)}, or --help")
+        near = difflib.get_close_matches(name, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use {', '.join(VERBS)}, or --help"
+        raise UserError(f"no verb is called {name}: {hint}")
     if "-h" in rest or "--help" in rest:
         print(_help())
         return
     if "--cfg" in rest:
         at = rest.index("--cfg")
+        if rest[at + 1 : at + 2] != ["job"]:
+            raise UserError("--cfg prints one thing: write --cfg job")
         _print_config(rest[:at] + rest[at + 2 :])
         return
     if unknown := [word for word in rest if word.startswith("-")]:
@@ -114,5 +130,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("stopped; the last checkpoint continues it: run the same command", file=sys.stderr)
+        print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None

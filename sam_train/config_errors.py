@@ -22,6 +22,10 @@ def explain(error: Exception, keys: Sequence[str]) -> str:
     """
     if isinstance(error, MissingConfigException):
         return _missing_option(error)
+    if match := re.match(r"In '([^']+)': \w+ raised while composing", str(error)):
+        inner = error.__context__
+        if isinstance(inner, Exception):
+            return f"conf/{match.group(1)}.yaml: {explain(inner, keys)}"
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
