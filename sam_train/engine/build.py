@@ -11,12 +11,22 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.profilers import (
+    AdvancedProfiler,
+    Profiler,
+    PyTorchProfiler,
+    SimpleProfiler,
+)
 
 from sam_train.engine.cpu import keep_freed_memory
 from sam_train.errors import UserError
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-PROFILERS = ("", "simple", "advanced", "pytorch")
+PROFILERS: dict[str, type[Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
@@ -51,7 +61,7 @@ class TrainerConfig:
     detect_anomaly: bool = False
     """Name the forward operation whose backward gave NaN (much slower)."""
     profiler: str = ""
-    """'' (off), simple, advanced or pytorch: Lightning's profilers, written to run_dir."""
+    """'' (off), simple, advanced or pytorch: Lightning's, into fit-profile.txt of run_dir."""
     threads: int = 0
     """CPU threads of torch in each process; 0 leaves torch's own choice."""
 
@@ -121,7 +131,7 @@ def check(cfg: TrainerConfig) -> None:
         "accelerator": ACCELERATORS,
         "precision": PRECISIONS,
         "matmul_precision": MATMUL_PRECISIONS,
-        "profiler": PROFILERS,
+        "profiler": ("", *PROFILERS),
     }
     for name, allowed in choices.items():
         if getattr(cfg, name) not in allowed:
@@ -178,6 +188,11 @@ def checkpoint_callback(cfg: TrainerConfig, run_dir: Path) -> ModelCheckpoint:
     )
 
 
+def build_profiler(name: str, *, run_dir: Path) -> Profiler | None:
+    """Writes `fit-profile.txt` into run_dir: Lightning's own printing is silenced with its tips."""
+    return PROFILERS[name](dirpath=run_dir, filename="profile") if name else None
+
+
 def build_trainer(
     cfg: TrainerConfig,
     *,
@@ -207,7 +222,7 @@ def build_trainer(
             log_every_n_steps=cfg.log_every,
             deterministic=cfg.deterministic,
             detect_anomaly=cfg.detect_anomaly,
-            profiler=cfg.profiler or None,
+            profiler=build_profiler(cfg.profiler, run_dir=run_dir),
             default_root_dir=run_dir,
             callbacks=callbacks,
             logger=loggers or False,
