@@ -38,6 +38,19 @@ nano: install ## the quick start's sizes trained properly: hours on 2 cores
 	$(BIN)/python -m data_tools.sample --out $(DATA)/val --scenes 64 --seed 1
 	$(BIN)/python -m sam_train fit +experiment=nano run_dir=$(RUN)/nano
 
+photos: install ## real photos from raw data (RAW=FOLDER), scored before and after: half an hour
+	for part in train val; do $(BIN)/python -m data_tools.convert bsds --min-area 500 \
+	    --images $(RAW)/bsds500/images/$$part --ground-truth $(RAW)/bsds500/groundTruth/$$part \
+	    --out data/photos/bsds_$$part || exit; done
+	$(BIN)/python -m data_tools.convert coco --images $(RAW)/coco128/images \
+	    --annotations $(RAW)/coco128/instances.json --out data/photos/coco128
+	$(BIN)/python -m sam_train validate +experiment=photos data.val=data/photos/coco128 \
+	    init_from=dinov2:$(RAW)/weights/dinov2_vits14_fp16.pt run_dir=$(RUN)/photos/coco128_before
+	$(BIN)/python -m sam_train fit +experiment=photos \
+	    init_from=dinov2:$(RAW)/weights/dinov2_vits14_fp16.pt run_dir=$(RUN)/photos
+	$(BIN)/python -m sam_train validate +experiment=photos data.val=data/photos/coco128 \
+	    ckpt=$(RUN)/photos/checkpoints/last.ckpt run_dir=$(RUN)/photos/coco128_after
+
 test: install-test ## all tests
 	$(BIN)/python -m pytest
 

@@ -36,7 +36,7 @@ from sam_train.optim import check as check_optim
 from sam_train.prompts import PromptsConfig, schedule
 
 # What people type as paths, see `readable`.
-PATHS = ("run_dir", "resume", "init_from", "ckpt", "data.train", "data.val")
+PATHS = ("run_dir", "resume", "init_from", "ckpt", "out", "data.train", "data.val")
 
 
 @dataclass
@@ -55,7 +55,9 @@ class RunConfig:
     """Weights to start from: an official SAM .pth, a Hugging Face folder or safetensors, one of
     our checkpoints, mae:PATH or dinov2:PATH."""
     ckpt: str | None = None
-    """validate: the checkpoint to measure, of any kind that `init_from` takes."""
+    """validate, export: the checkpoint to look at, of any kind that `init_from` takes."""
+    out: str | None = None
+    """export: the `.safetensors` file to write."""
     init: InitConfig = field(default_factory=InitConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
