@@ -248,7 +248,7 @@ def test_an_error_of_one_rank_ends_all_of_them(tiny: Any, tmp_path: Path, shard:
         [sys.executable, str(script), *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=environment,
         check=False,
     )
