@@ -18,7 +18,8 @@ export NCCL_DEBUG="${NCCL_DEBUG:-WARN}"
 # container's bridge, for instance). Name the right one then:
 #   export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0
 # A process whose peer has died ends by itself (torch's TORCH_NCCL_ASYNC_ERROR_HANDLING, on by
-# default). InfiniBand is found by itself; NCCL_IB_DISABLE=1 falls back to TCP to see whether it is at fault.
+# default). InfiniBand is found by itself; NCCL_IB_DISABLE=1 falls back to TCP, to see whether it
+# is at fault.
 
 # --- python -------------------------------------------------------------------------------------
 # Lines appear when they are printed, also in a batch job's file.
