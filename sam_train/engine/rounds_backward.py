@@ -24,7 +24,7 @@ class _RoundByRound(torch.autograd.Function):
     def forward(ctx: Any, play: Play, embeddings: Tensor, *parameters: Tensor) -> Tensor:
         inputs = (embeddings.detach().requires_grad_(), *parameters)
         gradients = [torch.zeros_like(t) for t in inputs]
-        total = torch.zeros((), device=embeddings.device)
+        losses = []
         with torch.enable_grad():
             for loss in play(inputs[0]):
                 for sum_, term in zip(
@@ -32,9 +32,9 @@ class _RoundByRound(torch.autograd.Function):
                 ):
                     if term is not None:
                         sum_.add_(term)
-                total += loss.detach()
+                losses.append(loss.detach())
         ctx.save_for_backward(*gradients)
-        return total
+        return torch.stack(losses).sum()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -54,7 +54,7 @@ def backward_round_by_round(
         parameters: everything else that `play` differentiates through and that is trained.
 
     Returns:
-        float32 scalar; its backward reaches `embeddings` and `parameters`.
+        scalar; its backward reaches `embeddings` and `parameters`.
     """
     if not torch.is_grad_enabled():
         return torch.stack([loss.detach() for loss in play(embeddings)]).sum()

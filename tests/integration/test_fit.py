@@ -148,36 +148,6 @@ def test_tensorboard_and_offline_wandb(
     assert (run_dir / "metrics.csv").is_file()
 
 
-def test_overfit_reaches_a_low_loss(tiny: Any, shards: Path, tmp_path: Path) -> None:
-    fit(
-        [
-            "+debug=overfit",
-            *tiny.settings,
-            f"data.train={shards}",
-            f"run_dir={tmp_path}",
-            "trainer.max_steps=60",
-            "trainer.matmul_precision=medium",
-        ]
-    )
-    loss = read_columns(tmp_path / "metrics.csv")["loss"]
-    assert sum(loss[-5:]) < 0.5 * sum(loss[:5])
-
-
-@pytest.mark.parametrize("debug", ["deterministic", "anomaly", "profile"])
-def test_debugging_modes_run(
-    debug: str, settings: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    try:
-        fit([f"+debug={debug}", *settings, "data.val="])
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
-    out = capfd.readouterr()
-    if debug == "profile":
-        reports = [p.read_text() for p in (tmp_path / "run").glob("*prof*")]
-        assert any("training_step" in text for text in [*reports, out.out, out.err])
-
-
 def test_the_wheel_carries_the_recipes(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="the wheel is built with hatchling")
     command = [sys.executable, "-m", "pip", "wheel", str(REPOSITORY), "--no-deps"]
