@@ -54,7 +54,7 @@ class Sample:
     position: int
     """Place in the endless sample order; a pure function of it decided all that was drawn."""
     image: npt.NDArray[np.uint8]
-    """[h, w, 3] RGB, longest side S, no padding yet."""
+    """[h, w, 3] RGB, longest side S (at most S with `data.scale_jitter`), no padding yet."""
     original_size: tuple[int, int]
     """(H, W) of the photo."""
     masks: npt.NDArray[np.uint8]
