@@ -114,9 +114,12 @@ def main(rank: int, ranks: int, rendezvous: str, out: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
     module = build(points=2)
     batch = batch_of([rank])
-    DistributedDataParallel(module)(batch).backward()
+    # Kept by name: a wrapper that is collected before the backward averages nothing.
+    wrapped = DistributedDataParallel(module)
+    wrapped(batch).backward()
     hand = _OneParameter(build())
-    DistributedDataParallel(hand)(batch, torch.tensor(HAND[rank])).backward()
+    wrapped_hand = DistributedDataParallel(hand)
+    wrapped_hand(batch, torch.tensor(HAND[rank])).backward()
     assert module.last_rounds is not None
     figures = module.last_rounds.figures()
     torch.save(
