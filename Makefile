@@ -38,7 +38,7 @@ nano: install ## the quick start's sizes trained properly: hours on 2 cores
 	$(BIN)/python -m data_tools.sample --out $(DATA)/val --scenes 64 --zoom 2 --seed 1
 	$(BIN)/python -m sam_train fit +experiment=nano run_dir=$(RUN)/nano
 
-photos: install ## real photos from raw data (RAW=FOLDER), scored before and after: half an hour
+photos: install ## real photos from raw data (RAW=FOLDER), scored before and after: under an hour
 	for part in train val; do $(BIN)/python -m data_tools.convert bsds --min-area 500 \
 	    --images $(RAW)/bsds500/images/$$part --ground-truth $(RAW)/bsds500/groundTruth/$$part \
 	    --out data/photos/bsds_$$part || exit; done
