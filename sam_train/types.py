@@ -35,6 +35,9 @@ FOREGROUND = 1
 BOX_TOP_LEFT = 2
 BOX_BOTTOM_RIGHT = 3
 
+MASK_ID_BITS = 16
+"""A mask's id is its image's place in the sample order, shifted by this, and its own number."""
+
 
 class RLE(TypedDict):
     """A mask of the original frame as SA-1B stores it."""
@@ -151,6 +154,7 @@ __all__ = [
     "BOX_BOTTOM_RIGHT",
     "BOX_TOP_LEFT",
     "FOREGROUND",
+    "MASK_ID_BITS",
     "PAD",
     "RLE",
     "Batch",

@@ -16,10 +16,8 @@ from sam_train.data.shards import Shards
 from sam_train.data.skips import Skips
 from sam_train.data.transforms import InputFrame
 from sam_train.errors import UserError
-from sam_train.types import Sample
+from sam_train.types import MASK_ID_BITS, Sample
 
-MASK_ID_STRIDE = 1 << 16
-"""mask_ids = position x this + place among the masks drawn."""
 _MAX_ATTEMPTS = 100
 
 
@@ -143,7 +141,7 @@ def draw_sample(
         ),
         points=frame.map_points(rle.pixels_at(runs, chosen, ranks) + window),
         boxes=frame.map_points(corners + window).reshape(-1, 4),
-        mask_ids=position * MASK_ID_STRIDE + np.arange(len(chosen), dtype=np.int64),
+        mask_ids=(position << MASK_ID_BITS) + np.arange(len(chosen), dtype=np.int64),
         rles=[as_rle(scene.masks, int(k), height=height, width=width) for k in chosen]
         if with_rles
         else None,

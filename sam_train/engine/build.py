@@ -21,13 +21,13 @@ from lightning.pytorch.profilers import (
 from sam_train.engine.cpu import keep_freed_memory
 from sam_train.errors import UserError
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
     "pytorch": PyTorchProfiler,
 }
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 
@@ -51,7 +51,8 @@ class TrainerConfig:
     """Of float32 matrix products, as torch names it: highest, high (TF32 on GPUs) or medium (on
     many CPUs a kernel twice as fast, which rounds to bfloat16 only where there is AMX)."""
     accumulate: int = 1
-    """Batches per update: `data.batch_size` images are split over ranks and this many turns."""
+    """Batches per update: `data.batch_size` images are split over ranks and this many turns. Each
+    turn counts the same, so masks of a turn with few of them count for more."""
     log_every: int = 10
     """Steps between rows of metrics.csv; only these read values back from the device."""
     checkpoint_every: int = 500
@@ -209,9 +210,13 @@ def build_trainer(
     keep_freed_memory()
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
+    accelerator = cfg.accelerator
+    if accelerator == "auto":
+        # Lightning's auto would take a Mac's GPU, which lacks the float64 of prompts/rng.py.
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     try:
         return Trainer(
-            accelerator=cfg.accelerator,
+            accelerator=accelerator,
             devices=parse_devices(cfg.devices),
             num_nodes=cfg.num_nodes,
             strategy=cfg.strategy,

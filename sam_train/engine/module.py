@@ -21,7 +21,8 @@ from sam_train.model import Sam, build_from_config
 from sam_train.model.weight_files import MODEL_RECORD
 from sam_train.optim import build_optimizer, freeze
 from sam_train.prompts import Rounds
-from sam_train.types import Batch
+from sam_train.prompts.rng import Stream, uniform
+from sam_train.types import MASK_ID_BITS, Batch
 
 
 class SamModule(LightningModule):
@@ -49,7 +50,9 @@ class SamModule(LightningModule):
         Returns:
             float32 scalar: the mean over rounds and over the masks of all ranks.
         """
-        embeddings = self.sam.encode(batch.images, batch.image_sizes)
+        embeddings = self.sam.encode(
+            batch.images, batch.image_sizes, draws=self._drop_path_draws(batch)
+        )
         rounds = Rounds(
             self.cfg.prompts,
             batch,
@@ -119,12 +122,24 @@ class SamModule(LightningModule):
         DDP averages gradients over ranks, so a rank's sum is divided by the global count and
         multiplied by the number of ranks. The count stays on the device: no host sync.
         """
-        count = torch.tensor(float(batch.num_masks), device=self.device)
+        # Filled there: a tensor made on the host would wait for the encoder.
+        count = torch.full((), float(batch.num_masks), device=self.device)
         ranks = 1
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(count)
             ranks = dist.get_world_size()
         return ranks / count
+
+    def _drop_path_draws(self, batch: Batch) -> Tensor | None:
+        """float32 [B, depth, 2] of (seed, step, image), so that neither rank nor resume matters."""
+        if self.cfg.model.drop_path == 0:
+            return None
+        images, depth = len(batch.keys), len(self.sam.image_encoder.blocks)
+        # A mask's id is its image's place in the sample order and its own number, see types.Sample.
+        places = batch.mask_ids >> MASK_ID_BITS
+        ids = places.new_zeros(images).scatter_(0, batch.image_index, places)
+        draws = uniform(self.cfg.seed, self.global_step, Stream.DROP_PATH, ids, count=2 * depth)
+        return draws.float().view(images, depth, 2)
 
     def _decoder_parameters(self) -> list[Tensor]:
         return [

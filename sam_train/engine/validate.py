@@ -28,7 +28,7 @@ from sam_train.types import Batch
 
 log = logging.getLogger("sam_train")
 
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_AUTOCAST = {"bf16-mixed": torch.bfloat16}
 _SECONDS_BETWEEN_LINES = 20.0
 
 

@@ -72,13 +72,20 @@ class DropPath(nn.Module):
         super().__init__()
         self.probability = probability
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, ...] to [B, ...]."""
+    def forward(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
+        """[B, ...] to [B, ...].
+
+        Args:
+            x: the branch.
+            draws: float [B], uniform in [0, 1): decide which samples keep it. Torch's own
+                generator does where they are left out, but that one knows neither rank nor step.
+        """
         if not self.training or self.probability == 0.0:
             return x
         keep = 1.0 - self.probability
-        shape = (x.shape[0], *[1] * (x.ndim - 1))
-        return x * (torch.rand(shape, device=x.device) < keep).to(x.dtype) / keep
+        if draws is None:
+            draws = torch.rand(x.shape[0], device=x.device)
+        return x * (draws < keep).to(x.dtype).view(-1, *[1] * (x.ndim - 1)) / keep
 
     def extra_repr(self) -> str:
         return f"probability={self.probability:.3f}"

@@ -42,10 +42,11 @@ class Block(nn.Module):
         self.mlp = MLPBlock(dim, hidden=mlp_dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, h, w, D] to [B, h, w, D]."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
+        """[B, h, w, D] to [B, h, w, D]; `draws` [B, 2] decide for attention and MLP, see DropPath."""
+        attention, mlp = (None, None) if draws is None else draws.unbind(1)
+        x = x + self.drop_path(self.attn(self.norm1(x)), attention)
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)), mlp)
         return out
 
 
@@ -120,14 +121,20 @@ class ImageEncoderViT(nn.Module):
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised, padded images float [B, 3, S, S] to embeddings [B, C, h, w]."""
+    def forward(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
+        """Normalised, padded images float [B, 3, S, S] to embeddings [B, C, h, w].
+
+        Args:
+            images: as above.
+            draws: float [B, depth, 2], uniform in [0, 1), for drop path; see `DropPath`.
+        """
         x: Tensor = self.patch_embed(images) + self.pos_embed
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
+            of_block = None if draws is None else draws[:, i]
             if self.checkpoint_blocks and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, of_block, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, of_block)
         narrow, narrow_norm, smooth, smooth_norm = self.neck
         x = narrow_norm(narrow(x.movedim(-1, 1)).movedim(1, -1))
         x = smooth_norm(smooth(x.movedim(-1, 1)).movedim(1, -1))

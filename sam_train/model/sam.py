@@ -70,9 +70,14 @@ class Sam(nn.Module):
         inside = (steps < height)[:, None, :, None] & (steps < width)[:, None, None, :]
         return (images - self.pixel_mean) / self.pixel_std * inside
 
-    def encode(self, images: Tensor, image_sizes: Tensor) -> Tensor:
-        """Images as `preprocess` takes them to embeddings [B, C, h, w]."""
-        embeddings: Tensor = self.image_encoder(self.preprocess(images, image_sizes))
+    def encode(self, images: Tensor, image_sizes: Tensor, *, draws: Tensor | None = None) -> Tensor:
+        """Images as `preprocess` takes them to embeddings [B, C, h, w].
+
+        Args:
+            images, image_sizes: as `preprocess` takes them.
+            draws: float [B, depth, 2], uniform in [0, 1), for drop path in training.
+        """
+        embeddings: Tensor = self.image_encoder(self.preprocess(images, image_sizes), draws)
         return embeddings
 
     def decode(

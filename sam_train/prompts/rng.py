@@ -28,6 +28,7 @@ class Stream(IntEnum):
     MASK_ONLY_ROUND = 3
     CLICK = 4
     LOSS_POINTS = 5
+    DROP_PATH = 6
 
 
 def _signed(word: int) -> int:
