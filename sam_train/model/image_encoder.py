@@ -43,7 +43,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
-        """[B, h, w, D] to [B, h, w, D]; `draws` [B, 2] decide for attention and MLP, see DropPath."""
+        """[B, h, w, D] to [B, h, w, D]; `draws` [B, 2] for attention and MLP, see DropPath."""
         attention, mlp = (None, None) if draws is None else draws.unbind(1)
         x = x + self.drop_path(self.attn(self.norm1(x)), attention)
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)), mlp)

@@ -90,3 +90,18 @@ def test_images_of_another_size_are_refused() -> None:
     sam = build_sam("vit_t", image_size=64)
     with pytest.raises(ValueError, match="64 x 64"):
         sam.preprocess(torch.zeros(1, 3, 32, 64, dtype=torch.uint8), torch.tensor([[32, 64]]))
+
+
+def test_drop_path_follows_its_draws_and_not_its_neighbours() -> None:
+    """A photo's branches depend on its own numbers, however photos are split over ranks."""
+    torch.manual_seed(0)
+    sam = build_sam("vit_t", image_size=64, drop_path=0.5).train()
+    depth = len(sam.image_encoder.blocks)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    sizes, draws = torch.full((2, 2), 64), torch.rand(2, depth, 2)
+    together = sam.encode(images, sizes, draws=draws)
+    for i in range(2):
+        alone = sam.encode(images[i : i + 1], sizes[:1], draws=draws[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+    kept = sam.encode(images, sizes, draws=torch.zeros(2, depth, 2))
+    assert not torch.allclose(kept, together)
