@@ -13,6 +13,9 @@ from data_tools.scenes.scene import Scene, render_scene
 TRIES = 8
 """Windows that are compared; the one that shows most things whole is kept."""
 
+ATTEMPTS = 20
+"""How often it looks elsewhere where all windows show nothing but a wall or the sea."""
+
 SMALLEST_PIECE = 64
 """Pixels, in a photo of 256 pixels a side, that a mask cut by the frame must still show."""
 
@@ -41,13 +44,16 @@ def close_up(seed: int, index: int, *, height: int, width: int, zoom: float) -> 
     whole = _drawing(seed, index // shots, round(height * zoom), round(width * zoom))
     rng = np.random.default_rng([seed, index])
     areas = whole.masks.sum((1, 2))
-    tries = [_window(whole.masks, rng, height, width) for _ in range(TRIES)]
-    shown = [whole.masks[:, rows, columns].sum((1, 2)) for rows, columns in tries]
-    best = int(np.argmax([np.sum(s > 0.9 * areas) for s in shown]))
     smallest = SMALLEST_PIECE * height * width / 256**2
-    uncut = shown[best] == areas
-    piece = (shown[best] >= smallest) & (shown[best] >= SMALLEST_SHARE * areas)
-    kept = np.flatnonzero((uncut | piece) & (shown[best] < 0.9 * height * width))
+    for _ in range(ATTEMPTS):
+        tries = [_window(whole.masks, rng, height, width) for _ in range(TRIES)]
+        shown = [whole.masks[:, rows, columns].sum((1, 2)) for rows, columns in tries]
+        best = int(np.argmax([np.sum(s > 0.9 * areas) for s in shown]))
+        uncut = shown[best] == areas
+        piece = (shown[best] >= smallest) & (shown[best] >= SMALLEST_SHARE * areas)
+        kept = np.flatnonzero((uncut | piece) & (shown[best] < 0.9 * height * width))
+        if kept.size:
+            break
     place = {int(old): new for new, old in enumerate(kept)}
     rows, columns = tries[best]
     return Scene(
