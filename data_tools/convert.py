@@ -57,13 +57,8 @@ def _label(text: str) -> int:
     return int(text, 0)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_tools.convert",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _common() -> argparse.ArgumentParser:
+    """What every kind of source takes."""
     whole = _between(0, sys.maxsize, int)
     count = _between(1, sys.maxsize, int)
     common = argparse.ArgumentParser(add_help=False)
@@ -87,7 +82,17 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=whole, default=os.cpu_count() or 1, metavar="N",
         help="processes; 0 works in this one (default: one per core, here %(default)s)",
     )  # fmt: skip
+    return common
 
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools.convert",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = _common()
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     coco = kinds.add_parser("coco", parents=[common], help="a COCO instances JSON")
     coco.add_argument("--annotations", type=Path, required=True, metavar="JSON")

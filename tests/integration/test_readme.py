@@ -96,7 +96,7 @@ def test_settings_compose_and_fit_together(command: str) -> None:
 @pytest.mark.parametrize("command", TOOLS)
 def test_options_of_the_data_tools_exist(command: str) -> None:
     module, *words = shlex.split(command)[2:]
-    PARSERS[module].parse_args(words)
+    assert vars(PARSERS[module].parse_args(words))
 
 
 @pytest.mark.parametrize("page", LIVING, ids=lambda page: page.name)
