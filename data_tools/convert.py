@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from data_tools import command
 from data_tools.convert_output import Summary, fingerprint, finished, replaced_folder, write_lists
 from data_tools.convert_photo import JPEG_QUALITY
 from data_tools.convert_run import ConvertConfig, Tally, samples
@@ -35,23 +31,6 @@ NOT_IN_THE_RESULT = ("list", "out", "dry_run", "workers")
 """Arguments that leave the written bytes as they are."""
 
 
-def _between(low: float, high: float, kind: type[int] | type[float]) -> Callable[[str], Any]:
-    """An argparse type: a number within limits."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            what = "a whole number" if kind is int else "a number"
-            limits = f"from {low:g} to {high:g}" if high < sys.maxsize else f"of at least {low:g}"
-            raise argparse.ArgumentTypeError(f"must be {what} {limits}, got {text!r}")
-        return value
-
-    return parse
-
-
 def _label(text: str) -> int:
     """An argparse type: a label value, as 255 or 0xRRGGBB."""
     return int(text, 0)
@@ -59,8 +38,7 @@ def _label(text: str) -> int:
 
 def _common() -> argparse.ArgumentParser:
     """What every kind of source takes."""
-    whole = _between(0, sys.maxsize, int)
-    count = _between(1, sys.maxsize, int)
+    count = command.between(1, sys.maxsize, int)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--images", type=Path, required=True, metavar="DIR", help="the photos")
     common.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the shards")
@@ -69,7 +47,7 @@ def _common() -> argparse.ArgumentParser:
         help="images per tar (default: %(default)s)",
     )  # fmt: skip
     common.add_argument(
-        "--jpeg-quality", type=_between(1, 100, int), default=JPEG_QUALITY, metavar="Q",
+        "--jpeg-quality", type=command.between(1, 100, int), default=JPEG_QUALITY, metavar="Q",
         help="of images that are no upright RGB JPEG; those are copied (default: %(default)s)",
     )  # fmt: skip
     common.add_argument(
@@ -78,20 +56,12 @@ def _common() -> argparse.ArgumentParser:
     )  # fmt: skip
     common.add_argument("--limit", type=count, metavar="N", help="only the first N images")
     common.add_argument("--dry-run", action="store_true", help="count only, write nothing")
-    common.add_argument(
-        "--workers", type=whole, default=os.cpu_count() or 1, metavar="N",
-        help="processes; 0 works in this one (default: one per core, here %(default)s)",
-    )  # fmt: skip
+    command.add_workers(common)
     return common
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_tools.convert",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser("convert", description=__doc__, examples=EXAMPLES)
     common = _common()
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     coco = kinds.add_parser("coco", parents=[common], help="a COCO instances JSON")
@@ -101,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     bsds = kinds.add_parser("bsds", parents=[common], help="BSDS500's .mat files")
     bsds.add_argument("--ground-truth", type=Path, required=True, metavar="DIR")
     bsds.add_argument(
-        "--dedupe", type=_between(0, 1, float), default=DEDUPE_IOU, metavar="IOU",
+        "--dedupe", type=command.between(0, 1, float), default=DEDUPE_IOU, metavar="IOU",
         help="merge masks of one photo that overlap more than this (default: %(default)s; 1: none)",
     )  # fmt: skip
     bsds.set_defaults(list=lambda a: list_bsds(a.images, a.ground_truth, dedupe_iou=a.dedupe))
@@ -138,20 +108,11 @@ def _with_progress(
     stream: Iterator[ShardSample], tally: Tally, total: int
 ) -> Iterator[ShardSample]:
     """Pass the samples on and show how far they are; silent where nobody watches."""
-    columns = (
-        TextColumn("converting"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images, {task.fields[masks]:,} masks"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total, masks=0)
+    with command.progress("converting", total=total, unit="images") as bar:
         for sample in stream:
-            progress.update(task, completed=sample.image_id, masks=tally.masks)
+            bar.reach(sample.image_id, note=f"images, {tally.masks:,} masks")
             yield sample
-        progress.update(task, completed=total, masks=tally.masks)
+        bar.reach(total)
 
 
 def convert(args: argparse.Namespace) -> str:
@@ -181,21 +142,15 @@ def convert(args: argparse.Namespace) -> str:
         if not shards:
             raise UserError(" | ".join(["nothing to convert", *Summary.of(tally).lines()]))
         write_lists(folder, tally, mark)
-    written = f"wrote {len(shards):,} shard{'' if len(shards) == 1 else 's'} to {args.out}"
+    written = f"wrote {command.count(len(shards), 'shard')} to {args.out}"
     return "\n".join([*Summary.of(tally).lines(), written])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 for what the user must mend."""
-    try:
-        print(convert(_parser().parse_args(argv)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was left behind", file=sys.stderr)
-        return 130
-    return 0
+    return command.run(
+        lambda: convert(_parser().parse_args(argv)), stopped="stopped; nothing was left behind"
+    )
 
 
 if __name__ == "__main__":

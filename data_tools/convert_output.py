@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools import command
 from data_tools.convert_run import Tally
 from data_tools.readers.records import Listing
 from sam_train.errors import UserError
@@ -64,21 +65,17 @@ class Summary:
             rest = reason.count - len(reason.names)
             more = f"; and {rest} more" if rest else ""
             yield (
-                f"skipped {_count(reason.count, reason.kind)}, {reason.reason}: "
+                f"skipped {command.count(reason.count, reason.kind)}, {reason.reason}: "
                 f"{'; '.join(reason.names)}{more}"
             )
         skipped = {"image": 0, "mask": 0}
         for reason in self.reasons:
             skipped[reason.kind] += reason.count
-        parts = [_count(n, kind) for kind, n in skipped.items()]
+        parts = [command.count(n, kind) for kind, n in skipped.items()]
         yield (
-            f"{_count(self.images, 'image')}, {_count(self.masks, 'mask')}; "
+            f"{command.count(self.images, 'image')}, {command.count(self.masks, 'mask')}; "
             f"skipped {' and '.join(parts)}"
         )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def fingerprint(listing: Listing, settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
 
 from pycocotools import mask as coco_mask
 
+from data_tools import command
 from data_tools.convert_photo import JPEG_QUALITY, read_photo
 from data_tools.readers.records import Listing, Record, Skip, SkipImageError
 from data_tools.sa1b_format import ShardSample, annotation_from_rle
-from sam_train.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,45 +98,12 @@ def convert_all(listing: Listing, config: ConvertConfig) -> Iterator[Converted]:
         UserError: a worker process died.
     """
     numbered = ((record, n) for n, record in enumerate(listing.records, start=1))
-    if config.workers == 0:
-        for record, n in numbered:
-            yield convert_record(record, n, config)
-        return
-    # Spawned, not forked: the progress bar's thread may hold a lock in the moment of a fork.
-    context = multiprocessing.get_context("spawn")
-    # A window rather than map(): finished images must not pile up before a slow disk.
-    window: deque[Future[Converted]] = deque()
-    with ProcessPoolExecutor(config.workers, mp_context=context) as pool:
-
-        def submit(count: int) -> None:
-            with _deaf_children():
-                for record, n in islice(numbered, count):
-                    window.append(pool.submit(convert_record, record, n, config))
-
-        try:
-            submit(4 * config.workers)
-            while window:
-                result = window.popleft().result()
-                submit(1)
-                yield result
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process died, most likely for lack of memory; try --workers 1"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    convert_one = partial(_convert_numbered, config=config)
+    yield from command.parallel(convert_one, numbered, workers=config.workers)
 
 
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes started inside never hear Ctrl-C, which reaches the whole process group: only this
-    one answers it, with one line, instead of a traceback from each (the pool starts its processes
-    when work is handed in)."""
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+def _convert_numbered(numbered: tuple[Record, int], config: ConvertConfig) -> Converted:
+    return convert_record(*numbered, config)
 
 
 def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[ShardSample]:

@@ -9,8 +9,7 @@ extent of the mask in pixels (last minus first, not a count).
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -20,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 from webdataset.writer import TarWriter
+
+from data_tools.command import write_atomically
 
 BoolMask = npt.NDArray[np.bool_]
 
@@ -262,19 +263,6 @@ def write_shard(samples: Iterable[ShardSample], path: Path) -> int:
         return count
 
     return write_atomically(path, fill)
-
-
-def write_atomically(path: Path, fill: Callable[[BinaryIO], int]) -> int:
-    """Let `fill` write a temporary file beside `path`, then rename it; returns fill's answer."""
-    # Not ending in .tar: a glob for shards must not pick up a half-written one.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as stream:
-            result = fill(stream)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return result
 
 
 def write_shards(

@@ -12,34 +12,18 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import multiprocessing
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
-from data_tools.sa1b_format import (
-    ShardSample,
-    annotate_masks,
-    shard_path,
-    write_atomically,
-    write_shard,
-)
+from data_tools import command
+from data_tools.sa1b_format import ShardSample, annotate_masks, shard_path, write_shard
 from data_tools.scenes import REVISION, close_up, render_scene
 from sam_train.errors import UserError
 
@@ -128,7 +112,7 @@ def missing_shards(cfg: SampleConfig, out: Path) -> list[int]:
 
 
 def write_sample(
-    cfg: SampleConfig, out: Path, *, workers: int = 1, console: Console | None = None
+    cfg: SampleConfig, out: Path, *, workers: int = 1, quiet: bool = True
 ) -> list[Path]:
     """Write what is missing of a dataset and return the tars that were written.
 
@@ -136,7 +120,7 @@ def write_sample(
         cfg: what to draw.
         out: folder for `sa_000000.tar`, …, and the manifest `sample.json`; made if absent.
         workers: processes; the files do not depend on it.
-        console: where the progress bar goes; None shows none.
+        quiet: show no progress bar.
 
     Raises:
         UserError: bad settings, `out` holds something else or cannot be written.
@@ -145,52 +129,30 @@ def write_sample(
     missing = missing_shards(cfg, out)
     if not missing:
         return []
-    text = json.dumps(asdict(cfg), indent=1).encode() + b"\n"
     try:
-        out.mkdir(parents=True, exist_ok=True)
         # Before the first tar, so that an interrupted run is known again and continued.
-        write_atomically(out / MANIFEST, lambda stream: stream.write(text))
+        command.write_json(out / MANIFEST, asdict(cfg))
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
     indices = [index for shard in missing for index in cfg.indices(shard)]
-    with _drawn(indices, cfg, workers=workers) as samples, _progress(console) as progress:
-        task = progress.add_task("drawing scenes", total=len(indices))
+    if workers > 1:
+        # Compile once here: otherwise every worker would compile the drawing code at the same time.
+        render_scene(0, 0, height=32, width=32)
+    draw = partial(draw_sample, cfg=cfg)
+    processes = min(workers, len(indices)) if workers > 1 else 0
+    samples = command.parallel(draw, indices, workers=processes)
+    total = len(indices)
+    with command.progress("drawing", total=total, unit="scenes", quiet=quiet) as bar:
 
         def counted() -> Iterator[ShardSample]:
             for sample in samples:
-                progress.advance(task)
+                bar.advance()
                 yield sample
 
         stream = counted()
         for shard in missing:
             write_shard(islice(stream, len(cfg.indices(shard))), shard_path(out, shard))
     return [shard_path(out, shard) for shard in missing]
-
-
-@contextmanager
-def _drawn(
-    indices: Sequence[int], cfg: SampleConfig, *, workers: int
-) -> Iterator[Iterator[ShardSample]]:
-    """The samples in order, drawn by `workers` processes."""
-    draw = partial(draw_sample, cfg=cfg)
-    if workers <= 1:
-        yield map(draw, indices)
-        return
-    # Compile once here: otherwise every worker would compile the drawing code at the same time.
-    render_scene(0, 0, height=32, width=32)
-    with multiprocessing.Pool(min(workers, len(indices))) as pool:
-        yield pool.imap(draw, indices, chunksize=8)
-
-
-def _progress(console: Console | None) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=console is None,
-    )
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -203,10 +165,10 @@ def _size(text: str) -> tuple[int, int]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     default = SampleConfig()
-    p = argparse.ArgumentParser(
-        prog="python -m data_tools.sample",
+    p = command.parser(
+        "sample",
         description="Draw procedural scenes with nested masks and write them as SA-1B shards.",
-        epilog="example: python -m data_tools.sample --out data/sample/val --scenes 200 --seed 1",
+        examples="example: python -m data_tools.sample --out data/sample/val --scenes 200 --seed 1",
     )
     p.add_argument("--out", type=Path, required=True, help="folder for the tars")
     p.add_argument("--scenes", type=int, default=default.scenes, help="photos (%(default)s)")
@@ -218,9 +180,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--shard-size", type=int, default=default.shard_size, help="photos per tar (%(default)s)"
     )
-    p.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)"
-    )
+    command.add_workers(p)
     p.add_argument("--overwrite", action="store_true", help="replace other sample data in --out")
     p.add_argument("--dry-run", action="store_true", help="say what would be written, and stop")
     return p
@@ -249,7 +209,7 @@ def run(arguments: Sequence[str] | None = None) -> str:
     if stale:
         for path in (*out.glob("sa_*.tar"), out / MANIFEST):
             path.unlink()
-    write_sample(cfg, out, workers=args.workers, console=Console(stderr=True))
+    write_sample(cfg, out, workers=args.workers, quiet=False)
     return f"{out}: {cfg.scenes} scenes of {height}x{width} in {cfg.shards} shards"
 
 
@@ -259,14 +219,9 @@ def _is_other_sample(cfg: SampleConfig, out: Path) -> bool:
     return manifest.is_file() and manifest.read_text() != json.dumps(asdict(cfg), indent=1) + "\n"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 2 after an error the user can mend."""
-    try:
-        print(run())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.run(lambda: run(argv), stopped="stopped; run it again to go on")
 
 
 if __name__ == "__main__":
