@@ -1,4 +1,5 @@
-"""AdamW with layer-wise decay, warm-up and a schedule (paper A, "Training recipe")."""
+"""AdamW with layer-wise decay, warm-up and a schedule (paper A, "Training recipe"); Muon for small
+models trained from scratch."""
 
 from __future__ import annotations
 
@@ -9,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from sam_train.errors import UserError
+from sam_train.muon import MuonWithAdamW
 
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("step", "cosine", "linear")
 
 
@@ -21,8 +24,17 @@ SCHEDULES = ("step", "cosine", "linear")
 class OptimConfig:
     """Defaults are the paper's ViT-H (A, "Training recipe") unless a line says otherwise."""
 
+    name: str = "adamw"
+    """adamw: the paper's. muon: Muon for the matrices inside the encoder's blocks and the decoder,
+    AdamW for the rest; for training from scratch on few steps (`docs/log.md` has the comparison).
+    """
     lr: float = 8e-4
     """Learning rate after warm-up, of the parameters that stand last (neck, prompts, decoder)."""
+    muon_lr: float = 1e-2
+    """Like `lr`, for the matrices that Muon updates. An update's root mean square is 0.2 times the
+    rate, about AdamW's, whatever the matrix's shape."""
+    muon_momentum: float = 0.95
+    """Muon's decay of the gradient's moving sum (its author's)."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     """Adam's decay of the gradient's first and second moments."""
     weight_decay: float = 0.1
@@ -79,29 +91,39 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not position_table
 
 
+def orthogonalises(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon updates it: the matrices that map features to features. Embeddings, position
+    tables and what meets pixels stay with AdamW, as Muon's author advises."""
+    inside = re.search(r"(image_encoder\.blocks|transformer|_mlps|prediction_head)\.", name)
+    return parameter.ndim == 2 and inside is not None and decays(name, parameter)
+
+
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], *, cfg: OptimConfig, depth: int
 ) -> list[dict[str, Any]]:
-    """Optimizer groups, one per (layer, decayed or not), each parameter in exactly one.
+    """Optimizer groups, one per (layer, decayed or not, Muon's or AdamW's), each parameter in
+    exactly one. Muon's have `momentum`.
 
     Args:
         named_parameters: of a `Sam`; frozen ones are left out.
         cfg: learning rate, decay.
         depth: number of encoder blocks.
     """
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
         layer, decay = layer_of(name, depth), decays(name, parameter)
+        muon = cfg.name == "muon" and orthogonalises(name, parameter)
         group = groups.setdefault(
-            (layer, decay),
+            (layer, decay, muon),
             {
                 "params": [],
-                "lr": cfg.lr * cfg.layer_decay ** (depth + 1 - layer),
+                "lr": (cfg.muon_lr if muon else cfg.lr) * cfg.layer_decay ** (depth + 1 - layer),
                 "weight_decay": cfg.weight_decay if decay else 0.0,
-                "name": f"layer {layer}{'' if decay else ', no decay'}",
-            },
+                "name": f"layer {layer}{'' if decay else ', no decay'}{', muon' if muon else ''}",
+            }
+            | ({"momentum": cfg.muon_momentum} if muon else {}),
         )
         group["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
@@ -113,13 +135,17 @@ def check(cfg: OptimConfig) -> None:
     Raises:
         UserError: names the setting and what it may be.
     """
+    if cfg.name not in OPTIMIZERS:
+        raise UserError(f"optim.name={cfg.name} is unknown: use {', '.join(OPTIMIZERS)}")
+    if not 0 <= cfg.muon_momentum < 1:
+        raise UserError(f"optim.muon_momentum={cfg.muon_momentum} must be from 0 to below 1")
     if cfg.schedule not in SCHEDULES:
         raise UserError(f"optim.schedule={cfg.schedule} is unknown: use {', '.join(SCHEDULES)}")
     if len(cfg.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.betas):
         raise UserError(f"optim.betas={cfg.betas} must be two numbers from 0 to below 1")
     if any(not 0 < m <= 1 for m in cfg.milestones):
         raise UserError(f"optim.milestones={cfg.milestones} are fractions of max_steps, 0 to 1")
-    for name in ("lr", "layer_decay", "decay_factor"):
+    for name in ("lr", "muon_lr", "layer_decay", "decay_factor"):
         if not getattr(cfg, name) > 0:
             raise UserError(f"optim.{name}={getattr(cfg, name)} must be above 0")
     for name in ("weight_decay", "warmup_steps", "final_lr_fraction", "grad_clip"):
@@ -152,9 +178,13 @@ def build_optimizer(
     cfg: OptimConfig,
     depth: int,
     max_steps: int,
-) -> tuple[AdamW, LambdaLR]:
-    """AdamW over `parameter_groups` and its schedule, stepped once per update."""
+) -> tuple[Optimizer, LambdaLR]:
+    """The optimizer over `parameter_groups` and its schedule, stepped once per update."""
     beta1, beta2 = cfg.betas
     groups = parameter_groups(named_parameters, cfg=cfg, depth=depth)
-    optimizer = AdamW(groups, lr=cfg.lr, betas=(beta1, beta2), fused=True)
+    optimizer: Optimizer
+    if cfg.name == "muon":
+        optimizer = MuonWithAdamW(groups, betas=(beta1, beta2))
+    else:
+        optimizer = AdamW(groups, lr=cfg.lr, betas=(beta1, beta2), fused=True)
     return optimizer, LambdaLR(optimizer, learning_rate_factor(cfg, max_steps))
