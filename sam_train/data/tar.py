@@ -28,6 +28,8 @@ class Listing:
 
     members: list[Member] = field(default_factory=list)
     damage: str | None = None
+    refused: list[str] = field(default_factory=list)
+    """Names of links, devices and files that point out of the archive; folders are not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ def list_members(read_at: Callable[[int, int], bytes], *, size: int) -> Listing:
             member = Member(name or header.name, begin, bytes_here)
             if header.kind in b"07\0" and _is_safe(member.name):
                 listing.members.append(member)
+            elif header.kind != b"5":
+                listing.refused.append(member.name)
             name, length = None, None
         offset = begin + -(-bytes_here // BLOCK) * BLOCK
 
