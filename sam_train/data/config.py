@@ -26,7 +26,16 @@ class DataConfig:
     for ViT-L and ViT-B; paper A). Must be divisible by ranks x accumulation."""
     masks_per_image: int = 64
     """At most this many masks of an image are drawn per step (paper A: 64 per GPU, with one image
-    on each)."""
+    on each). Which ones is decided by (seed, epoch, sample) alone."""
+    masks_per_gpu: int | None = 64
+    """Most masks that a GPU may be given at a time (paper A: 64); null is no bound. A bound on
+    settings, not a draw: images on a GPU x `masks_per_image` above it is refused, with the
+    `trainer.accumulate` that keeps within it. Were the masks of an image cut down to what its GPU
+    has room for, a run resumed on other GPUs would train on other masks."""
+    shuffle_window: int = 0
+    """0: each epoch shuffles all samples. W > 0: it shuffles the shards, takes W at a time and
+    shuffles the samples of these, so that reading stays within W files: for disks that seek
+    slowly, where W shards fit into the file cache (SA-1B: 11 GB each). The paper is silent."""
     limit: int | None = None
     """Only the first samples of the training shards, in shard order; null takes all. To overfit a
     few photos on purpose."""
@@ -64,13 +73,17 @@ def check(cfg: DataConfig) -> None:
         UserError: names the option and what it may be.
     """
     at_least = {"batch_size": 1, "masks_per_image": 1, "val_batch_size": 1, "workers": 0}
-    at_least |= {"prefetch": 1}
+    at_least |= {"prefetch": 1, "shuffle_window": 0}
     for name, least in at_least.items():
         if getattr(cfg, name) < least:
             raise UserError(f"data.{name}={getattr(cfg, name)} must be at least {least}.")
     for name in ("max_area_fraction", "max_skip_fraction"):
         if not 0 <= getattr(cfg, name) <= 1:
             raise UserError(f"data.{name}={getattr(cfg, name)} must lie between 0 and 1.")
+    if cfg.masks_per_gpu is not None and cfg.masks_per_gpu < 1:
+        raise UserError(
+            f"data.masks_per_gpu={cfg.masks_per_gpu} must be at least 1, or null for no bound."
+        )
     if cfg.limit is not None and cfg.limit < 1:
         raise UserError(f"data.limit={cfg.limit} must be at least 1, or null for all samples.")
     jitter = list(cfg.scale_jitter)

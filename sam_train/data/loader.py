@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
@@ -88,8 +90,9 @@ def make_train_loader(
         start: first position of the order, asked at the beginning of each pass.
 
     Raises:
-        UserError: the batch cannot be divided evenly.
+        UserError: the batch cannot be divided evenly, or gives a GPU too many masks.
     """
+    check_masks_per_gpu(cfg, world_size=world_size, accumulate=accumulate)
     scenes = Scenes(
         shards,
         image_size=image_size,
@@ -101,7 +104,12 @@ def make_train_loader(
     samples = len(shards) if cfg.limit is None else min(cfg.limit, len(shards))
     dataset = TrainDataset(
         scenes,
-        order=Order(samples=samples, seed=seed),
+        order=Order(
+            samples=samples,
+            seed=seed,
+            shard_first=shard_first(shards),
+            shuffle_window=cfg.shuffle_window,
+        ),
         masks_per_image=cfg.masks_per_image,
         grid_size=grid_size,
     )
@@ -113,6 +121,35 @@ def make_train_loader(
         accumulate=accumulate,
     )
     return Loader(_data_loader(dataset, batches, cfg=cfg, image_size=image_size))
+
+
+def shard_first(shards: Shards) -> npt.NDArray[np.int64]:
+    """int64 [P + 1]: the first sample of each shard, and their number."""
+    return np.cumsum([0, *(len(index.keys) for index in shards.indices)], dtype=np.int64)
+
+
+def check_masks_per_gpu(cfg: DataConfig, *, world_size: int, accumulate: int) -> None:
+    """Keep within `data.masks_per_gpu` without a say in what is drawn.
+
+    Raises:
+        UserError: a micro-batch could hold more masks; names the ways out.
+    """
+    images = cfg.batch_size // (world_size * accumulate)
+    if cfg.masks_per_gpu is None or images * cfg.masks_per_image <= cfg.masks_per_gpu:
+        return
+    per_rank = cfg.batch_size // world_size
+    fits = [
+        n
+        for n in range(1, per_rank + 1)
+        if per_rank % n == 0 and per_rank // n * cfg.masks_per_image <= cfg.masks_per_gpu
+    ]
+    split = f"set trainer.accumulate={fits[0]}" if fits else "use a smaller data.masks_per_image"
+    raise UserError(
+        f"{images} images on a GPU at a time with data.masks_per_image={cfg.masks_per_image} are "
+        f"up to {images * cfg.masks_per_image} masks, more than "
+        f"data.masks_per_gpu={cfg.masks_per_gpu}: {split}, or raise data.masks_per_gpu where "
+        "memory allows (null: no bound)."
+    )
 
 
 def make_val_loader(

@@ -1,9 +1,10 @@
 """The endless sample order: a pure function of (seed, epoch, position), with no state.
 
 Position p of the order lies in epoch p // N; inside an epoch, a keyed permutation says which
-sample it is. Step s of a run takes the next `batch_size` positions, rank r a contiguous part of
-them, each accumulated micro-batch a contiguous part of that. So a run resumes from one counter,
-exactly, at another number of ranks, workers or micro-batches.
+sample it is: of all samples, or of windows of a few shards, so that reading stays within those.
+Step s of a run takes the next `batch_size` positions, rank r a contiguous part of them, each
+accumulated micro-batch a contiguous part of that. So a run resumes from one counter, exactly, at
+another number of ranks, workers or micro-batches.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ STREAM_SUBSET = 2
 STREAM_POINT = 3
 STREAM_REPLACEMENT = 4
 STREAM_JITTER = 5
+STREAM_SHARDS = 6
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -60,29 +62,93 @@ class Place:
     """Sample, 0 .. N - 1 in shard order."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """N samples, shuffled anew each epoch, in O(1) time and memory."""
+    """N samples, shuffled anew each epoch; any position is found as fast as the first.
 
-    samples: int
-    seed: int
+    Full shuffle: O(1) time and memory. In windows of W of P shards: O(log P) per position, after
+    O(P) once per epoch; the epoch's shards are permuted, W at a time form a window, and the
+    samples of a window are permuted among themselves.
+    """
+
+    def __init__(
+        self,
+        *,
+        samples: int,
+        seed: int,
+        shard_first: npt.NDArray[np.int64] | None = None,
+        shuffle_window: int = 0,
+    ) -> None:
+        """Args:
+        samples: N >= 1; those from N on are left out.
+        seed: of the run.
+        shard_first: [P + 1] the first sample of each shard, rising from 0; needed for windows.
+        shuffle_window: W; 0 shuffles over everything.
+        """
+        self.samples = samples
+        self.seed = seed
+        self._window = shuffle_window
+        bounds = np.array([0, samples]) if shard_first is None else shard_first
+        # Empty shards, and those behind the last sample, would make empty windows.
+        self._first: npt.NDArray[np.int64] = np.unique(np.minimum(bounds, samples))
+        if shuffle_window >= len(self._first) - 1:
+            self._window = 0  # one window of everything
+        self._layouts: dict[int, _Layout] = {}
 
     def place(self, position: int) -> Place:
         """Epoch and sample at a position >= 0."""
         epoch, index = divmod(position, self.samples)
-        half = max(1, ((self.samples - 1).bit_length() + 1) // 2)
         key = hash64(self.seed, STREAM_ORDER, epoch)
-        # A Feistel network permutes the 4^half >= N numbers; walking along its cycle until the
-        # number is below N permutes 0 .. N - 1. The domain is below 4 N: under 4 walks on average.
-        while True:
-            index = _feistel(index, half, key)
-            if index < self.samples:
-                return Place(epoch, index)
+        if self._window == 0:
+            return Place(epoch, permute(index, self.samples, key=key))
+        return Place(epoch, self._layout(epoch, key).sample(index))
 
     def replacement(self, position: int, attempt: int) -> Place:
-        """The sample to take when the first `attempt` choices for this position were unusable."""
+        """The sample to take when the first `attempt` choices for this position were unusable.
+
+        Of all shards whatever the window is: it may be the window's shard that is lost.
+        """
         draw = hash64(self.seed, STREAM_REPLACEMENT, position, attempt)
         return Place(position // self.samples, draw % self.samples)
+
+    def _layout(self, epoch: int, key: int) -> _Layout:
+        layout = self._layouts.get(epoch)
+        if layout is None:
+            layout = _Layout(self._first, window=self._window, key=key)
+            # Two, because the batches around an epoch's end go back and forth between both.
+            self._layouts = {e: kept for e, kept in self._layouts.items() if e == epoch - 1}
+            self._layouts[epoch] = layout
+        return layout
+
+
+class _Layout:
+    """The shards of one epoch, in its order and in windows."""
+
+    def __init__(self, first: npt.NDArray[np.int64], *, window: int, key: int) -> None:
+        shards = np.argsort(hash_each(hash64(key, STREAM_SHARDS), np.arange(len(first) - 1)))
+        self._source = first[:-1][shards]
+        # [P + 1] where each of the permuted shards begins in the epoch.
+        self._begin = np.concatenate([[0], np.cumsum(np.diff(first)[shards])])
+        self._windows = np.append(self._begin[:-1:window], self._begin[-1])
+        self._key = key
+
+    def sample(self, index: int) -> int:
+        """The sample at place `index` of the epoch."""
+        window = int(np.searchsorted(self._windows, index, side="right")) - 1
+        begin, end = self._windows[window : window + 2].tolist()
+        index = begin + permute(index - begin, end - begin, key=hash64(self._key, window))
+        shard = int(np.searchsorted(self._begin, index, side="right")) - 1
+        return int(self._source[shard]) + index - int(self._begin[shard])
+
+
+def permute(index: int, count: int, *, key: int) -> int:
+    """Where the permutation of 0 .. count - 1 that `key` names takes `index`; O(1)."""
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    # A Feistel network permutes the 4^half >= count numbers; walking along its cycle until the
+    # number is below count permutes those. The domain is below 4 count: under 4 walks on average.
+    while True:
+        index = _feistel(index, half, key)
+        if index < count:
+            return index
 
 
 def _feistel(value: int, half: int, key: int) -> int:

@@ -254,7 +254,7 @@ def test_a_window_is_a_pure_function_of_the_position(shard: Callable[..., Path])
 
 
 def test_the_limit_keeps_the_first_samples(shard: Callable[..., Path]) -> None:
-    cfg = DataConfig(train=str(shard(5)), batch_size=4, limit=2, workers=0)
+    cfg = DataConfig(train=str(shard(5)), batch_size=4, masks_per_image=9, limit=2, workers=0)
     check(cfg)
     shards = open_shards(cfg.train, option="data.train")
     skips = Skips(workers=0, max_fraction=1)

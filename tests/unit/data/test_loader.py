@@ -89,6 +89,40 @@ def test_ranks_and_accumulation_divide_the_same_step(shard: Callable[..., Path])
             assert torch.equal(torch.cat([b.points for b in mine]), batch.points)
 
 
+def test_masks_per_gpu_bounds_a_micro_batch_and_never_what_is_drawn(
+    shard: Callable[..., Path],
+) -> None:
+    settings: dict[str, Any] = {"train": str(shard(7)), "batch_size": 8, "workers": 0}
+    cfg = DataConfig(masks_per_image=3, masks_per_gpu=6, **settings)
+    with pytest.raises(UserError, match=r"trainer\.accumulate=4.*data\.masks_per_gpu"):
+        train_batches(cfg, 1)
+    with pytest.raises(UserError, match=r"trainer\.accumulate=2"):
+        train_batches(cfg, 1, world_size=2)
+    with pytest.raises(UserError, match=r"smaller data\.masks_per_image"):
+        train_batches(DataConfig(masks_per_image=7, masks_per_gpu=6, **settings), 1)
+    split = [train_batches(cfg, 4, accumulate=4), train_batches(cfg, 1, world_size=4)]
+    whole = train_batches(DataConfig(masks_per_image=3, masks_per_gpu=None, **settings), 1)
+    assert max(batch.num_masks for batch in split[0]) == 6
+    assert torch.equal(torch.cat([b.mask_ids for b in split[0]]), whole[0].mask_ids)
+    assert torch.equal(split[1][0].points, whole[0].points[: split[1][0].num_masks])
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_a_window_keeps_reading_within_its_shards(shard: Callable[..., Path], window: int) -> None:
+    for k in range(3):
+        path = shard(3 + k, name=f"sa_{k:06d}.tar", first=10 * k)
+    cfg = DataConfig(
+        train=str(path.parent), batch_size=4, masks_per_image=2, workers=0, shuffle_window=window
+    )
+    keys = [key for batch in train_batches(cfg, 3) for key in batch.keys]
+    assert len(set(keys)) == 12
+    shards = [key.split("/")[0] for key in keys]
+    assert len(set(shards[:3])) <= window
+    last = [len(shards) - 1 - shards[::-1].index(s) for s in dict.fromkeys(shards)]
+    first = [shards.index(s) for s in dict.fromkeys(shards)]
+    assert all(first[k + window] > min(last) for k in range(3 - window))
+
+
 def test_a_start_position_continues_an_unbroken_run(shard: Callable[..., Path]) -> None:
     cfg = DataConfig(train=str(shard(5)), batch_size=3, masks_per_image=3, workers=0)
     assert_same(train_batches(cfg, 3, start=lambda: 9), train_batches(cfg, 6)[3:])
@@ -99,7 +133,7 @@ def test_systematic_damage_is_one_line_from_any_process(
     tmp_path: Path, make: Any, workers: int
 ) -> None:
     path = make.pack(tmp_path / "bad.tar", [("a.jpg", b"x"), ("a.json", b"{}")])
-    cfg = DataConfig(train=str(path), batch_size=2, workers=workers)
+    cfg = DataConfig(train=str(path), batch_size=1, workers=workers)
     with pytest.raises(UserError) as caught:
         train_batches(cfg, 1)
     assert "bad.tar/a" in str(caught.value)
@@ -139,6 +173,8 @@ def test_validation_is_the_first_images_once_over_all_ranks(
         {"batch_size": 0},
         {"workers": -1},
         {"max_area_fraction": 1.5},
+        {"masks_per_gpu": 0},
+        {"shuffle_window": -1},
         {"masks_per_image": 70_000},
         {"start_method": "thread"},
     ],

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from itertools import islice
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sam_train.data import order as order_module
 from sam_train.data.order import Order, PositionBatches, hash64
 from sam_train.errors import UserError
+
+GOLDEN_WINDOWED = [2066036, 599281, 9812816, 984491]
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 5, 64, 65, 1000])
@@ -48,6 +54,116 @@ def test_the_order_of_a_seed_never_changes() -> None:
     positions = (0, 1, 2, 20_000_000)
     assert [order.place(p).index for p in positions] == [10611969, 5503779, 2377748, 5094501]
     assert order.replacement(7, 1) == order.replacement(7, 1) != order.replacement(7, 2)
+
+
+def firsts(sizes: list[int]) -> np.ndarray:
+    return np.cumsum([0, *sizes])
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any),
+    window=st.integers(0, 12),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 10**6),
+    left_out=st.integers(0, 5),
+)
+def test_windows_are_permuted_shards_and_every_epoch_is_complete(
+    sizes: list[int], window: int, seed: int, epoch: int, left_out: int
+) -> None:
+    first = firsts(sizes)
+    samples = max(1, int(first[-1]) - left_out)
+    order = Order(samples=samples, seed=seed, shard_first=first, shuffle_window=window)
+    positions = range(epoch * samples, (epoch + 1) * samples)
+    places = [order.place(p) for p in positions]
+    assert sorted(place.index for place in places) == list(range(samples))
+    assert {place.epoch for place in places} == {epoch}
+    # Whoever asks backwards, or only for one, is told the same.
+    fresh = Order(samples=samples, seed=seed, shard_first=first, shuffle_window=window)
+    assert [fresh.place(p) for p in reversed(positions)] == places[::-1]
+    if not window:
+        return
+    shards = [int(np.searchsorted(first, place.index, side="right")) - 1 for place in places]
+    # A shard's samples lie within a window: at most `window` shards are open at any place.
+    begins = {s: shards.index(s) for s in set(shards)}
+    ends = {s: samples - 1 - shards[::-1].index(s) for s in set(shards)}
+    for place in range(samples):
+        assert sum(begins[s] <= place <= ends[s] for s in begins) <= window
+
+
+def test_a_window_of_one_reads_shard_after_shard_in_another_order_each_epoch() -> None:
+    first = firsts([5, 1, 7, 0, 3, 6, 4, 2])
+    order = Order(samples=28, seed=2, shard_first=first, shuffle_window=1)
+    orders = set()
+    for epoch in range(6):
+        indices = [order.place(epoch * 28 + p).index for p in range(28)]
+        shards = [int(np.searchsorted(first, i, side="right")) - 1 for i in indices]
+        changes = [s for k, s in enumerate(shards) if k == 0 or s != shards[k - 1]]
+        assert sorted(changes) == [0, 1, 2, 4, 5, 6, 7]
+        orders.add(tuple(changes))
+        assert indices != sorted(indices)
+    assert len(orders) == 6
+
+
+@pytest.mark.parametrize("window", [3, 4, 100])
+def test_a_window_of_all_shards_is_the_full_shuffle(window: int) -> None:
+    full = Order(samples=12, seed=9)
+    order = Order(samples=12, seed=9, shard_first=firsts([5, 3, 4]), shuffle_window=window)
+    assert [order.place(p) for p in range(40)] == [full.place(p) for p in range(40)]
+
+
+def test_shards_stand_at_each_place_of_an_epoch_equally_often() -> None:
+    seeds, shards = 3000, 5
+    orders = [
+        Order(samples=shards, seed=s, shard_first=firsts([1] * shards), shuffle_window=1)
+        for s in range(seeds)
+    ]
+    counts = Counter((order.place(0).index, order.place(1).index) for order in orders)
+    expected = seeds / (shards * (shards - 1))
+    chi2 = sum((counts[i, j] - expected) ** 2 / expected for i, j in counts)
+    assert len(counts) == shards * (shards - 1)
+    assert chi2 < 43.8  # 0.1 % with 19 degrees of freedom
+
+
+@pytest.mark.parametrize("window", [0, 16])
+def test_sa_1b_is_entered_anywhere_at_the_same_cost(
+    monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """11 M samples in 1000 uneven shards: hashes per position, and of arrays one epoch's shards."""
+    sizes = 10_000 + np.arange(1000) * 7919 % 2001
+    sizes[-1] += 11_000_000 - sizes.sum()
+    hashes, lengths = Counter[str](), []
+    real, real_each = order_module.hash64, order_module.hash_each
+
+    def counted(*parts: int) -> int:
+        hashes["n"] += 1
+        return real(*parts)
+
+    def counted_each(base: int, values: np.ndarray) -> np.ndarray:
+        lengths.append(len(values))
+        return real_each(base, values)
+
+    monkeypatch.setattr(order_module, "hash64", counted)
+    monkeypatch.setattr(order_module, "hash_each", counted_each)
+    costs = {}
+    for start in (0, 20_000_000, 10**15):
+        hashes.clear()
+        order = Order(
+            samples=11_000_000, seed=1, shard_first=firsts(sizes.tolist()), shuffle_window=window
+        )
+        assert len({order.place(p).index for p in range(start, start + 256)}) == 256
+        costs[start] = hashes["n"]
+    # Cycle walking: 4 walks of 6 rounds at the most on average.
+    assert max(costs.values()) < 256 * 26
+    assert max(costs.values()) < 1.5 * min(costs.values())
+    assert lengths == ([1000] * 3 if window else [])
+
+
+def test_the_order_in_windows_of_a_seed_never_changes() -> None:
+    first = np.arange(0, 11_000_001, 11_000)
+    order = Order(samples=11_000_000, seed=0, shard_first=first, shuffle_window=16)
+    positions = (0, 1, 2, 20_000_000)
+    assert [order.place(p).index for p in positions] == GOLDEN_WINDOWED
 
 
 def test_hash_depends_on_the_order_of_its_parts() -> None:

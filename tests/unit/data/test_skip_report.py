@@ -14,7 +14,9 @@ from sam_train.data.skips import Skips, Tally, add_up
 
 
 def module(path: Path, *, workers: int) -> SamDataModule:
-    cfg = DataConfig(train=str(path), val=str(path), batch_size=4, workers=workers)
+    cfg = DataConfig(
+        train=str(path), val=str(path), batch_size=4, masks_per_image=9, workers=workers
+    )
     data = SamDataModule(cfg, image_size=32, grid_size=8, seed=0)
     data.setup("fit")
     return data
