@@ -51,6 +51,10 @@ class Behaviour:
     """Answer 302 with this location."""
     refuse_head: bool = False
     """Answer HEAD with 403, as signed links do."""
+    no_etag: bool = False
+    """Send no ETag."""
+    every: int = 1
+    """Only each so-manyeth request goes wrong, beginning with the first."""
     times: int | None = None
     """Only the next so many requests go wrong; null: all of them."""
 
@@ -73,6 +77,7 @@ class Seen:
 class _State:
     folder: Path
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    taken: dict[str, int] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -81,6 +86,10 @@ class _State:
         with self.lock:
             behaviour = self.behaviours.get(path) or self.behaviours.get("*")
             if behaviour is None or behaviour.times == 0:
+                return Behaviour()
+            number = self.taken.get(path, 0)
+            self.taken[path] = number + 1
+            if number % behaviour.every:
                 return Behaviour()
             if behaviour.times is not None:
                 behaviour.times -= 1
@@ -204,7 +213,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, data: bytes, stamp: int, behaviour: Behaviour, *, with_body: bool) -> None:
         total = len(data)
+        tag = f'"{stamp:x}"'
         asked = None if behaviour.ignore_range else self.headers.get("Range")
+        if self.headers.get("If-Range", tag) != tag:
+            asked = None
         if asked is not None:
             begin, _, end = asked.removeprefix("bytes=").partition("-")
             first = int(begin) + behaviour.range_lie
@@ -221,7 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header("Accept-Ranges", "none" if behaviour.ignore_range else "bytes")
-        self.send_header("ETag", f'"{stamp:x}"')
+        if not behaviour.no_etag:
+            self.send_header("ETag", tag)
         if behaviour.no_length:
             self.send_header("Connection", "close")
             self.close_connection = True
