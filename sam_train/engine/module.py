@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sam_train.config import RunConfig
 from sam_train.engine.records import RoundLog
+from sam_train.engine.resume import align_batch_counters
 from sam_train.engine.rounds_backward import backward_round_by_round
 from sam_train.losses import mask_losses
 from sam_train.model import Sam, build_from_config
@@ -110,6 +111,10 @@ class SamModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the model's sizes in plain types, so that `ckpt=` needs no `model=` beside it."""
         checkpoint[MODEL_RECORD] = asdict(self.cfg.model)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the run go on with whole updates, whatever `trainer.accumulate` is now."""
+        align_batch_counters(checkpoint, accumulate=self.trainer.accumulate_grad_batches)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Measure the gradient's norm at every update; limit it if `optim.grad_clip` says so."""
