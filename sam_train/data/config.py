@@ -18,9 +18,17 @@ class DataConfig:
 
     train: Any = ""
     """Training shards: a path, a folder of `.tar`, a glob, a brace pattern such as
-    `sa_{000000..000999}.tar`, an http(s) URL, or a list of these."""
+    `sa_{000000..000999}.tar`, a list file (`.txt`, one a line), an http(s), s3 or gs URL, or a
+    list of these."""
     val: Any = ""
     """Validation shards, written like `train`."""
+    index: str | None = None
+    """Index file of `python -m data_tools.index`; null takes the `sa_index.bin` beside the shards
+    where there is one, and walks the headers of the shards that no index knows."""
+    exclude: Any = ""
+    """Samples that are left out as if they were not there: a text file with `shard.tar/key` or
+    `key` a line, the report of `python -m data_tools.verify`, or a list of such files. Another
+    exclusion is another order."""
     batch_size: int = 256
     """Images per optimizer step over ALL ranks and accumulated micro-batches (256 for ViT-H, 128
     for ViT-L and ViT-B; paper A). Must be divisible by ranks x accumulation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
@@ -63,9 +64,12 @@ class SamDataModule(LightningDataModule):
             UserError: a shard is missing, empty or unreadable.
         """
         if stage in {None, "fit"} and self._train is None:
-            self._train = open_shards(self.cfg.train, option="data.train")
+            self._train = self._open(self.cfg.train, option="data.train")
         if stage in {None, "fit", "validate"} and self._val is None and self.cfg.val:
-            self._val = open_shards(self.cfg.val, option="data.val")
+            self._val = self._open(self.cfg.val, option="data.val")
+
+    def _open(self, patterns: Any, *, option: str) -> Shards:
+        return open_shards(patterns, option=option, index=self.cfg.index, exclude=self.cfg.exclude)
 
     @property
     def position(self) -> int:
@@ -112,10 +116,10 @@ class SamDataModule(LightningDataModule):
         """Samples and masks left out so far, by kind, over this rank's workers."""
         totals = Counter(self._train_skips.totals()) + Counter(self._val_skips.totals())
         for shards in (self._train, self._val):
-            for index in shards.indices if shards is not None else []:
-                totals["without_json"] += len(index.without_json)
-                totals["without_jpeg"] += len(index.without_jpeg)
-                totals["damaged_shards"] += index.damage is not None
+            for row in shards.rows if shards is not None else []:
+                totals["without_json"] += row.without_json
+                totals["without_jpeg"] += row.without_jpeg
+                totals["damaged_shards"] += row.damage is not None
         return {kind: count for kind, count in totals.items() if count}
 
     def skip_report(self, combine: Callable[[Tally], Tally]) -> list[str]:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
@@ -107,7 +105,7 @@ def make_train_loader(
         order=Order(
             samples=samples,
             seed=seed,
-            shard_first=shard_first(shards),
+            shard_first=shards.first,
             shuffle_window=cfg.shuffle_window,
         ),
         masks_per_image=cfg.masks_per_image,
@@ -121,11 +119,6 @@ def make_train_loader(
         accumulate=accumulate,
     )
     return Loader(_data_loader(dataset, batches, cfg=cfg, image_size=image_size))
-
-
-def shard_first(shards: Shards) -> npt.NDArray[np.int64]:
-    """int64 [P + 1]: the first sample of each shard, and their number."""
-    return np.cumsum([0, *(len(index.keys) for index in shards.indices)], dtype=np.int64)
 
 
 def check_masks_per_gpu(cfg: DataConfig, *, world_size: int, accumulate: int) -> None:

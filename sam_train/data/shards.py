@@ -1,151 +1,40 @@
 """Tars in Meta's layout, read where they lie: pairs of `sa_N.jpg` and `sa_N.json`.
 
-Nothing is extracted. Headers are walked once for the offsets; a sample is then two ranged reads.
-No file stays open, so reading is safe from threads and after fork or spawn.
+Nothing is extracted. An index says where each sample lies, see `index`; where there is none, the
+headers are walked. A sample is then one ranged read.
 """
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
-from braceexpand import braceexpand
 
-from sam_train.data.tar import Listing, list_members
+from sam_train.data.exclude import Exclusions, read_exclusions
+from sam_train.data.index import FILE_NAME, Index, ShardRow, build_index, compact, open_index
+from sam_train.data.patterns import resolve
+from sam_train.data.sources import Source, Span, is_remote, open_source, short_name
+from sam_train.data.tar import BLOCK, Header, parse_header
+from sam_train.data.walk import ShardIndex, index_shard
 from sam_train.errors import UserError
+
+__all__ = ["Entry", "Place", "ShardIndex", "Shards", "index_shard", "open_shards", "resolve"]
 
 log = logging.getLogger(__name__)
 
-
 MAX_MEMBER = 1 << 28
 """Bytes. A photo or JSON above this is damage, and not read (SA-1B's are below 10 MB)."""
-
-
-def resolve(patterns: str | Sequence[str], *, option: str) -> list[str]:
-    """The shards that paths, folders, globs, brace patterns and URLs stand for, sorted.
-
-    Args:
-        option: the setting they come from, for messages (`data.train`).
-
-    Raises:
-        UserError: nothing is given, a pattern matches nothing, or a path does not exist.
-    """
-    given = [patterns] if isinstance(patterns, str) else list(patterns or [])
-    given = [str(p) for p in given if str(p)]
-    if not given:
-        raise UserError(f"{option} is not set: give it the path of a tar or of a folder of tars.")
-    shards = {shard for pattern in given for shard in _expand(pattern, option=option)}
-    return sorted(shards)
-
-
-def _expand(pattern: str, *, option: str) -> list[str]:
-    # A name that exists is taken as it is, even with brackets or braces in it.
-    if not _is_remote(pattern) and Path(pattern).expanduser().exists():
-        names = [pattern]
-    else:
-        try:
-            names = list(braceexpand(pattern))
-        except ValueError:  # braceexpand's UnbalancedBracesError
-            raise UserError(f"{option}={pattern}: the braces do not balance.") from None
-    return [shard for name in names for shard in _expand_name(name, option=option)]
-
-
-def _expand_name(name: str, *, option: str) -> list[str]:
-    if _is_remote(name):
-        return [name]
-    path = Path(name).expanduser()
-    if path.is_dir():
-        found = sorted(str(p) for p in path.glob("*.tar"))
-        problem = f"the folder {path} holds no .tar"
-    elif path.exists():
-        return [str(path)]
-    else:
-        found = sorted(glob.glob(str(path)))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        problem = f"{path} matches nothing" if glob.has_magic(name) else f"{path} does not exist"
-    if not found:
-        raise UserError(f"{option}: {problem}; check the path, or make shards first.")
-    return found
-
-
-def _is_remote(name: str) -> bool:
-    return "://" in name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardIndex:
-    """Where the n complete samples of one shard lie, in the order of their photos."""
-
-    path: str
-    keys: npt.NDArray[np.bytes_]
-    """[n] member names without extension."""
-    jpegs: npt.NDArray[np.int64]
-    """[n, 2] offset and size in bytes."""
-    jsons: npt.NDArray[np.int64]
-    """[n, 2] offset and size in bytes."""
-    without_json: list[str]
-    """Photos that were left out because no JSON has their name."""
-    without_jpeg: list[str]
-    """JSONs that were left out because no photo has their name."""
-    damage: str | None
-    """Why the walk ended before the end of the tar, if it did; what came before is usable."""
-
-
-def index_shard(path: str) -> ShardIndex:
-    """Walk the headers of one tar.
-
-    Raises:
-        UserError: it is missing, empty, not a tar, or holds no complete sample.
-    """
-    try:
-        listing = _list(path)
-    except FileNotFoundError:
-        raise UserError(f"Shard {path} does not exist; check data.train and data.val.") from None
-    except Exception as error:
-        # fsspec's backends raise what they like.
-        raise UserError(f"Shard {path} cannot be read ({error}); check access to it.") from None
-    found, damage = listing.members, listing.damage
-    jpegs = {m.name.removesuffix(".jpg"): m for m in found if m.name.endswith(".jpg")}
-    jsons = {m.name.removesuffix(".json"): m for m in found if m.name.endswith(".json")}
-    keys = [key for key in jpegs if key in jsons]
-    if not keys:
-        raise UserError(
-            f"Shard {path} holds no pair of .jpg and .json ({len(jpegs)} photos, {len(jsons)} "
-            f"JSONs{', ' + damage if damage else ''}); get it again or leave it out."
-        )
-    return ShardIndex(
-        path=path,
-        keys=np.array([key.encode() for key in keys]),
-        jpegs=np.array([(jpegs[key].offset, jpegs[key].size) for key in keys], dtype=np.int64),
-        jsons=np.array([(jsons[key].offset, jsons[key].size) for key in keys], dtype=np.int64),
-        without_json=[jpegs[key].name for key in jpegs if key not in jsons],
-        without_jpeg=[jsons[key].name for key in jsons if key not in jpegs],
-        damage=damage,
-    )
-
-
-def _list(path: str) -> Listing:
-    with _open(path) as file:
-        size = file.seek(0, os.SEEK_END)
-
-        def read_at(offset: int, length: int) -> bytes:
-            file.seek(offset)
-            data: bytes = file.read(length)
-            return data
-
-        return list_members(read_at, size=size)
-
-
-def _open(path: str) -> Any:
-    # Unbuffered: the walk reads half a kilobyte of each megabyte.
-    return fsspec.open(path, "rb").open() if _is_remote(path) else Path(path).open("rb", 0)
+_WALKERS = 8
+_ADVICE = "`python -m data_tools.index`"
+_WORTH_AN_INDEX = 10_000
+"""Samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,82 +45,250 @@ class Entry:
     json: bytes
 
 
-class Shards:
-    """Samples 0 .. N - 1 of several shards, in shard order. Picklable; holds no open file."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one sample lies: all that it takes to read it, small enough to send to a process."""
 
-    def __init__(self, indices: Sequence[ShardIndex]) -> None:
-        self.indices = list(indices)
-        self._first = np.cumsum([0, *(len(index.keys) for index in self.indices)])
+    path: str
+    """Of the shard."""
+    shard_size: int
+    """Bytes."""
+    key: str
+    """Member name without extension."""
+    jpeg: Span
+    json: Span
+
+    @property
+    def name(self) -> str:
+        """For messages: `shard.tar/sa_12`."""
+        return f"{short_name(self.path)}/{self.key}"
+
+    def read(self, source: Source | None = None) -> Entry:
+        """See `Shards.read`; `source` is the opened shard where there is one."""
+        if max(self.jpeg.size, self.json.size) > MAX_MEMBER:
+            raise OSError(f"a file of more than {MAX_MEMBER >> 20} MiB")
+        # With the headers: a shard of the same size may have taken this one's place.
+        spans = [Span(each.offset - BLOCK, each.size + BLOCK) for each in (self.jpeg, self.json)]
+        blocks = (source or open_source(self.path)).read_many(spans, size=self.shard_size)
+        for block, suffix in zip(blocks, (".jpg", ".json"), strict=True):
+            if not _is_header_of(block, name=self.key + suffix):
+                raise OSError(f"{short_name(self.path)} changed since it was indexed")
+        return Entry(jpeg=blocks[0][BLOCK:], json=blocks[1][BLOCK:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """A shard, and its number in the index that knows it."""
+
+    path: str
+    index: Index
+    shard: int
+
+    @property
+    def row(self) -> ShardRow:
+        return self.index.rows[self.shard]
+
+
+class Shards:
+    """Samples 0 .. N - 1 of several shards, in shard order, without those that are excluded.
+
+    Picklable; holds no open file.
+    """
+
+    def __init__(self, parts: Sequence[_Part], *, exclusions: Exclusions | None = None) -> None:
+        self._parts = list(parts)
+        self._all_first = np.cumsum([0, *(p.row.samples for p in self._parts)], dtype=np.int64)
+        lists = [
+            exclusions.rows(p.path, p.index, p.shard) + first
+            for p, first in zip(self._parts, self._all_first[:-1], strict=True)
+            if exclusions is not None and len(exclusions)
+        ]
+        self.excluded: npt.NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *lists])
+        """Rising places of the excluded samples among all of them."""
+        self._kept_before = self.excluded - np.arange(len(self.excluded))
+        self.first: npt.NDArray[np.int64] = self._all_first - np.searchsorted(
+            self.excluded, self._all_first
+        )
+        """int64 [P + 1]: shard s owns the samples first[s] .. first[s + 1] - 1."""
+        self._sources: dict[int, Source] = {}
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return int(self.first[-1])
+
+    @property
+    def paths(self) -> list[str]:
+        """Of the P shards."""
+        return [part.path for part in self._parts]
+
+    @property
+    def rows(self) -> list[ShardRow]:
+        """What is known about each of the P shards: damage, leftovers."""
+        return [part.row for part in self._parts]
+
+    def shard_of(self, sample: int) -> int:
+        """Which of the P shards a sample lies in."""
+        return self._locate(sample)[0]
 
     def key(self, sample: int) -> str:
         """Name for messages: `shard.tar/sa_12`."""
-        index, row = self._locate(sample)
-        return f"{index.path.rsplit('/', 1)[-1]}/{index.keys[row].decode()}"
+        shard, row = self._locate(sample)
+        part = self._parts[shard]
+        return f"{short_name(part.path)}/{part.index.key(part.shard, row)}"
 
     def read(self, sample: int) -> Entry:
-        """The bytes of one sample.
+        """The bytes of one sample, in one read where its files are neighbours.
 
         Raises:
-            OSError: the shard vanished or is shorter than it was, or a file is absurdly large.
+            OSError: the shard vanished, is shorter than it was, holds something else there, or a
+                file is absurdly large.
         """
-        index, row = self._locate(sample)
-        if max(index.jpegs[row, 1], index.jsons[row, 1]) > MAX_MEMBER:
-            raise OSError(f"a file of more than {MAX_MEMBER >> 20} MiB")
-        spans = [tuple(map(int, index.jpegs[row])), tuple(map(int, index.jsons[row]))]
-        read = _read_remote if _is_remote(index.path) else _read_local
-        parts = read(index.path, spans)
-        if [len(part) for part in parts] != [size for _, size in spans]:
-            raise OSError(f"{index.path} is shorter than it was")
-        return Entry(jpeg=parts[0], json=parts[1])
+        return self.place(sample).read(self._source(self.shard_of(sample)))
 
-    def _locate(self, sample: int) -> tuple[ShardIndex, int]:
+    def place(self, sample: int) -> Place:
+        """Where a sample lies.
+
+        Raises:
+            OSError: the index is damaged there.
+        """
+        shard, row = self._locate(sample)
+        part = self._parts[shard]
+        jpeg, json = part.index.spans(part.shard, row)
+        key = part.index.key(part.shard, row)
+        return Place(path=part.path, shard_size=part.row.size, key=key, jpeg=jpeg, json=json)
+
+    def _locate(self, sample: int) -> tuple[int, int]:
         if not 0 <= sample < len(self):
             raise IndexError(sample)
-        shard = int(np.searchsorted(self._first, sample, side="right")) - 1
-        return self.indices[shard], sample - int(self._first[shard])
+        place = sample + int(np.searchsorted(self._kept_before, sample, side="right"))
+        shard = int(np.searchsorted(self._all_first, place, side="right")) - 1
+        return shard, place - int(self._all_first[shard])
+
+    def _source(self, shard: int) -> Source:
+        if shard not in self._sources:
+            self._sources[shard] = open_source(self._parts[shard].path)
+        return self._sources[shard]
 
 
-def _read_local(path: str, spans: Sequence[tuple[int, ...]]) -> list[bytes]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return [os.pread(descriptor, size, offset) for offset, size in spans]
-    finally:
-        os.close(descriptor)
+def _is_header_of(block: bytes, *, name: str) -> bool:
+    header: Header | None = parse_header(block[:BLOCK])
+    if header is None or header.size != len(block) - BLOCK:
+        return False
+    # A longer name stands in a block of its own, and this one holds a part of it.
+    plain = name.isascii() and len(name) < 100
+    return not plain or header.name.removeprefix("./") == name
 
 
-def _read_remote(path: str, spans: Sequence[tuple[int, ...]]) -> list[bytes]:
-    filesystem, name = fsspec.core.url_to_fs(path)
-    return [filesystem.cat_file(name, start=offset, end=offset + size) for offset, size in spans]
-
-
-def open_shards(patterns: str | Sequence[str], *, option: str) -> Shards:
+def open_shards(
+    patterns: str | Sequence[str],
+    *,
+    option: str,
+    index: str | Path | None = None,
+    exclude: str | Sequence[str] | None = None,
+) -> Shards:
     """Resolve and index; leftovers and damage of a shard are warned about, one line each.
 
+    Args:
+        option: the setting that the patterns come from (`data.train`).
+        index: an index file; without it, `sa_index.bin` beside the shards is taken where it is.
+        exclude: lists of samples to leave out, see `exclude`.
+
     Raises:
-        UserError: see `resolve` and `index_shard`.
+        UserError: see `resolve`, `index_shard` and `open_index`; or no sample is left.
     """
-    indices = []
-    for path in resolve(patterns, option=option):
-        index = index_shard(path)
-        indices.append(index)
-        if index.damage:
+    paths = resolve(patterns, option=option)
+    exclusions = read_exclusions(exclude)
+    known = _known(paths, index=index)
+    walked = _walk([path for path in paths if path not in known], option=option)
+    parts = [known.get(path) or walked[path] for path in paths]
+    shards = Shards(parts, exclusions=exclusions)
+    if not any(row.samples for row in shards.rows):
+        others = f" (and none of the {len(parts) - 1} others does)" if parts[1:] else ""
+        problem = no_samples(paths[0], parts[0].row)
+        raise UserError(f"{problem}{others}; get it again or leave it out.")
+    if not len(shards):
+        raise UserError(f"{option}: data.exclude leaves out every sample.")
+    for part in parts:
+        _warn(part)
+    if len(exclusions):
+        log.info("%s: %d samples excluded by data.exclude", option, len(shards.excluded))
+    return shards
+
+
+def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, _Part]:
+    """The shards that an index knows as they are now."""
+    if index is not None and str(index):
+        files = [Path(str(index)).expanduser()]
+    else:
+        folders = {Path(path).parent for path in paths if not is_remote(path)}
+        files = sorted(f / FILE_NAME for f in folders if (f / FILE_NAME).is_file())
+    known: dict[str, _Part] = {}
+    for file in files:
+        opened = open_index(file)
+        places = _places(opened, folder=file.parent)
+        for path in paths:
+            shard = places.get(_place(path), places.get(short_name(path)))
+            if shard is not None and _is_current(path, opened.rows[shard]):
+                known[path] = _Part(path=path, index=opened, shard=shard)
+    return known
+
+
+def _places(index: Index, *, folder: Path) -> dict[str, int]:
+    """Number of each shard, by its full path and, where that is unique, by its name alone: a
+    dataset may be mounted elsewhere than where it was indexed."""
+    names = [short_name(row.name) for row in index.rows]
+    once = {name for name, times in Counter(names).items() if times == 1}
+    places = {name: shard for shard, name in enumerate(names) if name in once}
+    for shard, row in enumerate(index.rows):
+        places[row.name if is_remote(row.name) else _place(str(folder / row.name))] = shard
+    return places
+
+
+def _place(path: str) -> str:
+    return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - links stay links
+
+
+def _is_current(path: str, row: ShardRow) -> bool:
+    # The time is not compared: copies of a dataset may share an index. A remote shard is compared
+    # when it is read.
+    try:
+        if is_remote(path) or Path(path).stat().st_size == row.size:
+            return True
+    except OSError:
+        return False
+    log.warning("%s changed since it was indexed; make the index again: %s", path, _ADVICE)
+    return False
+
+
+def _walk(paths: Sequence[str], *, option: str) -> dict[str, _Part]:
+    with ThreadPoolExecutor(_WALKERS) as pool:
+        found = [compact(shard) for shard in pool.map(index_shard, paths)]
+    index = build_index(found)
+    if len(index) >= _WORTH_AN_INDEX or any(is_remote(path) for path in paths):
+        log.info(
+            "%s: walked the headers of %d shards; %s does that once", option, len(paths), _ADVICE
+        )
+    return {path: _Part(path=path, index=index, shard=k) for k, path in enumerate(paths)}
+
+
+def _warn(part: _Part) -> None:
+    row = part.row
+    if row.damage:
+        log.warning("%s is damaged (%s): %d samples are usable", part.path, row.damage, row.samples)
+    elif not row.samples:
+        log.warning("%s", no_samples(part.path, row))
+    for count, first, kind, other in (
+        (row.without_json, row.first_without_json, "photos", "JSON"),
+        (row.without_jpeg, row.first_without_jpeg, "JSONs", "photo"),
+    ):
+        if count:
             log.warning(
-                "%s is damaged (%s): %d samples are usable", path, index.damage, len(index.keys)
+                "%s: left out %d %s without a %s (first: %s)", part.path, count, kind, other, first
             )
-        for names, kind, other in (
-            (index.without_json, "photos", "JSON"),
-            (index.without_jpeg, "JSONs", "photo"),
-        ):
-            if names:
-                log.warning(
-                    "%s: left out %d %s without a %s (first: %s)",
-                    path,
-                    len(names),
-                    kind,
-                    other,
-                    names[0],
-                )
-    return Shards(indices)
+
+
+def no_samples(path: str, row: ShardRow) -> str:
+    """What to say about a shard without a single sample."""
+    return (
+        f"Shard {path} holds no pair of .jpg and .json ({row.without_json} photos, "
+        f"{row.without_jpeg} JSONs{', ' + row.damage if row.damage else ''})"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sam_train.data.shards import Shards
 from sam_train.data.skips import KINDS, Tally
+from sam_train.data.sources import short_name
 
 
 def describe(tally: Tally, shards: Shards, *, option: str) -> str | None:
@@ -32,17 +33,16 @@ def describe(tally: Tally, shards: Shards, *, option: str) -> str | None:
 def _left_out(shards: Shards) -> list[str]:
     """What the shards hold that makes no sample."""
     parts = []
-    for names, what in (
-        ([n for i in shards.indices for n in _names(i.path, i.without_json)], "without a JSON"),
-        ([n for i in shards.indices for n in _names(i.path, i.without_jpeg)], "without a photo"),
-    ):
-        if names:
-            parts.append(f"left out {len(names):,} {what} (first: {names[0]})")
-    if damaged := [i for i in shards.indices if i.damage]:
-        first = f"{damaged[0].path}, {damaged[0].damage}"
+    known = list(zip(shards.paths, shards.rows, strict=True))
+    if alone := [(path, row) for path, row in known if row.without_json]:
+        number = sum(row.without_json for _, row in alone)
+        first = f"{short_name(alone[0][0])}/{alone[0][1].first_without_json}"
+        parts.append(f"left out {number:,} without a JSON (first: {first})")
+    if alone := [(path, row) for path, row in known if row.without_jpeg]:
+        number = sum(row.without_jpeg for _, row in alone)
+        first = f"{short_name(alone[0][0])}/{alone[0][1].first_without_jpeg}"
+        parts.append(f"left out {number:,} without a photo (first: {first})")
+    if damaged := [(path, row) for path, row in known if row.damage]:
+        first = f"{damaged[0][0]}, {damaged[0][1].damage}"
         parts.append(f"{len(damaged):,} damaged shards (first: {first})")
     return parts
-
-
-def _names(path: str, members: list[str]) -> list[str]:
-    return [f"{path.rsplit('/', 1)[-1]}/{member}" for member in members]

@@ -118,7 +118,7 @@ def _parse_pax(payload: bytes, *, name: str | None) -> tuple[str | None, int | N
     at = 0
     # By position: cutting the rest off a record at a time would copy a damaged megabyte of tiny
     # records a hundred thousand times.
-    while 0 <= (space := payload.find(b" ", at, at + 20)):
+    while (space := payload.find(b" ", at, at + 20)) >= 0:
         digits = payload[at:space]
         if not digits.isdigit() or not space - at < int(digits) <= len(payload) - at:
             break

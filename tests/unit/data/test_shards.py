@@ -90,7 +90,7 @@ def test_pairs_are_matched_by_name_and_leftovers_counted(
     path = shard(3, ("lonely.jpg", b"x"), ("a.json", b"{}"), ("b.json", b"{}"), ("readme", b""))
     shards = open_shards(str(path), option="data.train")
     assert len(shards) == 3
-    assert [len(shards.indices[0].without_json), len(shards.indices[0].without_jpeg)] == [1, 2]
+    assert [shards.rows[0].without_json, shards.rows[0].without_jpeg] == [1, 2]
     assert "left out 1 photos without a JSON (first: lonely.jpg)" in caplog.text
     assert "left out 2 JSONs without a photo (first: a.json)" in caplog.text
     assert shards.key(2) == "sa_000000.tar/sa_2"

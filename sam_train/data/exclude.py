@@ -1,0 +1,76 @@
+"""`data.exclude=`: samples that are none, because a list says so.
+
+A list is a text file with `shard.tar/key` or `key` a line (`#` begins a comment), or a JSON file
+whose `exclude` is a list of such names, as `python -m data_tools.verify` writes it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from sam_train.data.index import Index
+from sam_train.data.sources import one_line, short_name
+from sam_train.errors import UserError
+
+
+class _Report(msgspec.Struct):
+    exclude: list[str]
+
+
+class Exclusions:
+    """Names of samples, with their shard or without."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._anywhere: set[str] = set()
+        self._in_shard: dict[str, set[str]] = defaultdict(set)
+        for name in names:
+            shard, slash, key = name.partition(".tar/")
+            if slash:
+                self._in_shard[f"{shard}.tar"].add(key.removeprefix("./"))
+            else:
+                self._anywhere.add(name.removeprefix("./"))
+
+    def __len__(self) -> int:
+        return len(self._anywhere) + sum(len(keys) for keys in self._in_shard.values())
+
+    def rows(self, path: str, index: Index, shard: int) -> npt.NDArray[np.int64]:
+        """The excluded samples of one shard of an index, rising.
+
+        Args:
+            path: of the shard.
+        """
+        keys = self._anywhere | self._in_shard.get(short_name(path), set())
+        return index.find(shard, keys) if keys else np.empty(0, dtype=np.int64)
+
+
+def read_exclusions(paths: str | Sequence[str] | None) -> Exclusions:
+    """The names in one or several lists; none without a path.
+
+    Raises:
+        UserError: a list is missing or cannot be understood.
+    """
+    given = [paths] if isinstance(paths, str) else list(paths or [])
+    return Exclusions([name for path in given if str(path) for name in _read(Path(str(path)))])
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        data = path.expanduser().read_bytes()
+        if path.suffix == ".json":
+            return msgspec.json.decode(data, type=_Report).exclude
+        lines = data.decode("utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"data.exclude={path} does not exist.") from None
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise UserError(
+            f"data.exclude={path} cannot be read ({one_line(error)}); it must be a list of "
+            "shard.tar/key, one a line, or the JSON of data_tools.verify."
+        ) from None
+    names = (line.split("#", 1)[0].strip() for line in lines)
+    return [name for name in names if name]
