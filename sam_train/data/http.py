@@ -115,7 +115,11 @@ class HttpSource(Source):
         whole = False
         try:
             response = _pool(self.path).request(
-                "GET", self.path, headers=headers, preload_content=False
+                "GET",
+                self.path,
+                headers=headers,
+                preload_content=False,
+                timeout=PATIENCE.timeout,
             )
             part = self._receive(response, span)
             # Without a length, the end of the body has not been read.
@@ -192,7 +196,6 @@ def _pool(url: str) -> urllib3.PoolManager:
         _pools[place] = make(
             num_pools=16,
             maxsize=16,
-            timeout=urllib3.Timeout(connect=PATIENCE.timeout, read=PATIENCE.timeout),
             retries=urllib3.Retry(connect=0, read=0, status=0, other=0, redirect=5),
         )
     return _pools[place]

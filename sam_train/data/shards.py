@@ -20,7 +20,7 @@ import numpy.typing as npt
 from sam_train.data.exclude import Exclusions, read_exclusions
 from sam_train.data.index import FILE_NAME, Index, ShardRow, build_index, compact, open_index
 from sam_train.data.patterns import resolve
-from sam_train.data.sources import Source, Span, is_remote, open_source, short_name
+from sam_train.data.sources import Facts, Source, Span, is_remote, open_source, short_name
 from sam_train.data.tar import BLOCK, Header, parse_header
 from sam_train.data.walk import ShardIndex, index_shard
 from sam_train.errors import UserError
@@ -152,9 +152,7 @@ class Shards:
         """
         shard, row = self._locate(sample)
         part = self._parts[shard]
-        jpeg, json = part.index.spans(part.shard, row)
-        key = part.index.key(part.shard, row)
-        return Place(path=part.path, shard_size=part.row.size, key=key, jpeg=jpeg, json=json)
+        return _read_entry(self._source(shard), part.index, shard=part.shard, row=row)
 
     def _locate(self, sample: int) -> tuple[int, int]:
         if not 0 <= sample < len(self):
@@ -167,6 +165,21 @@ class Shards:
         if shard not in self._sources:
             self._sources[shard] = open_source(self._parts[shard].path)
         return self._sources[shard]
+
+
+def _read_entry(source: Source, index: Index, *, shard: int, row: int) -> Entry:
+    """Sample `row` of a shard of an index; raises as `Shards.read`."""
+    jpeg, json = index.spans(shard, row)
+    if max(jpeg.size, json.size) > MAX_MEMBER:
+        raise OSError(f"a file of more than {MAX_MEMBER >> 20} MiB")
+    # With the headers: a shard of the same size may have taken this one's place.
+    spans = [Span(each.offset - BLOCK, each.size + BLOCK) for each in (jpeg, json)]
+    blocks = source.read_many(spans, size=index.rows[shard].size)
+    key = index.key(shard, row)
+    for block, suffix in zip(blocks, (".jpg", ".json"), strict=True):
+        if not _is_header_of(block, name=key + suffix):
+            raise OSError(f"{source.name} changed since it was indexed")
+    return Entry(jpeg=blocks[0][BLOCK:], json=blocks[1][BLOCK:])
 
 
 def _is_header_of(block: bytes, *, name: str) -> bool:
@@ -227,7 +240,7 @@ def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, _Part
         places = _places(opened, folder=file.parent)
         for path in paths:
             shard = places.get(_place(path), places.get(short_name(path)))
-            if shard is not None and _is_current(path, opened.rows[shard]):
+            if shard is not None and _is_current(path, opened, shard):
                 known[path] = _Part(path=path, index=opened, shard=shard)
     return known
 
@@ -247,14 +260,23 @@ def _place(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - links stay links
 
 
-def _is_current(path: str, row: ShardRow) -> bool:
-    # The time is not compared: copies of a dataset may share an index. A remote shard is compared
-    # when it is read.
+def _is_current(path: str, index: Index, shard: int) -> bool:
+    """Whether an index still says what a shard is; a remote one is compared when it is read."""
+    if is_remote(path):
+        return True
+    row = index.rows[shard]
     try:
-        if is_remote(path) or Path(path).stat().st_size == row.size:
+        facts = open_source(path).facts()
+        if facts == Facts(row.size, row.stamp):
             return True
-    except OSError:
-        return False
+        # Copies of a dataset have other times. If the last sample is in its place, so are all.
+        if facts.size == row.size and row.samples:
+            _read_entry(open_source(path), index, shard=shard, row=row.samples - 1)
+            return True
+    except FileNotFoundError:
+        return False  # the walk says so
+    except OSError as error:
+        log.debug("%s: %s", path, error)
     log.warning("%s changed since it was indexed; make the index again: %s", path, _ADVICE)
     return False
 
