@@ -1,0 +1,249 @@
+"""Go through every sample of many shards: in parallel, in order, and without doing a shard twice.
+
+A shard is listed, cut into chunks, the chunks are examined by processes, and what they found is
+merged in order, so that the result does not depend on their number. A finished shard's `Part` can
+be kept in a folder: the next run takes it from there unless the shard or the settings changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from data_tools import command
+from sam_train.data.shards import MAX_MEMBER
+from sam_train.data.sources import Facts, Span, one_line, open_source
+from sam_train.data.tar import list_members
+from sam_train.errors import UserError
+
+CHUNK = 64
+"""Samples that a process examines at a time: enough to make sending them cheap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Where a photo and its JSON lie in their shard."""
+
+    key: str
+    """Member name without extension."""
+    jpeg: Span
+    json: Span
+
+
+@dataclass(slots=True, kw_only=True)
+class ShardListing:
+    """Everything that the headers of a shard say."""
+
+    path: str
+    size: int = 0
+    """Bytes."""
+    pairs: list[Pair] = field(default_factory=list)
+    without_json: list[str] = field(default_factory=list)
+    without_jpeg: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    """Names that occur more than once; the last member counts, as in training."""
+    refused: list[str] = field(default_factory=list)
+    """Links, devices and names that point out of the archive."""
+    damage: str | None = None
+    """Why the walk ended early, if it did; what came before is listed."""
+    error: str | None = None
+    """Why nothing at all could be read."""
+
+
+def list_shard(path: str) -> ShardListing:
+    """Walk the headers of one tar; never raises for what is wrong with it."""
+    listing = ShardListing(path=path)
+    try:
+        source = open_source(path)
+        listing.size = source.size()
+        with source.opened(listing.size) as read_at:
+            walk = list_members(read_at, size=listing.size)
+    except (OSError, UserError) as error:
+        listing.error = _reason(error)
+        return listing
+    listing.damage, listing.refused = walk.damage, walk.refused
+    spans = {member.name: Span(member.offset, member.size) for member in walk.members}
+    if len(spans) < len(walk.members):
+        names = Counter(member.name for member in walk.members)
+        listing.repeated = [name for name, times in names.items() if times > 1]
+    for name, span in spans.items():
+        key, _, extension = name.rpartition(".")
+        if extension == "jpg" and (text := spans.get(f"{key}.json")):
+            listing.pairs.append(Pair(key, span, text))
+        elif extension == "jpg":
+            listing.without_json.append(name)
+        elif extension == "json" and f"{key}.jpg" not in spans:
+            listing.without_jpeg.append(name)
+    return listing
+
+
+def _reason(error: Exception) -> str:
+    strerror = getattr(error, "strerror", None)
+    return str(strerror) if strerror else one_line(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Neighbouring samples of one shard."""
+
+    path: str
+    size: int
+    """Bytes of the whole shard."""
+    pairs: list[Pair]
+    last: bool
+    """No more of this shard follows."""
+
+    def read(self, pair: Pair) -> tuple[bytes, bytes]:
+        """The JPEG and the JSON of one of the pairs.
+
+        Raises:
+            OSError: the shard vanished, changed, or the files are absurdly large.
+        """
+        if max(pair.jpeg.size, pair.json.size) > MAX_MEMBER:
+            raise OSError(f"a file of more than {MAX_MEMBER >> 20} MiB")
+        try:
+            jpeg, text = open_source(self.path).read_many([pair.jpeg, pair.json], size=self.size)
+        except OSError as error:
+            raise OSError(_reason(error)) from None
+        return jpeg, text
+
+
+class Part(Protocol):
+    """What was found in some samples of a shard, or in all of them."""
+
+    def merge(self, other: Self) -> None:
+        """Add what was found in the samples that follow."""
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """As it is kept on disk; no arrays of objects."""
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Self:
+        """From `arrays`. Raises KeyError or ValueError if they are none of this kind."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Generic[P]):
+    """The parts of finished shards in a folder."""
+
+    folder: Path
+    kind: type[P]
+    settings: dict[str, Any]
+    """What a part depends on beside its shard."""
+
+    def load(self, path: str) -> P | None:
+        """The part of a shard if it was kept and neither shard nor settings have changed."""
+        try:
+            with np.load(self._file(path), allow_pickle=False) as arrays:
+                if str(arrays["fingerprint"]) != self._fingerprint(path):
+                    return None
+                return self.kind.from_arrays({n: arrays[n] for n in arrays.files})
+        except (OSError, UserError, ValueError, KeyError, EOFError, BadZipFile):
+            return None
+
+    def save(self, path: str, part: P) -> None:
+        """Keep the part of a finished shard, unless the shard has vanished meanwhile."""
+        try:
+            fingerprint = self._fingerprint(path)
+        except (OSError, UserError):
+            return
+        data = io.BytesIO()
+        np.savez_compressed(data, fingerprint=np.array(fingerprint), **part.arrays())  # type: ignore[arg-type]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command.write_atomically(self._file(path), lambda stream: stream.write(data.getbuffer()))
+
+    def clear(self) -> None:
+        """Forget every part."""
+        for file in self.folder.glob("*.npz"):
+            file.unlink()
+
+    def _file(self, path: str) -> Path:
+        return self.folder / f"{hashlib.sha256(path.encode()).hexdigest()[:20]}.npz"
+
+    def _fingerprint(self, path: str) -> str:
+        facts: Facts = open_source(path).facts()
+        return json.dumps([path, facts.size, facts.stamp, self.settings], sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined(Generic[P]):
+    part: P
+    samples: int
+    last: bool
+
+
+def _examine(chunk: Chunk, examine: Callable[[Chunk], P]) -> _Examined[P]:
+    return _Examined(examine(chunk), len(chunk.pairs), chunk.last)
+
+
+def scan(
+    paths: Sequence[str],
+    *,
+    begin: Callable[[ShardListing], P],
+    examine: Callable[[Chunk], P],
+    kept: Kept[P] | None = None,
+    workers: int = 0,
+    what: str = "reading",
+) -> Iterator[tuple[str, P]]:
+    """Every shard's path and part, in the order of the paths.
+
+    Args:
+        begin: what the headers alone show; called in this process.
+        examine: what a chunk of samples shows; must be sendable to a process.
+        kept: where finished shards are kept; None keeps nothing.
+        workers: see `command.parallel`.
+        what: in front of the progress bar.
+
+    Raises:
+        UserError: a process died, or a shard that was kept changed meanwhile.
+    """
+    done = {path for path in paths if kept and kept.load(path) is not None}
+    todo = [path for path in paths if path not in done]
+    begun: dict[str, P] = {}
+    sizes: dict[str, int] = {}
+
+    def chunks() -> Iterator[Chunk]:
+        for path in todo:
+            listing = list_shard(path)
+            begun[path] = begin(listing)
+            sizes[path] = len(listing.pairs)
+            # A shard without a sample is one empty chunk, so that its end is seen too.
+            for first in range(0, max(len(listing.pairs), 1), CHUNK):
+                stop = first + CHUNK
+                pairs = listing.pairs[first:stop]
+                yield Chunk(path, listing.size, pairs, last=stop >= len(listing.pairs))
+
+    results = command.parallel(partial(_examine, examine=examine), chunks(), workers=workers)
+    samples = 0
+    with command.progress(what, total=len(paths), unit="shards") as bar:
+        for number, path in enumerate(paths, start=1):
+            if kept and path in done:
+                if (part := kept.load(path)) is None:
+                    raise UserError(f"{path} changed while this ran; run it again")
+            else:
+                for result in results:
+                    begun[path].merge(result.part)
+                    samples += result.samples
+                    steps = result.samples / max(sizes[path], 1)
+                    bar.advance(steps, note=f"shards, {samples:,} samples")
+                    if result.last:
+                        break
+                part = begun.pop(path)
+                if kept:
+                    kept.save(path, part)
+            bar.reach(number)
+            yield path, part
