@@ -140,6 +140,8 @@ class Body:
                 Fault.NETWORK, f"stalled: no byte for {self._stall_seconds:g} s"
             ) from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            if any(isinstance(cause, urllib3.exceptions.IncompleteRead) for cause in error.args):
+                return b""  # fewer than announced: `chunks` counts, and tells more
             # ValueError: reading goes on in another thread while `close` is called.
             raise TransferError(Fault.NETWORK, f"connection cut ({_root(error)})") from None
         return data
@@ -173,7 +175,10 @@ class Client:
         self._options: dict[str, Any] = {
             "maxsize": connections,
             "timeout": urllib3.Timeout(connect=_CONNECT_SECONDS, read=stall_seconds),
-            "retries": urllib3.Retry(connect=0, read=0, status=0, other=0, redirect=5),
+            # Left to itself it would take a 503 with Retry-After for its own affair.
+            "retries": urllib3.Retry(
+                connect=0, read=0, status=0, other=0, redirect=5, respect_retry_after_header=False
+            ),
         }
         self._pools: dict[str, urllib3.PoolManager] = {}
         self._lock = threading.Lock()

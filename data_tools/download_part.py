@@ -156,10 +156,12 @@ class Record:
         """Note a file that arrived; the newest line of a name counts."""
         cells = (arrival.file_name, str(arrival.size), arrival.checksum, arrival.note)
         with self._lock, local_errors(self._path):
-            new = not self._path.is_file()
-            with self._path.open("a", encoding="utf-8") as file:
-                head = "file_name\tsize\tchecksum\tnote\n" if new else ""
-                file.write(head + "\t".join(cells) + "\n")
+            with self._path.open("ab+") as file:
+                head = "" if file.tell() else "file_name\tsize\tchecksum\tnote\n"
+                if not head:
+                    file.seek(-1, os.SEEK_END)
+                    head = "" if file.read(1) == b"\n" else "\n"  # a kill cut the last line
+                file.write((head + "\t".join(cells) + "\n").encode())
             self._known[arrival.file_name] = arrival
 
 

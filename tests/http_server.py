@@ -41,6 +41,8 @@ class Behaviour:
     """Added to the Content-Length; the body keeps its true length."""
     no_length: bool = False
     """Send no Content-Length: the body ends with the connection."""
+    chunked: bool = False
+    """Send no Content-Length, and the body in chunks that tell its end."""
     total_lie: int = 0
     """Added to the total length in Content-Range."""
     range_lie: int = 0
@@ -190,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._stall()
             return
         file = self.state.folder / name
-        status = behaviour.status or (None if file.is_file() else 404)
+        status = behaviour.status or (None if file.is_file() or behaviour.redirect else 404)
         if self.command == "HEAD" and behaviour.refuse_head:
             status = 403
         if status is not None or behaviour.redirect is not None:
@@ -235,7 +237,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Accept-Ranges", "none" if behaviour.ignore_range else "bytes")
         if not behaviour.no_etag:
             self.send_header("ETag", tag)
-        if behaviour.no_length:
+        if behaviour.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif behaviour.no_length:
             self.send_header("Connection", "close")
             self.close_connection = True
         else:
@@ -249,13 +253,16 @@ class _Handler(BaseHTTPRequestHandler):
             at = behaviour.flip_byte
             data = data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
         ends = (behaviour.cut_after, behaviour.stall_after)
+        stalls = behaviour.stall_after is not None and len(data) > behaviour.stall_after
         data = data[: min((end for end in ends if end is not None), default=len(data))]
         try:
-            self._send(data, behaviour.bytes_per_second)
+            self._send(_framed(data) if behaviour.chunked else data, behaviour.bytes_per_second)
+            if behaviour.chunked and not behaviour.cut_after:
+                self.wfile.write(b"0\r\n\r\n")
         except OSError:  # the client gave up
             self.close_connection = True
             return
-        if behaviour.stall_after is not None:
+        if stalls:
             self._stall()
         elif behaviour.cut_after is not None or behaviour.length_lie:
             self._close()
@@ -288,3 +295,9 @@ class _Handler(BaseHTTPRequestHandler):
         connection: Any = self.connection
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
+
+
+def _framed(data: bytes) -> bytes:
+    """Chunks of HTTP, without the last one that ends them."""
+    parts = (data[at : at + 5000] for at in range(0, len(data), 5000))
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
