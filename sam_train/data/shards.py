@@ -88,6 +88,11 @@ class _Part:
     def row(self) -> ShardRow:
         return self.index.rows[self.shard]
 
+    def place(self, row: int) -> Place:
+        jpeg, json = self.index.spans(self.shard, row)
+        key = self.index.key(self.shard, row)
+        return Place(path=self.path, shard_size=self.row.size, key=key, jpeg=jpeg, json=json)
+
 
 class Shards:
     """Samples 0 .. N - 1 of several shards, in shard order, without those that are excluded.
@@ -142,7 +147,10 @@ class Shards:
             OSError: the shard vanished, is shorter than it was, holds something else there, or a
                 file is absurdly large.
         """
-        return self.place(sample).read(self._source(self.shard_of(sample)))
+        shard, row = self._locate(sample)
+        if shard not in self._sources:
+            self._sources[shard] = open_source(self._parts[shard].path)
+        return self._parts[shard].place(row).read(self._sources[shard])
 
     def place(self, sample: int) -> Place:
         """Where a sample lies.
@@ -151,8 +159,7 @@ class Shards:
             OSError: the index is damaged there.
         """
         shard, row = self._locate(sample)
-        part = self._parts[shard]
-        return _read_entry(self._source(shard), part.index, shard=part.shard, row=row)
+        return self._parts[shard].place(row)
 
     def _locate(self, sample: int) -> tuple[int, int]:
         if not 0 <= sample < len(self):
@@ -160,26 +167,6 @@ class Shards:
         place = sample + int(np.searchsorted(self._kept_before, sample, side="right"))
         shard = int(np.searchsorted(self._all_first, place, side="right")) - 1
         return shard, place - int(self._all_first[shard])
-
-    def _source(self, shard: int) -> Source:
-        if shard not in self._sources:
-            self._sources[shard] = open_source(self._parts[shard].path)
-        return self._sources[shard]
-
-
-def _read_entry(source: Source, index: Index, *, shard: int, row: int) -> Entry:
-    """Sample `row` of a shard of an index; raises as `Shards.read`."""
-    jpeg, json = index.spans(shard, row)
-    if max(jpeg.size, json.size) > MAX_MEMBER:
-        raise OSError(f"a file of more than {MAX_MEMBER >> 20} MiB")
-    # With the headers: a shard of the same size may have taken this one's place.
-    spans = [Span(each.offset - BLOCK, each.size + BLOCK) for each in (jpeg, json)]
-    blocks = source.read_many(spans, size=index.rows[shard].size)
-    key = index.key(shard, row)
-    for block, suffix in zip(blocks, (".jpg", ".json"), strict=True):
-        if not _is_header_of(block, name=key + suffix):
-            raise OSError(f"{source.name} changed since it was indexed")
-    return Entry(jpeg=blocks[0][BLOCK:], json=blocks[1][BLOCK:])
 
 
 def _is_header_of(block: bytes, *, name: str) -> bool:
@@ -240,8 +227,11 @@ def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, _Part
         places = _places(opened, folder=file.parent)
         for path in paths:
             shard = places.get(_place(path), places.get(short_name(path)))
-            if shard is not None and _is_current(path, opened, shard):
-                known[path] = _Part(path=path, index=opened, shard=shard)
+            if shard is None:
+                continue
+            part = _Part(path=path, index=opened, shard=shard)
+            if _is_current(part):
+                known[path] = part
     return known
 
 
@@ -260,24 +250,24 @@ def _place(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - links stay links
 
 
-def _is_current(path: str, index: Index, shard: int) -> bool:
+def _is_current(part: _Part) -> bool:
     """Whether an index still says what a shard is; a remote one is compared when it is read."""
-    if is_remote(path):
+    if is_remote(part.path):
         return True
-    row = index.rows[shard]
+    row = part.row
     try:
-        facts = open_source(path).facts()
+        facts = open_source(part.path).facts()
         if facts == Facts(row.size, row.stamp):
             return True
         # Copies of a dataset have other times. If the last sample is in its place, so are all.
         if facts.size == row.size and row.samples:
-            _read_entry(open_source(path), index, shard=shard, row=row.samples - 1)
+            part.place(row.samples - 1).read()
             return True
     except FileNotFoundError:
         return False  # the walk says so
     except OSError as error:
-        log.debug("%s: %s", path, error)
-    log.warning("%s changed since it was indexed; make the index again: %s", path, _ADVICE)
+        log.debug("%s: %s", part.path, error)
+    log.warning("%s changed since it was indexed; make the index again: %s", part.path, _ADVICE)
     return False
 
 
