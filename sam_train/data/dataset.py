@@ -12,6 +12,7 @@ from sam_train.data.decode import BadSample, as_rle, open_photo, read_masks, to_
 from sam_train.data.jitter import jittered
 from sam_train.data.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
 from sam_train.data.scene import Scene
+from sam_train.data.scene_cache import SceneCache
 from sam_train.data.shards import Shards
 from sam_train.data.skips import Skips
 from sam_train.data.transforms import InputFrame
@@ -40,7 +41,7 @@ class Scenes:
         self._max_area_fraction = max_area_fraction
         self.skips = skips
         self._scale_jitter = scale_jitter
-        self._cache: dict[int, Scene] | None = {} if cache else None
+        self._cache = SceneCache() if cache else None
 
     def get(self, index: int, *, draw_key: tuple[int, int, int]) -> Scene:
         """Sample `index`, at the random scale that (seed, epoch, index) decides if there is one.
@@ -61,9 +62,11 @@ class Scenes:
     def _whole(self, index: int) -> Scene:
         if self._cache is None:
             return self._load(index)
-        if index not in self._cache:
-            self._cache[index] = self._load(index)
-        return self._cache[index]
+        scene = self._cache.get(index)
+        if scene is None:
+            scene = self._load(index)
+            self._cache.put(index, scene)
+        return scene
 
     def _load(self, index: int) -> Scene:
         try:

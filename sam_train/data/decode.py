@@ -10,6 +10,8 @@ import warnings
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from sam_train.data import rle
@@ -49,8 +51,10 @@ _annotation_decoder = msgspec.json.Decoder(_AnnotationFile)
 class Masks:
     """All masks of a photo as stored, and their runs."""
 
-    counts: list[bytes]
-    """n compressed strings."""
+    data: npt.NDArray[np.uint8]
+    """The n compressed strings, one after the other."""
+    offsets: npt.NDArray[np.int64]
+    """[n + 1] string k is data[offsets[k]:offsets[k + 1]]."""
     runs: rle.Runs
 
 
@@ -93,17 +97,18 @@ def read_masks(data: bytes, *, height: int, width: int) -> Masks:
     """
     try:
         annotations = _annotation_decoder.decode(data).annotations
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadSample("bad_json", f"unreadable annotations ({error})") from None
     segmentations = [a.segmentation for a in annotations]
-    counts = [s.counts.encode() for s in segmentations]
-    runs = rle.parse(counts, height=height, width=width)
+    strings, offsets = rle.join([s.counts.encode() for s in segmentations])
+    runs = rle.parse_joined(strings, offsets, height=height, width=width)
     for k, segmentation in enumerate(segmentations):
         if segmentation.size != (height, width):
             runs.status[k] = rle.SIZE_DISAGREES
-    return Masks(counts=counts, runs=runs)
+    return Masks(data=strings, offsets=offsets, runs=runs)
 
 
 def as_rle(masks: Masks, index: int, *, height: int, width: int) -> RLE:
     """Mask `index` in the form that pycocotools takes."""
-    return RLE(size=[height, width], counts=masks.counts[index])
+    counts = masks.data[masks.offsets[index] : masks.offsets[index + 1]].tobytes()
+    return RLE(size=[height, width], counts=counts)

@@ -49,16 +49,31 @@ class Runs:
     empty mask."""
 
 
+def join(counts: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """n compressed strings as one array, and [n + 1] where each begins."""
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum([len(c) for c in counts], out=offsets[1:])
+    return np.frombuffer(b"".join(counts), dtype=np.uint8), offsets
+
+
 def parse(counts: Sequence[bytes], *, height: int, width: int) -> Runs:
+    """`parse_joined` of n strings."""
+    return parse_joined(*join(counts), height=height, width=width)
+
+
+def parse_joined(
+    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], *, height: int, width: int
+) -> Runs:
     """Runs, areas and extents of n compressed masks of an image of height x width pixels.
+
+    Args:
+        data: the strings as `join` gives them.
+        offsets: [n + 1].
 
     An invalid mask does not raise: it has no runs, and its status says why. `height * width`
     must be below 2^31.
     """
-    n = len(counts)
-    data = np.frombuffer(b"".join(counts), dtype=np.uint8)
-    offsets = np.zeros(n + 1, dtype=np.int64)
-    np.cumsum([len(c) for c in counts], out=offsets[1:])
+    n = len(offsets) - 1
     # One character makes at most one run, so the input bounds the memory.
     ends = np.empty(len(data), dtype=np.int32)
     starts = np.zeros(n + 1, dtype=np.int64)

@@ -17,6 +17,7 @@ from pycocotools import mask as coco
 from sam_train.data import rle
 from sam_train.data.config import DataConfig, check
 from sam_train.data.dataset import Scenes, TrainDataset, draw_sample
+from sam_train.data.decode import as_rle
 from sam_train.data.jitter import draw_frame, jittered
 from sam_train.data.loader import make_train_loader
 from sam_train.data.order import Order
@@ -48,8 +49,9 @@ def scenes(path: Path, jitter: list[float], *, cache: bool = False) -> Scenes:
 
 def bitmaps(scene: Scene) -> npt.NDArray[np.uint8]:
     height, width = scene.frame.original
-    sizes = [{"size": [height, width], "counts": c} for c in scene.masks.counts]
-    return np.stack([coco.decode(r) for r in sizes])
+    count = len(scene.masks.offsets) - 1
+    rles = [as_rle(scene.masks, k, height=height, width=width) for k in range(count)]
+    return np.stack([coco.decode(r) for r in rles])
 
 
 @pytest.mark.parametrize("seed", range(4))
