@@ -36,7 +36,7 @@ class Pair:
     """Where a photo and its JSON lie in their shard."""
 
     key: str
-    """Member name without extension."""
+    """Member name without extension and without a leading `./`."""
     jpeg: Span
     json: Span
 
@@ -73,10 +73,10 @@ def list_shard(path: str) -> ShardListing:
         listing.error = _reason(error)
         return listing
     listing.damage, listing.refused = walk.damage, walk.refused
-    spans = {member.name: Span(member.offset, member.size) for member in walk.members}
-    if len(spans) < len(walk.members):
-        names = Counter(member.name for member in walk.members)
-        listing.repeated = [name for name, times in names.items() if times > 1]
+    names = [member.name.removeprefix("./") for member in walk.members]
+    spans = {n: Span(m.offset, m.size) for n, m in zip(names, walk.members, strict=True)}
+    if len(spans) < len(names):
+        listing.repeated = [name for name, times in Counter(names).items() if times > 1]
     for name, span in spans.items():
         key, _, extension = name.rpartition(".")
         if extension == "jpg" and (text := spans.get(f"{key}.json")):

@@ -132,7 +132,7 @@ def examine_chunk(chunk: Chunk, *, decode: bool) -> ShardReport:
     for pair in chunk.pairs:
         try:
             jpeg, text = chunk.read(pair)
-            checked = check_sample(pair, jpeg, text, decode=decode)
+            checked = check_sample(pair.key, jpeg, text, decode=decode)
         except OSError as error:
             checked = Checked()
             checked.add("unreadable", str(error))
@@ -167,6 +167,10 @@ def find_repeats(reports: list[ShardReport]) -> None:
             key = reports[shard].keys[later - first[shard]]
             detail = f"as {short_name(reports[home].path)}/{original}"
             reports[shard].add(kind, [detail], key=key)
+    for report in reports:
+        if len(report.unusable) > 1:
+            unusable = report.unusable
+            report.unusable = {key: unusable[key] for key in report.keys if key in unusable}
 
 
 def _repeats(column: npt.NDArray[np.int64], unknown: int | None) -> Iterator[tuple[int, int]]:
