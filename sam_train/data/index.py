@@ -241,8 +241,9 @@ def open_index(path: str | Path) -> Index:
             _, version, mark, table_size, samples = _HEADER.unpack(header)
             if version != _VERSION:
                 raise UserError(f"{path} has version {version}, not {_VERSION}; {advice}.")
-            table = file.read(min(table_size, _MAX_TABLE))
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            # No more than there is: read() takes the memory before it looks.
+            table = file.read(min(table_size, _MAX_TABLE, len(mapped)))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {advice}.") from None
     except (OSError, ValueError) as error:
