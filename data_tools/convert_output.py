@@ -150,9 +150,9 @@ def _require_ours(out: Path) -> None:
 
 def write_lists(out: Path, tally: Tally, mark: dict[str, Any]) -> None:
     """Write everything beside the shards; the stamp last."""
-    _write_tsv(out / SOURCES, ("image_id", "file_name"), tally.sources)
+    write_tsv(out / SOURCES, ("image_id", "file_name"), tally.sources)
     rows = [(skip.kind, skip.reason, skip.name) for skip in tally.skips]
-    _write_tsv(out / SKIPPED, ("kind", "reason", "name"), rows)
+    write_tsv(out / SKIPPED, ("kind", "reason", "name"), rows)
     summary = Summary.of(tally)
     stamp = {
         **mark,
@@ -166,7 +166,8 @@ def write_lists(out: Path, tally: Tally, mark: dict[str, Any]) -> None:
     (out / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
 
 
-def _write_tsv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def write_tsv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table of one line a row, whatever characters names hold."""
     escapes = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
     with path.open("w", encoding="utf-8", errors="surrogateescape") as stream:
         for row in (header, *rows):

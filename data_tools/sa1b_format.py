@@ -246,19 +246,44 @@ def shard_path(out: Path, index: int) -> Path:
     return out / SHARD_NAME.format(index)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TarEntry:
+    """The two files of one sample, as they stand in a shard."""
+
+    key: str
+    """Their name without extension: `sa_12`."""
+    jpeg: bytes
+    json: bytes
+
+
 def write_shard(samples: Iterable[ShardSample], path: Path) -> int:
+    """Write one tar of samples; see `write_entries`."""
+    return write_entries(
+        (
+            TarEntry(
+                key=f"sa_{sample.image_id}",
+                jpeg=sample.jpeg,
+                json=json.dumps(sample.record).encode("ascii"),
+            )
+            for sample in samples
+        ),
+        path,
+    )
+
+
+def write_entries(entries: Iterable[TarEntry], path: Path) -> int:
     """Write one tar and return how many samples it holds.
 
-    Equal samples give equal bytes: time, owner and permissions are fixed. The file appears under
+    Equal entries give equal bytes: time, owner and permissions are fixed. The file appears under
     its name only when it is complete.
     """
 
     def fill(stream: BinaryIO) -> int:
         count = 0
-        with TarWriter(stream, user="", group="", mtime=0.0, encoder=False) as tar:
-            for sample in samples:
-                content = json.dumps(sample.record).encode("ascii")
-                tar.write({"__key__": f"sa_{sample.image_id}", "jpg": sample.jpeg, "json": content})
+        # Whole seconds: a float would cost every file another kilobyte of headers.
+        with TarWriter(stream, user="", group="", mtime=0, encoder=False) as tar:
+            for entry in entries:
+                tar.write({"__key__": entry.key, "jpg": entry.jpeg, "json": entry.json})
                 count += 1
         return count
 
