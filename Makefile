@@ -34,8 +34,8 @@ fit: install ## sample photos, a first training run and its score, in minutes on
 	$(BIN)/python -m sam_train fit +experiment=quickstart run_dir=$(RUN)/quickstart
 
 nano: install ## the quick start's sizes trained properly: hours on 2 cores
-	$(BIN)/python -m data_tools.sample --out $(DATA)/nano --scenes 10000 --zoom 2 --seed 2
-	$(BIN)/python -m data_tools.sample --out $(DATA)/nano_val --scenes 64 --zoom 2 --seed 1
+	$(BIN)/python -m data_tools.sample --out $(DATA)/nano --scenes 20000 --zoom 3 --seed 2
+	$(BIN)/python -m data_tools.sample --out $(DATA)/nano_val --scenes 64 --zoom 3 --seed 1
 	$(BIN)/python -m sam_train fit +experiment=nano run_dir=$(RUN)/nano
 
 photos: install ## real photos from raw data (RAW=FOLDER), scored before and after: under an hour
