@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from data_tools import convert, sample
+from data_tools import convert, download, index, sample, verify
 from sam_train.cli import VERBS, main
 from sam_train.config import RunConfig, check_config, compose_config, typed
 from sam_train.config_errors import flat_keys
@@ -29,6 +29,9 @@ TOP = ("sam_train/", "conf/", "data_tools/", "tests/", "docs/", "launch/", "benc
 PARSERS: dict[str, ArgumentParser] = {
     "data_tools.sample": sample.parser(),
     "data_tools.convert": convert._parser(),
+    "data_tools.download": download.parser(),
+    "data_tools.index": index._parser(),
+    "data_tools.verify": verify._parser(),
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_OURS = ("weights_only", "iscrowd")
