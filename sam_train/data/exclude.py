@@ -14,9 +14,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from sam_train.data.index import Index
+from sam_train.data.index import Index, KeySet
 from sam_train.data.sources import one_line, short_name
 from sam_train.errors import UserError
+
+_NONE = KeySet(())
 
 
 class _Report(msgspec.Struct):
@@ -27,17 +29,23 @@ class Exclusions:
     """Names of samples, with their shard or without."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._anywhere: set[str] = set()
-        self._in_shard: dict[str, set[str]] = defaultdict(set)
+        anywhere: set[str] = set()
+        in_shard: dict[str, set[str]] = defaultdict(set)
         for name in names:
             shard, slash, key = name.partition(".tar/")
             if slash:
-                self._in_shard[f"{shard}.tar"].add(key.removeprefix("./"))
+                in_shard[f"{shard}.tar"].add(key.removeprefix("./"))
             else:
-                self._anywhere.add(name.removeprefix("./"))
+                anywhere.add(name.removeprefix("./"))
+        self._anywhere = KeySet(anywhere)
+        self._in_shard = {shard: KeySet(keys) for shard, keys in in_shard.items()}
 
     def __len__(self) -> int:
         return len(self._anywhere) + sum(len(keys) for keys in self._in_shard.values())
+
+    def covers(self, path: str, key: str) -> bool:
+        """Whether the sample `key` of the shard at `path` is excluded."""
+        return any(key in keys for keys in self._of(path))
 
     def rows(self, path: str, index: Index, shard: int) -> npt.NDArray[np.int64]:
         """The excluded samples of one shard of an index, rising.
@@ -45,8 +53,11 @@ class Exclusions:
         Args:
             path: of the shard.
         """
-        keys = self._anywhere | self._in_shard.get(short_name(path), set())
-        return index.find(shard, keys) if keys else np.empty(0, dtype=np.int64)
+        found = [index.find(shard, keys) for keys in self._of(path) if len(keys)]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+
+    def _of(self, path: str) -> list[KeySet]:
+        return [self._anywhere, self._in_shard.get(short_name(path), _NONE)]
 
 
 def read_exclusions(paths: str | Sequence[str] | None) -> Exclusions:

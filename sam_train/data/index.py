@@ -118,6 +118,28 @@ def _pack_names(keys: Sequence[str]) -> tuple[str | None, list[int], bytes]:
     return None, ends.tolist(), b"".join(encoded)
 
 
+class KeySet:
+    """Keys to look for in many shards."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = frozenset(keys)
+        self._numbers: dict[str, npt.NDArray[np.uint32]] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def numbers(self, prefix: str) -> npt.NDArray[np.uint32]:
+        """The n of all keys that are `prefix + n`, rising; made once a prefix."""
+        if prefix not in self._numbers:
+            rests = [key[len(prefix) :] for key in self._keys if key.startswith(prefix)]
+            numbers = sorted(int(rest) for rest in rests if _NUMBER.fullmatch(rest))
+            self._numbers[prefix] = np.array(numbers, dtype=np.uint32)
+        return self._numbers[prefix]
+
+
 class Index:
     """N samples of P shards. Picklable: one that was opened travels as its path."""
 
@@ -178,17 +200,20 @@ class Index:
             return f"?{sample}"
         return bytes(self._names[base + begin : base + number]).decode("utf-8", "replace")
 
-    def find(self, shard: int, keys: Iterable[str]) -> npt.NDArray[np.int64]:
+    def find(self, shard: int, keys: KeySet | Iterable[str]) -> npt.NDArray[np.int64]:
         """The samples of a shard that have one of these keys, rising."""
         row = self.rows[shard]
+        if not isinstance(keys, KeySet):
+            keys = KeySet(keys)
         if row.prefix is None:
-            wanted = set(keys)
-            found = [k for k in range(row.samples) if self.key(shard, k) in wanted]
+            found = [k for k in range(row.samples) if self.key(shard, k) in keys]
             return np.array(found, dtype=np.int64)
-        rests = [key[len(row.prefix) :] for key in keys if key.startswith(row.prefix)]
-        numbers = [int(rest) for rest in rests if _NUMBER.fullmatch(rest)]
+        numbers = keys.numbers(row.prefix)
+        if not len(numbers):
+            return np.empty(0, dtype=np.int64)
         names = self._records[self.first[shard] : self.first[shard + 1], 4]
-        return np.flatnonzero(np.isin(names, np.array(numbers, dtype=np.uint32)))
+        nearest = np.minimum(np.searchsorted(numbers, names), len(numbers) - 1)
+        return np.flatnonzero(numbers[nearest] == names)
 
     def part(self, shard: int) -> ShardPart:
         """A shard's share, to build another index with."""
