@@ -40,6 +40,14 @@ class DataConfig:
     settings, not a draw: images on a GPU x `masks_per_image` above it is refused, with the
     `trainer.accumulate` that keeps within it. Were the masks of an image cut down to what its GPU
     has room for, a run resumed on other GPUs would train on other masks."""
+    mode: str = "indexed"
+    """indexed: reads samples where they lie, in any order, and resumes exactly. stream: reads
+    training shards front to back, which is all that a `pipe:COMMAND` allows (the command prints a
+    tar), and resumes at whole shards: those that were begun are read again. Validation shards are
+    always indexed."""
+    shuffle_buffer: int = 256
+    """Samples that each worker of mode stream shuffles among (about 1 MB each); the shards' order
+    is shuffled in any case."""
     shuffle_window: int = 0
     """0: each epoch shuffles all samples. W > 0: it shuffles the shards, takes W at a time and
     shuffles the samples of these, so that reading stays within W files: for disks that seek
@@ -81,13 +89,15 @@ def check(cfg: DataConfig) -> None:
         UserError: names the option and what it may be.
     """
     at_least = {"batch_size": 1, "masks_per_image": 1, "val_batch_size": 1, "workers": 0}
-    at_least |= {"prefetch": 1, "shuffle_window": 0}
+    at_least |= {"prefetch": 1, "shuffle_window": 0, "shuffle_buffer": 1}
     for name, least in at_least.items():
         if getattr(cfg, name) < least:
             raise UserError(f"data.{name}={getattr(cfg, name)} must be at least {least}.")
     for name in ("max_area_fraction", "max_skip_fraction"):
         if not 0 <= getattr(cfg, name) <= 1:
             raise UserError(f"data.{name}={getattr(cfg, name)} must lie between 0 and 1.")
+    if cfg.mode not in {"indexed", "stream"}:
+        raise UserError(f"data.mode={cfg.mode} must be indexed or stream.")
     if cfg.masks_per_gpu is not None and cfg.masks_per_gpu < 1:
         raise UserError(
             f"data.masks_per_gpu={cfg.masks_per_gpu} must be at least 1, or null for no bound."

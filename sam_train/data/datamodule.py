@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,8 +14,17 @@ from sam_train.data.loader import Loader, SizedLoader, make_train_loader, make_v
 from sam_train.data.shards import Shards, open_shards
 from sam_train.data.skip_report import describe
 from sam_train.data.skips import Skips, Tally
+from sam_train.data.stream import (
+    Consumed,
+    StreamLoader,
+    StreamShards,
+    make_stream_loader,
+    open_stream,
+)
 
 __all__ = ["DataConfig", "SamDataModule"]
+
+log = logging.getLogger(__name__)
 
 
 class SamDataModule(LightningDataModule):
@@ -52,6 +62,8 @@ class SamDataModule(LightningDataModule):
         self.start_position = start_position
         self._start_step = 0
         self._accumulate = accumulate
+        self._stream: StreamLoader | None = None
+        self._consumed = Consumed()
         self._train: Shards | None = None
         self._val: Shards | None = None
         self._train_skips = Skips(workers=cfg.workers, max_fraction=cfg.max_skip_fraction)
@@ -64,7 +76,10 @@ class SamDataModule(LightningDataModule):
             UserError: a shard is missing, empty or unreadable.
         """
         if stage in {None, "fit"} and self._train is None:
-            self._train = self._open(self.cfg.train, option="data.train")
+            if self.cfg.mode == "stream":
+                self._train = open_stream(self.cfg, option="data.train")
+            else:
+                self._train = self._open(self.cfg.train, option="data.train")
         if stage in {None, "fit", "validate"} and self._val is None and self.cfg.val:
             self._val = self._open(self.cfg.val, option="data.val")
 
@@ -78,24 +93,24 @@ class SamDataModule(LightningDataModule):
         return self.start_position + (step - self._start_step) * self.cfg.batch_size
 
     def train_dataloader(self) -> Loader:
-        """Endless; a pass begins at `position`."""
+        """Endless; a pass begins at `position`, or with the shards that are not consumed."""
         if self._train is None:
             self.setup("fit")
         assert self._train is not None
-        accumulate = self._accumulate
-        if accumulate is None:
-            accumulate = self.trainer.accumulate_grad_batches if self.trainer is not None else 1
-        return make_train_loader(
-            self._train,
-            self.cfg,
-            image_size=self.image_size,
-            grid_size=self.grid_size,
-            seed=self.seed,
-            skips=self._train_skips,
-            start=lambda: self.position,
-            accumulate=accumulate,
+        common: dict[str, Any] = {
+            "image_size": self.image_size,
+            "grid_size": self.grid_size,
+            "seed": self.seed,
+            "skips": self._train_skips,
+            "accumulate": self._turns(),
             **self._ranks(),
-        )
+        }
+        if isinstance(self._train, StreamShards):
+            self._stream = make_stream_loader(
+                self._train, self.cfg, consumed=self._consumed, **common
+            )
+            return self._stream
+        return make_train_loader(self._train, self.cfg, start=lambda: self.position, **common)
 
     def val_dataloader(self) -> SizedLoader | Sequence[Loader]:
         """The validation images, or nothing where `data.val` is not set."""
@@ -139,15 +154,40 @@ class SamDataModule(LightningDataModule):
         ]
         return [line for line in lines if line is not None]
 
-    def state_dict(self) -> dict[str, int]:
-        """The whole state of the data: one counter, and the step it belongs to."""
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state of the data: one counter, and the step it belongs to; of a stream, the
+        shards that were read to their end, too."""
         step = self.trainer.global_step if self.trainer is not None else self._start_step
-        return {"position": self.position, "step": step}
+        state: dict[str, Any] = {"position": self.position, "step": step}
+        if self._stream is not None and isinstance(self._train, StreamShards):
+            consumed = self._stream.consumed((step - self._start_step) * self._turns())
+            state["stream"] = {"shards": len(self._train.urls), **consumed.as_state()}
+        return state
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind the last position that was consumed."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on behind the last position, or the last whole shards, that were consumed.
+
+        Another `batch_size` goes on at the same position. A stream of another number of shards,
+        or one whose run was indexed before, begins its order anew, and says so.
+        """
         self.start_position = state["position"]
         self._start_step = state["step"]
+        if self.cfg.mode != "stream":
+            if "stream" in state:
+                log.warning("the run was read with data.mode=stream: samples may come again early")
+            return
+        self.setup("fit")
+        assert isinstance(self._train, StreamShards)
+        saved = state.get("stream", {})
+        if saved.get("shards") == len(self._train.urls):
+            self._consumed = Consumed.from_state(saved)
+        else:
+            log.warning("data.mode=stream begins at its first shard: the run had other shards")
+
+    def _turns(self) -> int:
+        if self._accumulate is not None:
+            return self._accumulate
+        return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
 
     def _ranks(self) -> dict[str, int]:
         if self.trainer is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from sam_train.data.collate import Collator
 from sam_train.data.config import DataConfig
 from sam_train.data.dataset import Scenes, TrainDataset, ValDataset
-from sam_train.data.order import Order, PositionBatches
+from sam_train.data.order import Order, PositionBatches, micro_batch
 from sam_train.data.shards import Shards
 from sam_train.data.skips import Skips
 from sam_train.errors import UserError
@@ -51,19 +51,21 @@ class SizedLoader(Loader):
         return self._batches
 
 
-def _data_loader(
-    dataset: Any, batches: Iterable[list[int]], *, cfg: DataConfig, image_size: int
-) -> DataLoader[Any]:
+def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[Any]:
+    """torch's loader with the processes that `cfg` asks for.
+
+    Args:
+        batches: `batch_sampler` and `collate_fn`, or `batch_size=None` for ready batches.
+    """
     workers = cfg.workers
     return DataLoader(
         dataset,
-        batch_sampler=batches,
-        collate_fn=Collator(image_size),
         num_workers=workers,
         prefetch_factor=cfg.prefetch if workers else None,
         persistent_workers=workers > 0,
         multiprocessing_context=cfg.start_method if workers else None,
         pin_memory=torch.cuda.is_available(),
+        **batches,
     )
 
 
@@ -118,16 +120,18 @@ def make_train_loader(
         world_size=world_size,
         accumulate=accumulate,
     )
-    return Loader(_data_loader(dataset, batches, cfg=cfg, image_size=image_size))
+    loader = data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=Collator(image_size))
+    return Loader(loader)
 
 
 def check_masks_per_gpu(cfg: DataConfig, *, world_size: int, accumulate: int) -> None:
     """Keep within `data.masks_per_gpu` without a say in what is drawn.
 
     Raises:
-        UserError: a micro-batch could hold more masks; names the ways out.
+        UserError: a micro-batch could hold more masks, or the batch cannot be divided evenly;
+            names the ways out.
     """
-    images = cfg.batch_size // (world_size * accumulate)
+    images = micro_batch(cfg.batch_size, world_size=world_size, accumulate=accumulate)
     if cfg.masks_per_gpu is None or images * cfg.masks_per_image <= cfg.masks_per_gpu:
         return
     per_rank = cfg.batch_size // world_size
@@ -171,5 +175,5 @@ def make_val_loader(
         cache=cfg.cache,
     )
     dataset = ValDataset(scenes, masks_per_image=cfg.val_masks_per_image, grid_size=grid_size)
-    loader = _data_loader(dataset, batches, cfg=cfg, image_size=image_size)
+    loader = data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=Collator(image_size))
     return SizedLoader(loader, batches=math.ceil(len(own) / size))

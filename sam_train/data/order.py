@@ -25,6 +25,8 @@ STREAM_POINT = 3
 STREAM_REPLACEMENT = 4
 STREAM_JITTER = 5
 STREAM_SHARDS = 6
+STREAM_TURNS = 7
+STREAM_BUFFER = 8
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -159,6 +161,21 @@ def _feistel(value: int, half: int, key: int) -> int:
     return left << half | right
 
 
+def micro_batch(batch_size: int, *, world_size: int, accumulate: int) -> int:
+    """Images of one rank in one of a step's turns.
+
+    Raises:
+        UserError: `batch_size` cannot be divided evenly.
+    """
+    parts = world_size * accumulate
+    if batch_size % parts:
+        raise UserError(
+            f"data.batch_size={batch_size} is not divisible by {world_size} ranks x "
+            f"{accumulate} accumulated batches; take a multiple of {parts}."
+        )
+    return batch_size // parts
+
+
 class PositionBatches(Sampler[list[int]]):
     """The positions of each micro-batch of one rank, endlessly.
 
@@ -181,15 +198,9 @@ class PositionBatches(Sampler[list[int]]):
         Raises:
             UserError: `batch_size` cannot be divided evenly.
         """
-        parts = world_size * accumulate
-        if batch_size % parts:
-            raise UserError(
-                f"data.batch_size={batch_size} is not divisible by {world_size} ranks x "
-                f"{accumulate} accumulated batches; take a multiple of {parts}."
-            )
         self._start = start
         self._batch_size = batch_size
-        self._micro = batch_size // parts
+        self._micro = micro_batch(batch_size, world_size=world_size, accumulate=accumulate)
         self._offset = rank * accumulate * self._micro
         self._accumulate = accumulate
 

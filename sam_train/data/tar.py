@@ -5,7 +5,7 @@ Python's tarfile takes a damaged header for the end of the archive; a training r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 BLOCK = 512
@@ -50,6 +50,20 @@ def list_members(read_at: Callable[[int, int], bytes], *, size: int) -> Listing:
     Members with an absolute name or `..` in it, links, devices and folders are passed over.
     """
     listing = Listing()
+    listing.members.extend(walk_members(read_at, listing, size=size))
+    return listing
+
+
+def walk_members(
+    read_at: Callable[[int, int], bytes], listing: Listing, *, size: int | None
+) -> Iterator[Member]:
+    """The members one by one, as their headers are met; never looks back.
+
+    Args:
+        read_at: as for `list_members`; its offsets only rise.
+        listing: is told of damage and of what was refused.
+        size: of the tar; None where only its end will tell, so that the last member may be cut.
+    """
     offset = 0
     name: str | None = None
     length: int | None = None
@@ -57,23 +71,23 @@ def list_members(read_at: Callable[[int, int], bytes], *, size: int) -> Listing:
         block = read_at(offset, BLOCK)
         if len(block) < BLOCK:
             # Without its closing zero block a tar was cut, though maybe only there.
-            listing.damage = f"cut at byte {size}"
-            return listing
+            listing.damage = f"cut at byte {size if size is not None else offset + len(block)}"
+            return
         if block == bytes(BLOCK):
-            return listing
+            return
         header = parse_header(block)
         if header is None:
             listing.damage = f"damaged header at byte {offset}"
-            return listing
+            return
         bytes_here = header.size if length is None or header.kind in b"LKxg" else length
         begin = offset + BLOCK
-        if begin + bytes_here > size:
+        if size is not None and begin + bytes_here > size:
             listing.damage = f"cut at byte {size}, inside {name or header.name}"
-            return listing
+            return
         if header.kind in b"LKxg":
             if bytes_here > _MAX_EXTENSION:
                 listing.damage = f"damaged header at byte {offset}"
-                return listing
+                return
             payload = read_at(begin, bytes_here)
             if header.kind == b"L":
                 name = payload.rstrip(b"\0").decode("utf-8", "replace")
@@ -82,7 +96,7 @@ def list_members(read_at: Callable[[int, int], bytes], *, size: int) -> Listing:
         else:
             member = Member(name or header.name, begin, bytes_here)
             if header.kind in b"07\0" and _is_safe(member.name):
-                listing.members.append(member)
+                yield member
             elif header.kind != b"5":
                 listing.refused.append(member.name)
             name, length = None, None

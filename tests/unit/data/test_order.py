@@ -60,7 +60,7 @@ def firsts(sizes: list[int]) -> np.ndarray:
     return np.cumsum([0, *sizes])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     sizes=st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any),
     window=st.integers(0, 12),
