@@ -11,8 +11,10 @@ from data_tools import command
 from data_tools.convert_output import Summary, fingerprint, finished, replaced_folder, write_lists
 from data_tools.convert_photo import JPEG_QUALITY
 from data_tools.convert_run import ConvertConfig, Tally, samples
+from data_tools.readers.ade20k import list_ade20k
 from data_tools.readers.bsds import DEDUPE_IOU, list_bsds
 from data_tools.readers.coco import list_coco
+from data_tools.readers.lvis import list_lvis
 from data_tools.readers.masks import LAYOUTS, list_masks
 from data_tools.readers.records import Listing
 from data_tools.readers.rle import list_rle
@@ -21,6 +23,8 @@ from sam_train.errors import UserError
 
 EXAMPLES = """examples:
   python -m data_tools.convert coco  --images val2017 --annotations instances_val2017.json --out DIR
+  python -m data_tools.convert lvis  --images coco --annotations lvis_v1_train.json --out DIR
+  python -m data_tools.convert ade20k --images ADE20K_2021_17_01/images/ADE/training --out DIR
   python -m data_tools.convert bsds  --images images/val --ground-truth groundTruth/val --out DIR
   python -m data_tools.convert masks --images photos --masks masks --out DIR
   python -m data_tools.convert rle   --images images --masks masks_rle.json --out DIR
@@ -67,6 +71,19 @@ def _parser() -> argparse.ArgumentParser:
     coco = kinds.add_parser("coco", parents=[common], help="a COCO instances JSON")
     coco.add_argument("--annotations", type=Path, required=True, metavar="JSON")
     coco.set_defaults(list=lambda a: list_coco(a.images, a.annotations))
+
+    lvis = kinds.add_parser("lvis", parents=[common], help="an LVIS v1 JSON")
+    lvis.add_argument("--annotations", type=Path, required=True, metavar="JSON")
+    lvis.set_defaults(list=lambda a: list_lvis(a.images, a.annotations))
+
+    ade = kinds.add_parser("ade20k", parents=[common], help="ADE20K, or its SceneParsing maps")
+    ade.add_argument(
+        "--masks", type=Path, metavar="DIR",
+        help="SceneParsing's annotations; their connected regions become masks (default: the "
+        "full data set's objects and parts, in PNGs beside the photos)",
+    )  # fmt: skip
+    ade.add_argument("--no-parts", dest="parts", action="store_false", help="objects only")
+    ade.set_defaults(list=lambda a: list_ade20k(a.images, masks=a.masks, parts=a.parts))
 
     bsds = kinds.add_parser("bsds", parents=[common], help="BSDS500's .mat files")
     bsds.add_argument("--ground-truth", type=Path, required=True, metavar="DIR")

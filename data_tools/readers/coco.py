@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -39,6 +40,9 @@ class CocoFile(msgspec.Struct):
 
     images: list[CocoImage]
     annotations: list[CocoAnnotation]
+
+
+File = TypeVar("File")
 
 
 class CocoRle(msgspec.Struct):
@@ -113,15 +117,41 @@ def list_coco(images: Path, annotations: Path) -> Listing:
     Raises:
         UserError: a path is missing, or the file is not what COCO's format says.
     """
+    fields = "id, file_name, height, width"
+    coco = read_instances(images, annotations, CocoFile, kind="COCO", image_fields=fields)
+    return list_instances(coco, images, annotations)
+
+
+def read_instances(
+    images: Path, annotations: Path, form: type[File], *, kind: str, image_fields: str
+) -> File:
+    """The JSON of `--annotations`, for photos below `--images`.
+
+    Args:
+        form: what it must hold.
+        kind: of data set, and
+        image_fields: what an image must have, for messages.
+
+    Raises:
+        UserError: a path is missing, or the file is not of this form.
+    """
     require_folder(images, "--images")
     require_file(annotations, "--annotations")
     try:
-        coco = msgspec.json.decode(annotations.read_bytes(), type=CocoFile)
+        return msgspec.json.decode(annotations.read_bytes(), type=form)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{annotations}: not a COCO instances file ({error}); it needs `images` with id, "
-            "file_name, height, width and `annotations` with id, image_id, segmentation"
+            f"{annotations}: not a {kind} instances file ({error}); it needs `images` with "
+            f"{image_fields} and `annotations` with id, image_id, segmentation"
         ) from error
+
+
+def list_instances(coco: CocoFile, images: Path, annotations: Path) -> Listing:
+    """List a file that has been read; see `list_coco`.
+
+    Raises:
+        UserError: two images have the same id.
+    """
     listing = Listing(records=[], inputs=[annotations], keeps_ids=True)
     masks: dict[int | str, list[CocoMask]] = {}
     for image in coco.images:
