@@ -1,0 +1,189 @@
+"""Look at samples: `python -m data_tools.view SHARDS --out FILE.png`.
+
+One photo with its masks (filled, outlined, numbered), or a contact sheet of photos that lie evenly
+over the shards. A sample that cannot be read is a tile that says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data_tools import command
+from data_tools.view_draw import Picture, draw_picture
+from sam_train.data.decode import BadSample
+from sam_train.data.shards import Shards, open_shards
+from sam_train.errors import UserError
+
+GAP = 6
+CAPTION = 18
+BACKGROUND = (24, 24, 28)
+BAD = (64, 32, 32)
+EXAMPLES = """examples:
+  python -m data_tools.view data/sample/val --out sample.png
+  python -m data_tools.view 'data/sa1b/*.tar' --key sa_12 --out sa_12.png
+  python -m data_tools.view 'data/sa1b/*.tar' --sheet 24 --out sheet.png"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    picture: Image.Image
+    caption: str
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser("view", description=__doc__, examples=EXAMPLES)
+    parser.add_argument(
+        "shards", nargs="+", metavar="SHARDS",
+        help="paths, folders, globs, brace patterns, URLs or list files, as data.train takes them",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--key", metavar="KEY", help="the sample, as sa_12 or shard.tar/sa_12 (default: the first)"
+    )
+    which.add_argument(
+        "--sheet", type=command.between(1, 400, int), metavar="N", help="a sheet of N samples"
+    )
+    parser.add_argument(
+        "--side", type=command.between(32, 4096, int), metavar="PIXELS",
+        help="longest side of a photo (default: 1024, on a sheet 256)",
+    )  # fmt: skip
+    parser.add_argument("--index", metavar="FILE", help="index of the shards, as data.index")
+    parser.add_argument("--exclude", metavar="FILE", help="leave these out, as data.exclude")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be drawn")
+    command.add_workers(parser)
+    return parser
+
+
+def view(args: argparse.Namespace) -> str:
+    """Do what the arguments say.
+
+    Raises:
+        UserError: no such shard or key, or the one sample cannot be drawn.
+    """
+    shards = open_shards(args.shards, option="SHARDS", index=args.index, exclude=args.exclude)
+    if args.sheet:
+        number = min(args.sheet, len(shards))
+        chosen = np.linspace(0, len(shards) - 1, number).round().astype(np.int64).tolist()
+    else:
+        chosen = [find_key(shards, args.key) if args.key else 0]
+    what = command.count(len(chosen), "sample")
+    if args.dry_run:
+        return f"would draw {what} of {len(shards):,} to {args.out}"
+    if args.sheet:
+        workers = min(args.workers, len(chosen) // 8)
+        picture = sheet(shards, chosen, side=args.side or 256, workers=workers)
+    else:
+        picture = single(shards, chosen[0], side=args.side or 1024)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    command.write_atomically(args.out, lambda stream: picture.save(stream, "PNG"))
+    return f"{args.out}: {what}, {picture.width} x {picture.height} pixels"
+
+
+def find_key(shards: Shards, key: str) -> int:
+    """The sample called `sa_12` or `shard.tar/sa_12`.
+
+    Raises:
+        UserError: there is none.
+    """
+    for sample in range(len(shards)):
+        name = shards.key(sample)
+        if name == key or name.rpartition(".tar/")[2] == key:
+            return sample
+    raise UserError(
+        f"no sample is called {key}; there are {len(shards):,}, from {shards.key(0)} "
+        f"to {shards.key(len(shards) - 1)}"
+    )
+
+
+def single(shards: Shards, sample: int, *, side: int) -> Image.Image:
+    """The photo beside itself with its masks, and a caption.
+
+    Raises:
+        UserError: it cannot be drawn.
+    """
+    try:
+        drawn = _drawn(shards, sample, side=side, numbers=True)
+    except (BadSample, OSError) as error:
+        raise UserError(f"{shards.key(sample)} cannot be drawn: {error}") from None
+    return _arranged(
+        [_Tile(drawn.photo, shards.key(sample)), _Tile(drawn.masks, drawn.caption)], columns=2
+    )
+
+
+def sheet(shards: Shards, samples: Sequence[int], *, side: int, workers: int = 0) -> Image.Image:
+    """The samples with their masks in rows."""
+    draw = partial(_tile, shards, side=side)
+    tiles = []
+    with command.progress("drawing", total=len(samples), unit="samples") as bar:
+        for tile in command.parallel(draw, samples, workers=workers):
+            tiles.append(tile)
+            bar.advance()
+    return _arranged(tiles, columns=math.ceil(math.sqrt(1.4 * len(tiles))))
+
+
+def _tile(shards: Shards, sample: int, *, side: int) -> _Tile:
+    name = shards.key(sample).rpartition("/")[2]
+    try:
+        drawn = _drawn(shards, sample, side=side, numbers=False)
+    except (BadSample, OSError) as error:
+        blank = Image.new("RGB", (side, side * 3 // 4), BAD)
+        text = "\n".join(_wrapped(str(error), width=side // 8))
+        ImageDraw.Draw(blank).multiline_text((8, 8), text, fill="white", font=_font())
+        return _Tile(blank, f"{name}: unusable")
+    return _Tile(drawn.masks, f"{name}: {drawn.caption}")
+
+
+def _drawn(shards: Shards, sample: int, *, side: int, numbers: bool) -> Picture:
+    entry = shards.read(sample)
+    return draw_picture(entry.jpeg, entry.json, side=side, numbers=numbers)
+
+
+def _wrapped(text: str, *, width: int) -> list[str]:
+    return [text[k : k + width] for k in range(0, min(len(text), 6 * width), width)]
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(12)
+
+
+def _arranged(tiles: Sequence[_Tile], *, columns: int) -> Image.Image:
+    """The tiles in rows, each in the middle of its cell above its caption."""
+    width = max(tile.picture.width for tile in tiles)
+    rows = [tiles[k : k + columns] for k in range(0, len(tiles), columns)]
+    heights = [max(tile.picture.height for tile in row) + CAPTION for row in rows]
+    canvas = Image.new(
+        "RGB",
+        (len(rows[0]) * (width + GAP) + GAP, sum(heights) + GAP * (len(rows) + 1)),
+        BACKGROUND,
+    )
+    pen = ImageDraw.Draw(canvas)
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, tile in enumerate(row):
+            left = GAP + column * (width + GAP)
+            canvas.paste(tile.picture, (left + (width - tile.picture.width) // 2, top))
+            caption = tile.caption
+            while caption and pen.textlength(caption, font=_font()) > width:
+                caption = caption[:-1]
+            pen.text((left, top + height - CAPTION + 2), caption, fill="#dddddd", font=_font())
+        top += height + GAP
+    return canvas
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return command.run(lambda: view(_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
