@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from http_server import HostileServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sam_train.data import http
 from sam_train.data.shards import index_shard, open_shards, resolve
 from sam_train.data.tar import list_members
 from sam_train.errors import UserError
@@ -162,52 +162,150 @@ def test_what_matches_nothing_is_named(tmp_path: Path, pattern: str, message: st
         resolve(str(tmp_path / pattern) if pattern else "", option="data.train")
 
 
+def test_lists_name_paths_and_urls_one_a_line(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.tar", "sub/b.tar"):
+        (tmp_path / name).touch()
+    listed = tmp_path / "some shards.txt"
+    listed.write_text(f"# two of them\nsub/*.tar\n\n {tmp_path}/a.tar \nhttps://host/c.tar?x=1\n")
+    expected = ["https://host/c.tar?x=1", f"{tmp_path}/a.tar", f"{tmp_path}/sub/b.tar"]
+    assert resolve(str(listed), option="data.train") == sorted(expected)
+    for text, message in (
+        ("# nothing", "is empty"),
+        ("c.tar", r"c\.tar does not exist"),
+        (listed.name, "names another list"),
+        ("\x00", "does not exist|null byte"),
+    ):
+        listed.write_text(text)
+        with pytest.raises(UserError, match=message):
+            resolve(str(listed), option="data.train")
+    listed.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="cannot be read"):
+        resolve(str(listed), option="data.train")
+
+
+def test_pipes_are_for_streams_and_web_folders_cannot_be_listed() -> None:
+    command = "pipe:curl -s https://host/sa_{0..1}.tar"
+    piped = resolve(command, option="data.train", pipes=True)
+    assert piped == [f"pipe:curl -s https://host/sa_{k}.tar" for k in range(2)]
+    with pytest.raises(UserError, match=r"set data\.mode=stream"):
+        resolve(command, option="data.train")
+    with pytest.raises(UserError, match="does not list its files"):
+        resolve("https://host/sa1b/", option="data.train")
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostileServer]:
     """The folder over HTTP, with ranges."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self._answer(body=False)
-
-        def do_GET(self) -> None:
-            self._answer(body=True)
-
-        def _answer(self, *, body: bool) -> None:
-            path = tmp_path / self.path.lstrip("/")
-            if not path.exists():
-                self.send_error(404)
-                return
-            data, total = path.read_bytes(), path.stat().st_size
-            asked = self.headers.get("Range")
-            self.send_response(206 if asked else 200)
-            if asked:
-                first, _, last = asked.removeprefix("bytes=").partition("-")
-                stop = min(int(last or total - 1), total - 1)
-                data = data[int(first) : stop + 1]
-                self.send_header("Content-Range", f"bytes {first}-{stop}/{total}")
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            if body:
-                self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            """Not into the test's output."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{http.server_port}"
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    monkeypatch.setattr(http, "PATIENCE", http.Patience(attempts=2, backoff=0.01, grudge=0))
+    with HostileServer(tmp_path) as server:
+        yield server
 
 
-def test_a_url_is_read_like_a_file(shard: Callable[..., Path], server: str) -> None:
+def test_a_url_is_read_like_a_file(shard: Callable[..., Path], server: HostileServer) -> None:
     path = shard(3)
     local = open_shards(str(path), option="data.train")
-    remote = open_shards(f"{server}/{path.name}", option="data.train")
+    remote = open_shards(server.url(path.name), option="data.train")
+    server.forget()
     assert [remote.read(k) for k in range(3)] == [local.read(k) for k in range(3)]
+    assert len(server.seen) == 3  # photo and JSON together
     with pytest.raises(UserError, match=r"gone\.tar does not exist"):
-        open_shards(f"{server}/gone.tar", option="data.train")
+        open_shards(server.url("gone.tar"), option="data.train")
+
+
+def test_files_that_are_no_neighbours_are_read_all_the_same(
+    tmp_path: Path, make: Any, server: HostileServer
+) -> None:
+    files = [f for n in range(3) for f in make.sample_files(n)]
+    apart = [*files[::2], ("filler.bin", bytes(1 << 17)), *files[1::2]]
+    path = make.pack(tmp_path / "apart.tar", apart)
+    for name in (str(path), server.url(path.name)):
+        shards = open_shards(name, option="data.train")
+        entries = [shards.read(k) for k in range(3)]
+        assert [e.jpeg for e in entries] == [data for _, data in files[::2]]
+        assert [e.json for e in entries] == [data for _, data in files[1::2]]
+
+
+def test_what_happens_to_a_shard_in_use_is_one_line(
+    tmp_path: Path, shard: Callable[..., Path], make: Any, server: HostileServer
+) -> None:
+    path = shard(3)
+    whole = path.read_bytes()
+    several = [
+        open_shards(name, option="data.train") for name in (str(path), server.url(path.name))
+    ]
+
+    def problems() -> list[str]:
+        lines = []
+        for shards in several:
+            with pytest.raises(OSError, match=path.name) as caught:
+                shards.read(1)
+            lines.append(str(caught.value))
+            assert "\n" not in lines[-1]
+        return lines
+
+    path.write_bytes(whole[:-1])
+    assert all("changed since it was indexed" in line for line in problems())
+    other = make.pack(tmp_path / "other.tar", make.sample_files(8) + make.sample_files(9))
+    path.write_bytes(other.read_bytes().ljust(len(whole), b"\0")[: len(whole)])
+    assert all("changed since it was indexed" in line for line in problems())
+    path.unlink()
+    problems()
+    path.write_bytes(whole)
+    assert several[0].read(1) == several[1].read(1)
+
+
+def test_a_file_of_absurd_size_is_refused_before_it_is_read(tmp_path: Path, make: Any) -> None:
+    path = make.pack(tmp_path / "a.tar", make.sample_files(1))
+    with path.open("r+b") as file, tarfile.open(path) as tar:
+        file.truncate(tar.getmembers()[-1].offset)  # before its JSON
+        info = tarfile.TarInfo("sa_1.json")
+        info.size = (1 << 32) + 5
+        file.seek(0, 2)
+        file.write(info.tobuf())
+        file.truncate(file.tell() + info.size + 2048)  # holes: no room on the disk
+    shards = open_shards(str(path), option="data.train")
+    with pytest.raises(OSError, match="more than 256 MiB"):
+        shards.read(0)
+
+
+def test_excluded_samples_are_none(
+    tmp_path: Path, shard: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for k in range(3):
+        shard(4, name=f"sa_{k}.tar", first=4 * k)
+    everything = open_shards(str(tmp_path), option="data.train")
+    text, report = tmp_path / "out.txt", tmp_path / "report.json"
+    text.write_text("# bad ones\nsa_1.tar/sa_4\nsa_1.tar/./sa_5  # blurred\nsa_11\nsa_2.tar/sa_0\n")
+    report.write_text('{"exclude": ["sa_1.tar/sa_7", "sa_1.tar/sa_6", "none"], "other": 1}')
+    out = {4, 5, 11, 6, 7}
+    with caplog.at_level("INFO"):
+        shards = open_shards(str(tmp_path), option="data.val", exclude=[str(text), str(report)])
+    left = [k for k in range(12) if k not in out]
+    assert shards.excluded.tolist() == sorted(out)
+    assert [shards.key(k) for k in range(len(shards))] == [everything.key(k) for k in left]
+    assert [shards.read(k) for k in range(len(shards))] == [everything.read(k) for k in left]
+    assert shards.first.tolist() == [0, 4, 4, 7]
+    assert [shards.shard_of(k) for k in range(7)] == [0] * 4 + [2] * 3
+    with pytest.raises(IndexError):
+        shards.read(7)
+    assert "data.val: 5 samples excluded" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", None, "does not exist"),
+        ("a.txt", b"\xff", "cannot be read"),
+        ("a.json", b"[1]", "cannot be read"),
+        ("a.txt", b"sa_0\nsa_1", "leaves out every sample"),
+    ],
+)
+def test_an_exclusion_list_that_cannot_be_meant_is_named(
+    tmp_path: Path, shard: Callable[..., Path], name: str, content: bytes | None, message: str
+) -> None:
+    path = shard(2)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        open_shards(str(path), option="data.train", exclude=str(tmp_path / name))
