@@ -73,6 +73,8 @@ class Seen:
     connection: int
     """Requests of one kept-alive connection have the same number."""
     headers: dict[str, str]
+    went_wrong: bool
+    """Whether the answer was one of those that `behave` asked for."""
 
 
 @dataclass(slots=True)
@@ -183,6 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
                     range=self.headers.get("Range"),
                     connection=self.client_address[1],
                     headers=dict(self.headers.items()),
+                    went_wrong=behaviour != Behaviour(),
                 )
             )
         if self.state.stopping.is_set():  # on a connection that was kept open
