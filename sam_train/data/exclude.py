@@ -1,6 +1,7 @@
 """`data.exclude=`: samples that are none, because a list says so.
 
-A list is a text file with `shard.tar/key` or `key` a line (`#` begins a comment), or a JSON file
+A list is a text file with `shard.tar/key` or `key` a line (`#` at its beginning or
+behind a space begins a comment), or a JSON file
 whose `exclude` is a list of such names, as `python -m data_tools.verify` writes it.
 """
 
@@ -83,5 +84,5 @@ def _read(path: Path) -> list[str]:
             f"data.exclude={path} cannot be read ({one_line(error)}); it must be a list of "
             "shard.tar/key, one a line, or the JSON of data_tools.verify."
         ) from None
-    names = (line.split("#", 1)[0].strip() for line in lines)
-    return [name for name in names if name]
+    names = (line.split(" #", 1)[0].strip() for line in lines)
+    return [name for name in names if name and not name.startswith("#")]
