@@ -1,104 +1,27 @@
-"""`python -m data_tools.download` against a real server that cuts, stalls and lies."""
+"""Files from a real server that cuts, stalls and lies: whole, verified, or told why not."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 import re
-import signal
-import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from http_server import Behaviour, HostileServer
+from download_place import FIRST, QUICK, SIZE, Place, made, write_tar
+from http_server import Behaviour
 
-from data_tools import download
 from data_tools.download_checks import Checksum
-from data_tools.download_fetch import Policy
-from data_tools.download_links import Link
 from data_tools.download_part import Arrival
 from data_tools.download_plan import State
 from data_tools.download_run import Downloader, Outcome
 
-SIZE = 206_848
-"""Bytes of each tar."""
-QUICK = Policy(retries=3, stall_seconds=0.3, first_wait=0.01, longest_wait=0.02)
-
-
-@dataclass(slots=True)
-class Place:
-    """A server with four tars, and a folder for them."""
-
-    server: HostileServer
-    source: Path
-    out: Path
-
-    def links(self, count: int = 4) -> list[Link]:
-        names = [f"sa_{k:06d}.tar" for k in range(count)]
-        return [Link(name, self.server.url(name) + "?signature=secret") for name in names]
-
-    def list_file(self, count: int = 4) -> Path:
-        path = self.source.parent / "links.tsv"
-        rows = [f"{link.file_name}\t{link.url}\n" for link in self.links(count)]
-        path.write_text("file_name\tcdn_link\n" + "".join(rows))
-        return path
-
-    def fetch(
-        self,
-        count: int = 1,
-        *,
-        policy: Policy = QUICK,
-        checksums: dict[str, Checksum] | None = None,
-    ) -> Outcome:
-        self.out.mkdir(exist_ok=True)
-        worker = Downloader(self.out, policy=policy, parallel=2, checksums=checksums or {})
-        return worker.fetch(worker.plan(self.links(count)))
-
-    def command(self, *arguments: str, count: int = 4) -> int:
-        return download.main([str(self.list_file(count)), "--out", str(self.out), *arguments])
-
-    def ranges(self) -> list[str | None]:
-        """Of the requests so far, without the questions for the length."""
-        return [seen.range for seen in self.server.seen if seen.range != "bytes=0-0"]
-
-    def is_equal(self, *numbers: int) -> bool:
-        names = [f"sa_{k:06d}.tar" for k in numbers]
-        return all((self.out / n).read_bytes() == (self.source / n).read_bytes() for n in names)
-
-    def files(self) -> set[str]:
-        return {path.name for path in self.out.iterdir()} - {"downloaded.tsv", ".download.lock"}
-
-
-def write_tar(path: Path, seed: int) -> None:
-    """A tar of SIZE bytes."""
-    rng = np.random.default_rng(seed)
-    with tarfile.open(path, "w") as tar:
-        for k, suffix in enumerate(("jpg", "json")):
-            info = tarfile.TarInfo(f"sa_{seed}.{suffix}")
-            data = rng.bytes(100_000 + k)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    with path.open("ab") as file:
-        file.write(bytes(SIZE - path.stat().st_size))
-
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    source = tmp_path / "source"
-    source.mkdir()
-    for k in range(4):
-        write_tar(source / f"sa_{k:06d}.tar", k)
-    with HostileServer(source) as server:
-        yield Place(server, source, tmp_path / "out")
-
-
-FIRST = "sa_000000.tar"
+    with made(tmp_path) as running:
+        yield running
 
 
 def _told(value: object) -> str:
@@ -299,150 +222,3 @@ def test_a_tar_that_is_damaged_on_the_server_is_fetched_twice_kept_and_told(
         assert f"{FIRST}  cut at byte 150000, inside sa_0.json" in shown
     assert place.ranges() == [None, None]
     assert place.is_equal(0)
-
-
-def test_the_command_from_failure_to_success(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place.server.behave("sa_000001.tar", Behaviour(status=403))
-    place.server.behave("sa_000003.tar", Behaviour(status=404))
-    assert place.command() == 1
-    shown = capsys.readouterr().out
-    assert "2 of 4 files could not be had:" in shown
-    assert re.search(r"sa_000001\.tar  HTTP 403.*\n  sa_000003\.tar  HTTP 404", shown)
-    assert "save a new list from the licence page" in shown
-    retry = place.out / "failed.tsv"
-    assert f"python -m data_tools.download {retry} --out {place.out}" in shown
-    assert place.is_equal(0, 2)
-    place.server.behave("sa_000001.tar", Behaviour())
-    assert download.main([str(retry), "--out", str(place.out)]) == 1
-    place.server.behave("sa_000003.tar", Behaviour())
-    place.server.forget()
-    assert download.main([str(retry), "--out", str(place.out)]) == 0
-    assert {seen.path for seen in place.server.seen} == {"sa_000003.tar"}
-    assert place.files() == {f"sa_{k:06d}.tar" for k in range(4)}
-    assert place.is_equal(0, 1, 2, 3)
-
-
-def test_the_dry_run_prints_the_plan_and_touches_nothing(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place.server.behave("sa_000002.tar", Behaviour(status=404))
-    assert place.command("--dry-run") == 0
-    assert not place.out.exists()
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["sa_000000.tar", "206.8", "kB", "to", "fetch"]
-    assert "no such file on the server" in lines[2]
-    assert lines[4] == "4 files: 3 to fetch; 1 not to be had"
-    assert lines[5].startswith("620.5 kB to come (")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--only", "7"], "--only 7 fits none of the 4 files"),
-        (["--checksums", "sums"], "cannot read the checksums"),
-    ],
-)
-def test_what_the_user_must_mend_is_one_line(
-    place: Place, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert place.command(*arguments) == 2
-    shown = capsys.readouterr().err
-    assert told in shown
-    assert shown.count("\n") == 1
-
-
-def _start(place: Place, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "data_tools.download", str(place.list_file())]
-    return subprocess.Popen(
-        [*command, "--out", str(place.out), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _wait_for_bytes(place: Place, process: subprocess.Popen[str], least: int) -> None:
-    parts = [place.out / f"{link.file_name}.part" for link in place.links()]
-    while process.poll() is None:
-        if all(part.exists() and part.stat().st_size >= least for part in parts):
-            return
-        os.sched_yield()
-
-
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT], ids=["killed", "stopped"])
-def test_a_run_that_ends_in_the_middle_goes_on_where_it_was(
-    place: Place, kind: signal.Signals
-) -> None:
-    place.server.behave("*", Behaviour(stall_after=50_000, no_etag=True))
-    with _start(place, "--stall-seconds", "600") as process:
-        _wait_for_bytes(place, process, 50_000)
-        assert place.command() == 2  # the folder is held
-        process.send_signal(kind)
-        _, errors = process.communicate(timeout=60)
-    if kind is signal.SIGINT:
-        assert process.returncode == 130
-        assert "run the same command again to go on" in errors
-    place.server.behave("*", Behaviour())
-    place.server.forget()
-    assert place.command() == 0
-    assert place.ranges() == ["bytes=50000-"] * 4
-    assert place.is_equal(0, 1, 2, 3)
-
-
-TMPFS = 'mount -t tmpfs -o size=300k none "$1" && shift && "$@"'
-"""In a namespace of its own: needs no rights, and is gone with the process."""
-
-
-def _on_a_small_disk(place: Place, script: str) -> subprocess.CompletedProcess[str]:
-    place.out.mkdir()
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", TMPFS, "sh"]
-    run = [sys.executable, "-m", "data_tools.download", str(place.list_file())]
-    words = [*command, str(place.out), "sh", "-c", script, "sh", *run, "--out", str(place.out)]
-    try:
-        probe = subprocess.run([*command, str(place.out), "true"], check=False, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("this system has no unshare")
-    if probe.returncode:
-        pytest.skip("this system lets nobody mount a disk of his own")
-    return subprocess.run(words, check=False, capture_output=True, text=True)
-
-
-def test_too_small_a_disk_is_refused_before_the_start(place: Place) -> None:
-    done = _on_a_small_disk(place, '"$@"')
-    assert done.returncode == 2
-    assert re.fullmatch(
-        r"error: 827\.4 kB are to come, but \S+ has \d+\.\d kB free: .*\(1 fit\)\n", done.stderr
-    )
-    assert {seen.range for seen in place.server.seen} == {"bytes=0-0"}
-
-
-def test_a_disk_that_becomes_full_ends_the_run_and_room_lets_it_go_on(place: Place) -> None:
-    # Without lengths the full disk cannot be foreseen.
-    place.server.behave("*", Behaviour(ignore_range=True, no_length=True))
-    out = place.out
-    done = _on_a_small_disk(
-        place, f'"$@"; echo "status $?"; mount -o remount,size=3m "{out}" && "$@" && ls "{out}"'
-    )
-    assert "status 2" in done.stdout
-    assert re.search(rf"error: the disk of {out} is full \(No space left on device\)", done.stderr)
-    assert "run the same command again" in done.stderr
-    assert done.returncode == 0, done.stderr
-    assert "sa_000003.tar" in done.stdout
-
-
-def test_a_limit_on_the_length_of_files_ends_the_run(place: Place) -> None:
-    with _start(place) as process:
-        out, errors = process.communicate()
-    assert process.returncode == 0, out + errors
-    limited = f"ulimit -f 100; exec {sys.executable} -m data_tools.download"
-    out = place.out.parent / "other"
-    done = subprocess.run(
-        ["sh", "-c", f"{limited} {place.list_file()} --out {out}"],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "takes no file as large as sa_00000" in done.stderr
