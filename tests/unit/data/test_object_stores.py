@@ -114,7 +114,7 @@ def test_a_forked_worker_reads_on(store: Any, shard: Callable[..., Path]) -> Non
     assert shards.read(1) == entry
 
 
-def test_another_owner_s_bucket_is_one_line(
+def test_a_store_that_does_not_answer_is_one_line(
     store: Any, shard: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
