@@ -159,13 +159,13 @@ def find_repeats(reports: list[ShardReport]) -> None:
     )
     columns = (names.view(np.int64), identities[:, 0], identities[:, 1])
     for kind, column, unknown in zip(REPEATS, columns, (None, -1, 0), strict=True):
-        for earlier, later in _repeats(column, unknown):
+        for earlier, later in sorted(_repeats(column, unknown), key=lambda pair: pair[1]):
             home, shard = (
                 int(np.searchsorted(first, s, side="right")) - 1 for s in (earlier, later)
             )
             original = reports[home].keys[earlier - first[home]]
             key = reports[shard].keys[later - first[shard]]
-            detail = f"as {short_name(reports[home].path)}/{original}"
+            detail = f"as {reports[home].path}/{original}"
             reports[shard].add(kind, [detail], key=key)
     for report in reports:
         if len(report.unusable) > 1:

@@ -157,7 +157,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _arranged(tiles: Sequence[_Tile], *, columns: int) -> Image.Image:
-    """The tiles in rows, each in the middle of its cell above its caption."""
+    """The tiles in rows, each on its caption."""
     width = max(tile.picture.width for tile in tiles)
     rows = [tiles[k : k + columns] for k in range(0, len(tiles), columns)]
     heights = [max(tile.picture.height for tile in row) + CAPTION for row in rows]
@@ -171,7 +171,9 @@ def _arranged(tiles: Sequence[_Tile], *, columns: int) -> Image.Image:
     for row, height in zip(rows, heights, strict=True):
         for column, tile in enumerate(row):
             left = GAP + column * (width + GAP)
-            canvas.paste(tile.picture, (left + (width - tile.picture.width) // 2, top))
+            # At the bottom of the cell, so that it stands on its caption.
+            lowest = top + height - CAPTION - tile.picture.height
+            canvas.paste(tile.picture, (left + (width - tile.picture.width) // 2, lowest))
             caption = tile.caption
             while caption and pen.textlength(caption, font=_font()) > width:
                 caption = caption[:-1]

@@ -230,7 +230,7 @@ def test_repeats_are_found_over_all_shards_and_the_first_stays(tmp_path: Path) -
     assert set(reports[2].unusable["sa_2"]) == {
         "repeated_key", "repeated_image_id", "repeated_photo",
     }  # fmt: skip
-    assert reports[1].findings["repeated_photo"].examples == ["sa_3: as a.tar/sa_1"]
+    assert reports[1].findings["repeated_photo"].examples == [f"sa_3: as {paths[0]}/sa_1"]
 
 
 def test_training_takes_the_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
