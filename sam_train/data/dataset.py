@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from sam_train.data import rle, select
@@ -34,8 +35,12 @@ class Scenes:
         skips: Skips,
         cache: bool = False,
         scale_jitter: Sequence[float] = (),
+        jpeg: str = "exact",
+        mask_sampling: str = "nearest",
     ) -> None:
         """See `config.DataConfig`; without `scale_jitter` a scene is always the whole photo."""
+        self.mask_sampling = mask_sampling
+        self._scaled_jpeg = jpeg == "scaled" and not scale_jitter
         self.shards = shards
         self._image_size = image_size
         self._max_area_fraction = max_area_fraction
@@ -82,10 +87,10 @@ class Scenes:
         )
         self._report_masks(masks.runs, index, usable=len(usable))
         frame = InputFrame(original=(photo.height, photo.width), side=self._image_size)
-        rgb = to_rgb(photo)
+        rgb = to_rgb(photo, at_least=frame.size if self._scaled_jpeg else None)
         return Scene(
             frame=frame,
-            image=np.array(rgb) if self._scale_jitter else frame.resize(rgb),
+            image=np.asarray(rgb) if self._scale_jitter else frame.resize(rgb),
             masks=masks,
             runs=masks.runs,
             usable=usable,
@@ -112,6 +117,7 @@ def draw_sample(
     draw_key: tuple[int, int, int],
     limit: int | None,
     grid_size: int,
+    mask_sampling: str = "nearest",
     with_rles: bool = False,
 ) -> Sample:
     """Draw at most `limit` masks of a scene and a foreground point of each.
@@ -135,13 +141,7 @@ def draw_sample(
         image=scene.image,
         original_size=frame.original,
         # Not from the window's runs: a cell at its edge may lie on a pixel that is half outside.
-        masks=rle.rasterise(
-            scene.masks.runs,
-            chosen,
-            rows=frame.cell_rows(grid_size),
-            columns=frame.cell_columns(grid_size),
-            cells=grid_size,
-        ),
+        masks=_grid(scene, chosen, cells=grid_size, area=mask_sampling == "area"),
         points=frame.map_points(rle.pixels_at(runs, chosen, ranks) + window),
         boxes=frame.map_points(corners + window).reshape(-1, 4),
         mask_ids=(position << MASK_ID_BITS) + np.arange(len(chosen), dtype=np.int64),
@@ -149,6 +149,17 @@ def draw_sample(
         if with_rles
         else None,
     )
+
+
+def _grid(
+    scene: Scene, chosen: npt.NDArray[np.int64], *, cells: int, area: bool
+) -> npt.NDArray[np.uint8]:
+    runs, frame = scene.masks.runs, scene.frame
+    if area:
+        rows, columns = frame.row_edges(cells), frame.column_edges(cells)
+        return rle.rasterise_area(runs, chosen, rows=rows, columns=columns, cells=cells)
+    starts = frame.cell_rows(cells), frame.cell_columns(cells)
+    return rle.rasterise(runs, chosen, rows=starts[0], columns=starts[1], cells=cells)
 
 
 class TrainDataset(Dataset[Sample | UserError]):
@@ -196,6 +207,7 @@ class TrainDataset(Dataset[Sample | UserError]):
                 draw_key=draw_key,
                 limit=self._masks_per_image,
                 grid_size=self._grid_size,
+                mask_sampling=self._scenes.mask_sampling,
             )
         raise UserError(
             f"{_MAX_ATTEMPTS} samples in a row could not be used (the last: "
@@ -228,5 +240,6 @@ class ValDataset(Dataset["Sample | None"]):
             draw_key=draw_key,
             limit=self._masks_per_image,
             grid_size=self._grid_size,
+            mask_sampling=self._scenes.mask_sampling,
             with_rles=True,
         )

@@ -69,22 +69,30 @@ def open_photo(data: bytes) -> Image.Image:
             # Pillow only warns about what we refuse below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             photo = Image.open(io.BytesIO(data), formats=("JPEG",))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise BadSample("bad_jpeg", f"more than {MAX_PIXELS:,} pixels") from None
+    except (OSError, ValueError, SyntaxError) as error:
         raise BadSample("bad_jpeg", f"not a readable JPEG ({error})") from None
     if photo.width * photo.height > MAX_PIXELS:
         raise BadSample("bad_jpeg", f"{photo.width} x {photo.height} pixels are too many")
     return photo
 
 
-def to_rgb(photo: Image.Image) -> Image.Image:
+def to_rgb(photo: Image.Image, *, at_least: tuple[int, int] | None = None) -> Image.Image:
     """The decoded photo as RGB; grey and CMYK are converted.
+
+    Args:
+        at_least: (height, width). If given, the JPEG is decoded at 1/2, 1/4 or 1/8 of its size
+            where that is no smaller, which skips most of the work; sizes are rounded up.
 
     Raises:
         BadSample: the data is damaged.
     """
     try:
+        if at_least is not None:
+            photo.draft(None, at_least[::-1])
         photo.load()
-        return photo.convert("RGB")
+        return photo if photo.mode == "RGB" else photo.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise BadSample("bad_jpeg", f"damaged JPEG ({error})") from None
 

@@ -100,6 +100,8 @@ def make_train_loader(
         skips=skips,
         cache=cfg.cache,
         scale_jitter=cfg.scale_jitter,
+        jpeg=cfg.jpeg,
+        mask_sampling=cfg.mask_sampling,
     )
     samples = len(shards) if cfg.limit is None else min(cfg.limit, len(shards))
     dataset = TrainDataset(
@@ -173,6 +175,7 @@ def make_val_loader(
         max_area_fraction=cfg.max_area_fraction,
         skips=skips,
         cache=cfg.cache,
+        mask_sampling=cfg.mask_sampling,
     )
     dataset = ValDataset(scenes, masks_per_image=cfg.val_masks_per_image, grid_size=grid_size)
     loader = data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=Collator(image_size))

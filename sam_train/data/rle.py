@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam_train.data import rle_kernels
-from sam_train.data.transforms import Window
+from sam_train.data.transforms import CellEdges, Window
 
 PROBLEMS = (
     "",
@@ -150,4 +150,41 @@ def rasterise(
     """
     out = np.zeros((len(masks), cells, cells), dtype=np.uint8)
     rle_kernels.rasterise(runs.ends, runs.starts, runs.height, masks, rows, columns, out)
+    return out
+
+
+def rasterise_area(
+    runs: Runs,
+    masks: npt.NDArray[np.int64],
+    *,
+    rows: CellEdges,
+    columns: CellEdges,
+    cells: int,
+) -> npt.NDArray[np.uint8]:
+    """The cells of a grid of `cells` x `cells` of which a mask covers at least half.
+
+    Coverage is of the whole cell, padding included, in exact integers.
+
+    Args:
+        rows: see `transforms.cell_edges`.
+        columns: the same for columns.
+
+    Returns:
+        uint8 [m, cells, cells] of {0, 1}, [row, column].
+    """
+    out = np.zeros((len(masks), cells, cells), dtype=np.uint8)
+    rle_kernels.rasterise_area(
+        runs.ends,
+        runs.starts,
+        runs.height,
+        masks,
+        rows.cell,
+        rows.part,
+        rows.whole,
+        columns.cell,
+        columns.part,
+        columns.whole,
+        runs.extents,
+        out,
+    )
     return out

@@ -12,6 +12,7 @@ import numpy as np
 
 _READ_ONLY_BYTES = numba.types.Array(numba.uint8, 1, "C", readonly=True)
 _READ_ONLY_STARTS = numba.types.Array(numba.int32, 1, "C", readonly=True)
+_READ_ONLY_PARTS = numba.types.Array(numba.int64, 1, "C", readonly=True)
 _INT32 = numba.int32[::1]
 _INT64 = numba.int64[::1]
 
@@ -230,3 +231,86 @@ def rasterise(ends, starts, height, masks, rows, columns, out):  # type: ignore[
                 for row in range(rows[top], rows[bottom + 1]):
                     for column in range(columns[x], columns[x + 1]):
                         out[k, row, column] = 1
+
+
+@numba.njit(
+    numba.void(
+        numba.int64[::1],
+        numba.int64,
+        numba.int64,
+        numba.int64,
+        numba.int64,
+    ),
+    nogil=True,
+    cache=True,
+)
+def _cover(sums, cell, part, whole, weight):  # type: ignore[no-untyped-def]
+    """Add weight times what lies before an edge to every cell, as differences from cell to cell:
+    the coverage of cell i is the sum of sums[i:]."""
+    sums[cell] += weight * part
+    if cell > 0:
+        sums[cell - 1] += weight * (whole - part)
+
+
+@numba.njit(
+    numba.void(
+        _INT32,
+        _INT64,
+        numba.int64,
+        _INT64,
+        _READ_ONLY_STARTS,
+        _READ_ONLY_PARTS,
+        numba.int64,
+        _READ_ONLY_STARTS,
+        _READ_ONLY_PARTS,
+        numba.int64,
+        numba.int32[:, ::1],
+        numba.uint8[:, :, ::1],
+    ),
+    nogil=True,
+    cache=True,
+)
+def rasterise_area(  # type: ignore[no-untyped-def]
+    ends,
+    starts,
+    height,
+    masks,
+    row,
+    row_part,
+    row_whole,
+    column,
+    column_part,
+    column_whole,
+    extents,
+    out,
+):
+    """See `rle.rasterise_area`; out holds zeros before."""
+    cells = out.shape[1]
+    # A run costs a few additions whatever its length: its two edges in the column's sums.
+    sums = np.zeros((cells, cells + 1), dtype=np.int64)
+    for k in range(len(masks)):
+        mask = masks[k]
+        for i in range(starts[mask] + 1, starts[mask + 1], 2):
+            begin, last = ends[i - 1], ends[i] - 1
+            if last < begin:
+                continue
+            left, right = begin // height, last // height
+            for x in range(left, right + 1):
+                top = begin - left * height if x == left else 0
+                bottom = last - right * height + 1 if x == right else height
+                for j in range(column[x], min(column[x + 1] + 1, cells)):
+                    until = column_part[x + 1] if j == column[x + 1] else column_whole
+                    weight = until - (column_part[x] if j == column[x] else 0)
+                    if weight > 0:
+                        _cover(sums[j], row[bottom], row_part[bottom], row_whole, weight)
+                        _cover(sums[j], row[top], row_part[top], row_whole, -weight)
+        first = min(row[extents[mask, 1]], cells - 1)
+        stop = min(row[extents[mask, 3] + 1], cells - 1)
+        for j in range(column[extents[mask, 0]], min(column[extents[mask, 2] + 1] + 1, cells)):
+            covered = np.int64(0)
+            sums[j, cells] = 0
+            for r in range(stop, -1, -1):
+                covered += sums[j, r]
+                sums[j, r] = 0
+                if r >= first:
+                    out[k, r, j] = 2 * covered >= row_whole * column_whole

@@ -31,6 +31,18 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CellEdges:
+    """Where the edges of a photo's n pixels lie among grid cells, along one axis, exactly."""
+
+    cell: npt.NDArray[np.int32]
+    """[n + 1] the cell that holds the edge before pixel y; the number of cells if it lies beyond
+    them all. Read-only."""
+    part: npt.NDArray[np.int64]
+    """[n + 1] how much of that cell lies before the edge, in units of 1 / `whole`. Read-only."""
+    whole: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InputFrame:
     """How an original frame of (H, W) lies in the square input of side S.
 
@@ -73,19 +85,23 @@ class InputFrame:
     def resize(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """uint8 [h, w, 3] of an RGB photo: Pillow's antialiased bilinear filter.
 
-        Only what lies inside the input is made, so a large `scale` costs no more memory.
+        Only what lies inside the input is made, so a large `scale` costs no more memory. The
+        photo may have been decoded at 1/2, 1/4 or 1/8 of its size (`decode.to_rgb`).
         """
         (top, left), (height, width) = self.offset, self.size
-        if (image.height, image.width) != self.scaled or self.size != self.scaled:
-            y, x = np.divide(self.original, self.scaled).tolist()
+        # The last pixel of a reduced photo may lie half outside it: sizes are rounded up.
+        reduced = round(max(self.original) / max(image.size))
+        rows, columns = (length / reduced for length in self.original)
+        if (rows, columns) != self.scaled or self.size != self.scaled:
+            y, x = rows / self.scaled[0], columns / self.scaled[1]
             box = (
                 left * x,
                 top * y,
-                min((left + width) * x, image.width),
-                min((top + height) * y, image.height),
+                min((left + width) * x, columns),
+                min((top + height) * y, rows),
             )
             image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-        return np.array(image)
+        return np.asarray(image)
 
     def map_points(self, points: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """Pixel indices (x, y) of the original frame, [..., 2], as those of the input frame.
@@ -106,6 +122,23 @@ class InputFrame:
     def cell_columns(self, cells: int) -> npt.NDArray[np.int32]:
         """`cell_starts` of the photo's columns."""
         return self._cell_starts(1, cells)
+
+    def row_edges(self, cells: int) -> CellEdges:
+        """`cell_edges` of the photo's rows for a grid of `cells` over the input square."""
+        return self._cell_edges(0, cells)
+
+    def column_edges(self, cells: int) -> CellEdges:
+        """`cell_edges` of the photo's columns."""
+        return self._cell_edges(1, cells)
+
+    def _cell_edges(self, axis: int, cells: int) -> CellEdges:
+        return cell_edges(
+            self.original[axis],
+            self.scaled[axis],
+            side=self.side,
+            cells=cells,
+            offset=self.offset[axis],
+        )
 
     def _cell_starts(self, axis: int, cells: int) -> npt.NDArray[np.int32]:
         return cell_starts(
@@ -148,3 +181,19 @@ def cell_starts(
     starts = np.searchsorted(pixel, np.arange(original + 1)).astype(np.int32)
     starts.flags.writeable = False
     return starts
+
+
+@lru_cache(maxsize=1024)
+def cell_edges(original: int, scaled: int, *, side: int, cells: int, offset: int = 0) -> CellEdges:
+    """How photo pixels divide among grid cells, along one axis; arguments as of `cell_starts`.
+
+    The unit is 1 / (original * cells) of an input pixel: in it every edge of a photo pixel and of
+    a cell is an integer, so sums of coverage are exact.
+    """
+    edge = np.arange(original + 1, dtype=np.int64) * scaled * cells - offset * original * cells
+    whole = side * original
+    edge = edge.clip(0, cells * whole)
+    cell, part = np.divmod(edge, whole)
+    cell = cell.astype(np.int32)
+    cell.flags.writeable = part.flags.writeable = False
+    return CellEdges(cell=cell, part=part, whole=whole)

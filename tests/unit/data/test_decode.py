@@ -12,6 +12,7 @@ from PIL import Image
 
 from sam_train.data import rle
 from sam_train.data.decode import BadSample, open_photo, read_masks, to_rgb
+from sam_train.data.transforms import InputFrame
 
 
 def jpeg(image: Image.Image, **options: Any) -> bytes:
@@ -85,3 +86,23 @@ def test_float_sizes_are_read_and_a_size_that_disagrees_is_a_bad_mask(make: Any)
         annotation["segmentation"]["size"] = size
     masks = read_masks(json.dumps(document).encode(), height=6, width=9)
     assert masks.runs.status.tolist() == [0, rle.SIZE_DISAGREES, rle.SIZE_DISAGREES]
+
+
+@pytest.mark.parametrize("shape", [(300, 451), (451, 300), (257, 190)])
+def test_a_scaled_decode_is_the_same_photo(shape: tuple[int, int]) -> None:
+    """Close to the full decode, aligned with it, and never from fewer pixels than are needed."""
+    smooth = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    photo = Image.fromarray(smooth).resize(shape[::-1], Image.Resampling.BICUBIC)
+    photo.save(file, "JPEG", quality=95, subsampling=0)
+    frame = InputFrame(original=shape, side=64)
+    exact = frame.resize(to_rgb(open_photo(file.getvalue())))
+    reduced = to_rgb(open_photo(file.getvalue()), at_least=frame.size)
+    assert reduced.width < shape[1]
+    assert reduced.width >= frame.size[1]
+    assert reduced.height >= frame.size[0]
+    scaled = frame.resize(reduced)
+    assert scaled.shape == exact.shape == (*frame.size, 3)
+    error = np.square(scaled.astype(float) - exact).mean()
+    half_a_pixel = np.diff(exact.astype(float), axis=0) / 2
+    assert error < 0.1 * np.square(half_a_pixel).mean()

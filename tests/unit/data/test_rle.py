@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
+from scipy.sparse import csr_array
 
 from sam_train.data import rle
 from sam_train.data.transforms import InputFrame
@@ -88,6 +90,44 @@ def test_grid_is_decode_followed_by_the_same_sampling(
     assert np.array_equal(grid[2], grid[0])
 
 
+def shares(frame: InputFrame, axis: int, cells: int) -> npt.NDArray[np.int64]:
+    """[cells, pixels] how much of each photo pixel lies in each cell, along one axis; in units of
+    1 / (cells * pixels) of an input pixel, where all edges are whole numbers."""
+    pixels, step = frame.original[axis], frame.scaled[axis] * cells
+    low = np.arange(pixels) * step - frame.offset[axis] * pixels * cells
+    first = np.arange(cells)[:, None] * frame.side * pixels
+    common = np.minimum(low + step, first + frame.side * pixels) - np.maximum(low, first)
+    return common.clip(0)
+
+
+def covered(mask: npt.NDArray[np.uint8], frame: InputFrame, cells: int) -> npt.NDArray[np.bool_]:
+    """Cells of which at least half is mask."""
+    rows, columns = (csr_array(shares(frame, axis, cells)) for axis in (0, 1))
+    whole = frame.side**2 * mask.size
+    area: npt.NDArray[np.int64] = rows @ mask.astype(np.int64) @ columns.T
+    return 2 * area >= whole
+
+
+@given(masks(), st.sampled_from([4, 7, 16]), st.sampled_from([16, 33]), st.integers(0, 2))
+@settings(max_examples=100, deadline=None)
+def test_area_grid_is_decode_followed_by_exact_coverage(
+    mask: npt.NDArray[np.uint8], cells: int, side: int, jitter: int
+) -> None:
+    runs = runs_of(1 - mask, mask)
+    decoded = coco.decode(coco.encode(np.asfortranarray(mask)))
+    frame = InputFrame(original=(mask.shape[0], mask.shape[1]), side=side)
+    if jitter:  # larger than the input, and with a part cut off
+        frame = replace(frame, scale=1 + jitter / 3)
+        cut = tuple(a - b for a, b in zip(frame.scaled, frame.size, strict=True))
+        frame = replace(frame, offset=(cut[0], cut[1] // 2))
+    rows, columns = frame.row_edges(cells), frame.column_edges(cells)
+    chosen = np.array([1, 0, 1])
+    grid = rle.rasterise_area(runs, chosen, rows=rows, columns=columns, cells=cells)
+    assert np.array_equal(grid[0], covered(decoded, frame, cells))
+    assert np.array_equal(grid[1], covered(1 - decoded, frame, cells))
+    assert np.array_equal(grid[2], grid[0])
+
+
 @pytest.mark.parametrize(
     ("counts", "problem"),
     [
@@ -142,3 +182,26 @@ def test_real_annotations_have_the_area_and_box_they_state() -> None:
     # SA-1B's width and height are one less than the extent: last minus first pixel.
     boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in annotations)]
     assert runs.extents.tolist() == boxes
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="no real SA-1B annotations beside the checkout")
+def test_real_annotations_give_the_grids_of_their_bitmaps() -> None:
+    segmentations = [a["segmentation"] for a in json.loads(REAL.read_text())["annotations"]]
+    runs = rle.parse([s["counts"].encode() for s in segmentations], height=1500, width=2000)
+    bitmaps = np.stack([coco.decode(s) for s in segmentations])
+    frame, cells = InputFrame(original=(1500, 2000), side=1024), 256
+    chosen = np.arange(len(bitmaps))
+    rows, columns = frame.row_edges(cells), frame.column_edges(cells)
+    grid = rle.rasterise_area(runs, chosen, rows=rows, columns=columns, cells=cells)
+    assert np.array_equal(grid, [covered(bitmap, frame, cells) for bitmap in bitmaps])
+    nearest = rle.rasterise(
+        runs,
+        chosen,
+        rows=frame.cell_rows(cells),
+        columns=frame.cell_columns(cells),
+        cells=cells,
+    )
+    centres = (2 * np.arange(cells) + 1) * 2000 // (2 * cells)
+    inside = centres[centres < 1500]
+    assert np.array_equal(nearest[:, : len(inside)], bitmaps[:, inside][:, :, centres])
+    assert not nearest[:, len(inside) :].any()
