@@ -123,15 +123,18 @@ def average_precision(curve: Curve) -> float:
 def recall_at(curve: Curve, precision: float = 0.5) -> float:
     """Recall, interpolated over precision; 0 where the curve stays below that precision.
 
-    Where it stays above, its recall at the lowest precision there is.
+    Where it stays above, its recall at the lowest precision there is. Thresholds that find less
+    than a thousandth are left out, as Dollar and Zitnick's plots do: precision is chance there,
+    and 0 by definition once no pixel is left.
     """
-    _, kept = _unique(curve.recall)
-    kept = kept[::-1]
-    values, last = _unique(curve.precision[kept])
+    found = curve.recall >= 1e-3
+    if not found.any():
+        return 0.0
+    values, last = _unique(curve.precision[found])
     wanted = max(float(values[0]), precision)
     if wanted > values[-1]:
         return 0.0
-    return float(np.interp(wanted, values, curve.recall[kept][last]))
+    return float(np.interp(wanted, values, curve.recall[found][last]))
 
 
 def figures_of(images: Sequence[ImageCounts]) -> Figures:
