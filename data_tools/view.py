@@ -128,7 +128,8 @@ def sheet(shards: Shards, samples: Sequence[int], *, side: int, workers: int = 0
         for tile in command.parallel(draw, samples, workers=workers):
             tiles.append(tile)
             bar.advance()
-    return _arranged(tiles, columns=math.ceil(math.sqrt(1.4 * len(tiles))))
+    rows = max(round(math.sqrt(len(tiles) / 1.4)), 1)
+    return _arranged(tiles, columns=math.ceil(len(tiles) / rows))
 
 
 def _tile(shards: Shards, sample: int, *, side: int) -> _Tile:
