@@ -265,7 +265,7 @@ def launch_two_ranks(shards: Path, folder: Path) -> dict[int, Photos]:
         for rank in range(2)
     ]
     for rank in ranks:
-        _, errors = rank.communicate(timeout=300)
+        _, errors = rank.communicate(timeout=1800)
         assert rank.returncode == 0, errors
     together: dict[int, Photos] = {}
     for until in (3, 5):
