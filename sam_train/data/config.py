@@ -8,7 +8,6 @@ from typing import Any
 
 from sam_train.errors import UserError
 
-
 _JPEG = ("exact", "scaled")
 _MASK_SAMPLING = ("nearest", "area")
 
@@ -33,6 +32,10 @@ class DataConfig:
     """Samples that are left out as if they were not there: a text file with `shard.tar/key` or
     `key` a line, the report of `python -m data_tools.verify`, or a list of such files. Another
     exclusion is another order."""
+    include: Any = ""
+    """The only training samples that are taken, written like `exclude`: to train on a part of the
+    shards without copying them (`python -m data_tools.subset` writes lists of 1 % and 10 %). Not
+    for `val`. Another list is another order."""
     batch_size: int = 256
     """Images per optimizer step over ALL ranks and accumulated micro-batches (256 for ViT-H, 128
     for ViT-L and ViT-B; paper A). Must be divisible by ranks x accumulation."""

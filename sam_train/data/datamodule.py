@@ -21,6 +21,7 @@ from sam_train.data.stream import (
     make_stream_loader,
     open_stream,
 )
+from sam_train.data.turns import Turns
 
 __all__ = ["DataConfig", "SamDataModule"]
 
@@ -79,12 +80,20 @@ class SamDataModule(LightningDataModule):
             if self.cfg.mode == "stream":
                 self._train = open_stream(self.cfg, option="data.train")
             else:
-                self._train = self._open(self.cfg.train, option="data.train")
+                self._train = self._open(
+                    self.cfg.train, option="data.train", include=self.cfg.include
+                )
         if stage in {None, "fit", "validate"} and self._val is None and self.cfg.val:
             self._val = self._open(self.cfg.val, option="data.val")
 
-    def _open(self, patterns: Any, *, option: str) -> Shards:
-        return open_shards(patterns, option=option, index=self.cfg.index, exclude=self.cfg.exclude)
+    def _open(self, patterns: Any, *, option: str, include: Any = "") -> Shards:
+        return open_shards(
+            patterns,
+            option=option,
+            index=self.cfg.index,
+            exclude=self.cfg.exclude,
+            include=include,
+        )
 
     @property
     def position(self) -> int:
@@ -109,8 +118,9 @@ class SamDataModule(LightningDataModule):
             self._stream = make_stream_loader(
                 self._train, self.cfg, consumed=self._consumed, **common
             )
-            return self._stream
-        return make_train_loader(self._train, self.cfg, start=lambda: self.position, **common)
+            return Turns(self._stream, turns=self._turns())
+        loader = make_train_loader(self._train, self.cfg, start=lambda: self.position, **common)
+        return Turns(loader, turns=self._turns())
 
     def val_dataloader(self) -> SizedLoader | Sequence[Loader]:
         """The validation images, or nothing where `data.val` is not set."""

@@ -1,4 +1,4 @@
-"""`data.exclude=`: samples that are none, because a list says so.
+"""`data.exclude=` and `data.include=`: samples that are none, because a list says so.
 
 A list is a text file with `shard.tar/key` or `key` a line (`#` at its beginning or
 behind a space begins a comment), or a JSON file
@@ -27,9 +27,9 @@ class _Report(msgspec.Struct):
 
 
 class Exclusions:
-    """Names of samples, with their shard or without."""
+    """Names of samples, with their shard or without; and of the only ones to take, if any are."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], *, only: Sequence[str] | None = None) -> None:
         anywhere: set[str] = set()
         in_shard: dict[str, set[str]] = defaultdict(set)
         for name in names:
@@ -40,13 +40,19 @@ class Exclusions:
                 anywhere.add(name.removeprefix("./"))
         self._anywhere = KeySet(anywhere)
         self._in_shard = {shard: KeySet(keys) for shard, keys in in_shard.items()}
+        self._only = None if only is None else Exclusions(only)
+
+    def __bool__(self) -> bool:
+        return len(self) > 0 or self._only is not None
 
     def __len__(self) -> int:
         return len(self._anywhere) + sum(len(keys) for keys in self._in_shard.values())
 
     def covers(self, path: str, key: str) -> bool:
         """Whether the sample `key` of the shard at `path` is excluded."""
-        return any(key in keys for keys in self._of(path))
+        return any(key in keys for keys in self._of(path)) or (
+            self._only is not None and not self._only.covers(path, key)
+        )
 
     def rows(self, path: str, index: Index, shard: int) -> npt.NDArray[np.int64]:
         """The excluded samples of one shard of an index, rising.
@@ -55,33 +61,51 @@ class Exclusions:
             path: of the shard.
         """
         found = [index.find(shard, keys) for keys in self._of(path) if len(keys)]
+        if self._only is not None:
+            others = np.ones(index.rows[shard].samples, dtype=bool)
+            others[self._only.rows(path, index, shard)] = False
+            found.append(np.flatnonzero(others))
         return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
 
     def _of(self, path: str) -> list[KeySet]:
         return [self._anywhere, self._in_shard.get(short_name(path), _NONE)]
 
 
-def read_exclusions(paths: str | Sequence[str] | None) -> Exclusions:
-    """The names in one or several lists; none without a path.
+def read_exclusions(
+    exclude: str | Sequence[str] | None, *, include: str | Sequence[str] | None = None
+) -> Exclusions:
+    """What one or several lists leave out; nothing without a path.
+
+    Args:
+        exclude: lists of samples to leave out.
+        include: lists of the only samples to take.
 
     Raises:
-        UserError: a list is missing or cannot be understood.
+        UserError: a list is missing or cannot be understood, or `include` names nothing.
     """
+    only = _names(include, option="data.include")
+    if only is not None and not only:
+        raise UserError(f"data.include={include} names no sample.")
+    return Exclusions(_names(exclude, option="data.exclude") or [], only=only)
+
+
+def _names(paths: str | Sequence[str] | None, *, option: str) -> list[str] | None:
     given = [paths] if isinstance(paths, str) else list(paths or [])
-    return Exclusions([name for path in given if str(path) for name in _read(Path(str(path)))])
+    files = [Path(str(path)) for path in given if str(path)]
+    return [name for path in files for name in _read(path, option=option)] if files else None
 
 
-def _read(path: Path) -> list[str]:
+def _read(path: Path, *, option: str) -> list[str]:
     try:
         data = path.expanduser().read_bytes()
         if path.suffix == ".json":
             return msgspec.json.decode(data, type=_Report).exclude
         lines = data.decode("utf-8").splitlines()
     except FileNotFoundError:
-        raise UserError(f"data.exclude={path} does not exist.") from None
+        raise UserError(f"{option}={path} does not exist.") from None
     except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
         raise UserError(
-            f"data.exclude={path} cannot be read ({one_line(error)}); it must be a list of "
+            f"{option}={path} cannot be read ({one_line(error)}); it must be a list of "
             "shard.tar/key, one a line, or the JSON of data_tools.verify."
         ) from None
     names = (line.split(" #", 1)[0].strip() for line in lines)

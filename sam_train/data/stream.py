@@ -121,7 +121,7 @@ def open_stream(cfg: DataConfig, *, option: str) -> StreamShards:
         if getattr(cfg, name) != off:
             raise UserError(f"data.{name} has no meaning with data.mode=stream; leave it out.")
     urls = resolve(cfg.train, option=option, pipes=True)
-    return StreamShards(urls, exclusions=read_exclusions(cfg.exclude))
+    return StreamShards(urls, exclusions=read_exclusions(cfg.exclude, include=cfg.include))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -267,6 +267,7 @@ class StreamDataset(IterableDataset[Handed | UserError]):
                 draw_key=draw_key,
                 limit=self._cfg.masks_per_image,
                 grid_size=self._grid_size,
+                mask_sampling=self._scenes.mask_sampling,
             )
 
     def _batches(self, samples: Iterator[Sample]) -> Iterator[Handed]:
@@ -349,6 +350,8 @@ def make_stream_loader(
         max_area_fraction=cfg.max_area_fraction,
         skips=skips,
         scale_jitter=cfg.scale_jitter,
+        jpeg=cfg.jpeg,
+        mask_sampling=cfg.mask_sampling,
     )
     start = consumed if consumed is not None else Consumed()
     if start != Consumed():

@@ -292,6 +292,26 @@ def test_excluded_samples_are_none(
     assert "data.val: 5 samples excluded" in caplog.text
 
 
+def test_only_included_samples_are_some(tmp_path: Path, shard: Callable[..., Path]) -> None:
+    for k in range(3):
+        shard(4, name=f"sa_{k}.tar", first=4 * k)
+    everything = open_shards(str(tmp_path), option="data.train")
+    only, bad = tmp_path / "subset_0.5.txt", tmp_path / "bad.txt"
+    only.write_text("sa_0\nsa_3\nsa_2.tar/sa_9\nsa_2.tar/sa_10\nsa_1.tar/sa_3\nsa_99\n")
+    bad.write_text("sa_3\nsa_6\n")
+    for exclude, left in (("", [0, 3, 9, 10]), (str(bad), [0, 9, 10])):
+        shards = open_shards(str(tmp_path), option="data.train", include=str(only), exclude=exclude)
+        assert [shards.key(k) for k in range(len(shards))] == [everything.key(k) for k in left]
+        assert [shards.read(k) for k in range(len(shards))] == [everything.read(k) for k in left]
+        assert shards.excluded.tolist() == [k for k in range(12) if k not in left]
+    only.write_text("# none\n")
+    with pytest.raises(UserError, match="names no sample"):
+        open_shards(str(tmp_path), option="data.train", include=str(only))
+    only.write_text("sa_99\n")
+    with pytest.raises(UserError, match=r"data.include and data.exclude leave out every sample"):
+        open_shards(str(tmp_path), option="data.train", include=str(only))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -259,6 +259,9 @@ def test_excluded_samples_do_not_come(folder: Path, tmp_path: Path) -> None:
     seen = set(keys(list(islice(stream(cfg), 40))))
     assert len(seen) == 10
     assert not seen & {"sa_20", "sa_11"}
+    cfg = settings(str(folder), include=str(names), batch_size=1)
+    seen = set(keys(list(islice(stream(cfg), 8))))
+    assert seen == {"sa_20", "sa_11"}
 
 
 @pytest.mark.parametrize(
