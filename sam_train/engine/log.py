@@ -39,9 +39,18 @@ def start_log(path: Path) -> None:
         logger.addHandler(logging.NullHandler())
         return
     logger.addHandler(_terminal())
-    file = logging.FileHandler(path)
+    file = _LogFile(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk ends in silence: the run itself says it, in one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Called in the middle of the exception that writing raised."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def _terminal() -> logging.Handler:
