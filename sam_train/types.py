@@ -99,6 +99,8 @@ class Batch:
     """B places in the sample order."""
     rles: list[RLE] | None = None
     """M masks, original frame; only evaluation."""
+    step_masks: int | None = None
+    """Masks of all the batches that this rank accumulates into one step; None: of this one."""
 
     @property
     def num_masks(self) -> int:
