@@ -27,6 +27,8 @@ from sam_train.data.config import check as check_data
 from sam_train.engine.build import LoggerConfig, TrainerConfig
 from sam_train.engine.build import check as check_trainer
 from sam_train.engine.callbacks import CallbacksConfig
+from sam_train.engine.rotation import CheckpointConfig
+from sam_train.engine.rotation import check as check_checkpoint
 from sam_train.errors import UserError
 from sam_train.losses import LossConfig
 from sam_train.model.build import ModelConfig, resolve
@@ -65,6 +67,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
@@ -150,6 +153,7 @@ def check_config(cfg: RunConfig) -> None:
         UserError: names the setting and what it may be.
     """
     check_trainer(cfg.trainer)
+    check_checkpoint(cfg.checkpoint)
     check_optim(cfg.optim)
     check_data(cfg.data)
     resolve(cfg.model)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.profilers import (
     AdvancedProfiler,
     Profiler,
@@ -55,8 +56,6 @@ class TrainerConfig:
     turn counts the same, so masks of a turn with few of them count for more."""
     log_every: int = 10
     """Steps between rows of metrics.csv; only these read values back from the device."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints; the newest is `last.ckpt`."""
     deterministic: bool = False
     """Refuse kernels whose results vary from run to run (slower on GPUs)."""
     detect_anomaly: bool = False
@@ -125,7 +124,7 @@ def check(cfg: TrainerConfig) -> None:
     Raises:
         UserError: names the setting and what it may be.
     """
-    for name in ("max_steps", "accumulate", "log_every", "checkpoint_every", "num_nodes"):
+    for name in ("max_steps", "accumulate", "log_every", "num_nodes"):
         if getattr(cfg, name) < 1:
             raise UserError(f"trainer.{name}={getattr(cfg, name)} must be at least 1")
     choices = {
@@ -155,40 +154,6 @@ def build_loggers(cfg: LoggerConfig, *, run_dir: Path, name: str, config: Any) -
     return loggers
 
 
-class Checkpoints(ModelCheckpoint):
-    """A ModelCheckpoint that keeps the last step too, whatever `checkpoint_every` is."""
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Save where due; the last step at once, not after the long measuring that follows it."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        last = trainer.global_step >= trainer.max_steps
-        if last and not self._should_skip_saving_checkpoint(trainer):
-            candidates = self._monitor_candidates(trainer)
-            self._save_topk_checkpoint(trainer, candidates)
-            self._save_last_checkpoint(trainer, candidates)
-
-
-def checkpoint_callback(cfg: TrainerConfig, run_dir: Path) -> ModelCheckpoint:
-    """Saves `step=N.ckpt` and `last.ckpt` into run_dir/checkpoints."""
-    return Checkpoints(
-        dirpath=run_dir / "checkpoints",
-        filename="{step}",
-        every_n_train_steps=cfg.checkpoint_every,
-        save_last=True,
-        save_top_k=1,
-        monitor="step",
-        mode="max",
-        enable_version_counter=False,
-    )
-
-
 def build_profiler(name: str, *, run_dir: Path) -> Profiler | None:
     """Writes `fit-profile.txt` into run_dir: Lightning's own printing is silenced with its tips."""
     return PROFILERS[name](dirpath=run_dir, filename="profile") if name else None
@@ -214,6 +179,10 @@ def build_trainer(
     if accelerator == "auto":
         # Lightning's auto would take a Mac's GPU, which lacks the float64 of prompts/rng.py.
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    plugins: list[Any] = []
+    if SLURMEnvironment.detect():
+        # Signals and requeuing are those of engine/signals.py.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     try:
         return Trainer(
             accelerator=accelerator,
@@ -230,6 +199,7 @@ def build_trainer(
             profiler=build_profiler(cfg.profiler, run_dir=run_dir),
             default_root_dir=run_dir,
             callbacks=callbacks,
+            plugins=plugins,
             logger=loggers or False,
             use_distributed_sampler=False,
             limit_val_batches=0,

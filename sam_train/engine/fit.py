@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
-from lightning import seed_everything
+from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from sam_train.config import RunConfig, check_config, compose_config, typed
 from sam_train.data.datamodule import SamDataModule
-from sam_train.engine.build import build_loggers, build_trainer, checkpoint_callback
+from sam_train.engine.build import build_loggers, build_trainer
 from sam_train.engine.callbacks import build_callbacks
 from sam_train.engine.log import rank_zero, start_log
-from sam_train.engine.mishaps import check_resumable, one_line
+from sam_train.engine.mishaps import one_line
 from sam_train.engine.module import SamModule
+from sam_train.engine.resume import Found, check_model, find_resume
+from sam_train.engine.saving import Saver
+from sam_train.engine.signals import STATUS_CONTINUE, Notice, Stopped
 from sam_train.errors import UserError
 from sam_train.model.init import initialise
 
@@ -37,17 +43,17 @@ def fit(overrides: Sequence[str]) -> None:
     check_config(cfg)
     run_dir = prepare_run_dir(Path(cfg.run_dir))
     start_log(run_dir / "log.txt")
-    resume_from = find_resume(cfg.resume, run_dir)
-    if rank_zero() and (resume_from is None or not (run_dir / "config.yaml").exists()):
+    found = find_resume(cfg.resume, run_dir)
+    if rank_zero() and (found is None or not (run_dir / "config.yaml").exists()):
         (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
 
     seed_everything(cfg.seed, verbose=False)
     module = SamModule(cfg)
     report_start(cfg, module, run_dir)
-    if resume_from is not None:
-        check_resumable(resume_from, module)
-        report_resume(cfg, resume_from)
-    if cfg.init_from and resume_from is None:
+    if found is not None:
+        check_model(found, module)
+        report_resume(cfg, found)
+    if cfg.init_from and found is None:
         log.info("%s", initialise(module.sam, cfg.init_from, cfg.init))
     data = SamDataModule(
         cfg.data,
@@ -55,11 +61,19 @@ def fit(overrides: Sequence[str]) -> None:
         grid_size=loss_grid(cfg, module),
         seed=cfg.seed,
     )
+    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    notice = Notice(grace_seconds=cfg.checkpoint.grace_seconds)
     callbacks: list[Callback] = [
-        checkpoint_callback(cfg.trainer, run_dir),
+        notice,
         *build_callbacks(cfg.callbacks, run_dir=run_dir, log_every=cfg.trainer.log_every),
+        Saver(
+            cfg.checkpoint,
+            run_dir=run_dir,
+            notice=notice,
+            record={"config": plain, "versions": versions()},
+            resume_from=found.path if found else None,
+        ),
     ]
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     trainer = build_trainer(
         cfg.trainer,
         run_dir=run_dir,
@@ -67,8 +81,36 @@ def fit(overrides: Sequence[str]) -> None:
         loggers=build_loggers(cfg.logger, run_dir=run_dir, name=cfg.name, config=plain),
     )
     # weights_only: a checkpoint is data, nothing in it is ever run.
-    with one_line():
-        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    path = str(found.path) if found else None
+    notice.install()
+    try:
+        with one_line(run_dir):
+            trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    except Stopped:
+        raise SystemExit(exit_status(trainer)) from None
+    finally:
+        notice.restore()
+
+
+def exit_status(trainer: Trainer) -> int:
+    """Of a process of a run that was asked to end and is saved: 75, call again.
+
+    Processes that Lightning started end with 0: at any other status of theirs it kills the first
+    process, whose status is the run's.
+    """
+    environment = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
+    started_by_us = environment is not None and not environment.creates_processes_externally
+    return 0 if started_by_us and trainer.global_rank else STATUS_CONTINUE
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers, to be read in a checkpoint years later."""
+    return {
+        "sam_train": version("sam_train"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "lightning": str(lightning.__version__),
+    }
 
 
 def loss_grid(cfg: RunConfig, module: SamModule) -> int:
@@ -95,36 +137,18 @@ def prepare_run_dir(run_dir: Path) -> Path:
     return run_dir
 
 
-def find_resume(resume: str, run_dir: Path) -> str | None:
-    """The checkpoint to continue, or None to start afresh.
-
-    Raises:
-        UserError: `resume` names a file that is not there.
-    """
-    if resume == "never":
-        return None
-    if resume == "auto":
-        last = run_dir / "checkpoints" / "last.ckpt"
-        return str(last) if last.is_file() else None
-    if not Path(resume).is_file():
-        raise UserError(f"resume={resume} is not a file: use resume=auto, never or a checkpoint")
-    return resume
-
-
-def report_resume(cfg: RunConfig, path: str) -> None:
+def report_resume(cfg: RunConfig, found: Found) -> None:
     """Say what is continued, or that there is nothing left to do."""
-    saved = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-    finished = int(saved["global_step"])
-    if finished >= cfg.trainer.max_steps:
+    if found.step >= cfg.trainer.max_steps:
         log.info(
             "already trained: %s has %d of %d steps behind it; raise trainer.max_steps to go on, "
             "resume=never starts afresh",
-            path,
-            finished,
+            found.path,
+            found.step,
             cfg.trainer.max_steps,
         )
         return
-    log.info("continuing %s at step %d (resume=never starts afresh)", path, finished)
+    log.info("continuing %s at step %d (resume=never starts afresh)", found.path, found.step)
 
 
 def report_start(cfg: RunConfig, module: SamModule, run_dir: Path) -> None:

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from sam_train.errors import UserError
 
-_WRITTEN_BY_FIT = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
 # Gloo reports a lost peer as a plain RuntimeError.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo")
 
 
-@contextmanager
-def one_line() -> Iterator[None]:
-    """Around the Trainer: a process that lost the others says so instead of a traceback.
+# What a disk says that the program cannot help: full, over the quota, over the limit of a file's
+# size, failing, or suddenly read-only (as a failing disk becomes).
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
-    The process that failed first says why on its own; this one only must not bury that line.
+
+@contextmanager
+def one_line(run_dir: Path) -> Iterator[None]:
+    """Around the Trainer: what is no fault of the program ends in a line, not in a traceback.
+
+    The process that failed first says why on its own; one that lost it only must not bury that
+    line.
 
     Raises:
-        UserError: another process of the run is gone.
+        UserError: run_dir cannot be written any more, or another process of the run is gone.
     """
     try:
         yield
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        raise UserError(
+            f"run_dir={run_dir} cannot be written any more ({error.strerror}): make room there and "
+            "give the same command again, it goes on from the newest checkpoint"
+        ) from error
     except RuntimeError as error:
         lost = isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST)
         if not (dist.is_available() and dist.is_initialized() and lost):
@@ -38,30 +49,4 @@ def one_line() -> Iterator[None]:
         ) from error
 
 
-def check_resumable(path: str | Path, module: torch.nn.Module) -> None:
-    """Refuse to continue from a file that Lightning would stumble over. Reads no weights.
-
-    Raises:
-        UserError: not a checkpoint of `fit`, or one of another model.
-    """
-    way_out = "give resume= another checkpoint of the run, or resume=never to start afresh"
-    try:
-        content: Any = torch.load(path, map_location="meta", mmap=True, weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({reason[0][:100]}): it is damaged or "
-            f"something else; {way_out}"
-        ) from error
-    if not isinstance(content, dict) or any(key not in content for key in _WRITTEN_BY_FIT):
-        raise UserError(
-            f"{path} holds no training state to continue: {way_out}; weights alone go to init_from="
-        )
-    own, stored = module.state_dict(), content["state_dict"]
-    for name in own.keys() | stored.keys():
-        here, there = (tuple(s[name].shape) if name in s else None for s in (own, stored))
-        if here != there:
-            raise UserError(
-                f"{path} is of another model ({name} is {there or 'missing'} in it, "
-                f"{here or 'missing'} here): set model= as in the run's config.yaml, or {way_out}"
-            )
+__all__ = ["one_line"]

@@ -118,7 +118,7 @@ def test_a_resumed_run_is_the_unbroken_one(settings: list[str], tmp_path: Path) 
 def test_the_last_step_is_saved_and_a_finished_run_says_so(
     settings: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    common = [*settings, "trainer.max_steps=3", "trainer.checkpoint_every=2"]
+    common = [*settings, "trainer.max_steps=3", "checkpoint.every_steps=2"]
     fit(common)
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 3

@@ -33,8 +33,8 @@ from sam_train.data.datamodule import SamDataModule
 from sam_train.data.loader import make_train_loader
 from sam_train.data.shards import open_shards
 from sam_train.data.skips import Skips
-from sam_train.engine.build import checkpoint_callback
 from sam_train.engine.module import SamModule
+from sam_train.engine.saving import Saver
 from sam_train.prompts import PromptsConfig, Rounds
 from sam_train.prompts.rng import Stream
 from sam_train.types import Batch, Prediction
@@ -210,7 +210,6 @@ def fit(
 ) -> dict[int, Photos]:
     """Continue the run of a folder up to a step; what this rank saw at each."""
     module, data = Witness(), SamDataModule(cfg, image_size=S, grid_size=R, seed=SEED)
-    module.cfg.trainer.checkpoint_every = 1000
     last = folder / "checkpoints" / "last.ckpt"
     trainer = Trainer(
         max_steps=until,
@@ -221,7 +220,7 @@ def fit(
         accumulate_grad_batches=accumulate,
         use_distributed_sampler=False,
         logger=False,
-        callbacks=[checkpoint_callback(module.cfg.trainer, folder)],
+        callbacks=[Saver(module.cfg.checkpoint, run_dir=folder)],
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,

@@ -41,6 +41,8 @@ class Recorder(Callback):
 
     def __init__(self, run_dir: Path) -> None:
         self.file = MetricsFile(run_dir / "metrics.csv")
+        self.latest: dict[str, float] = {}
+        """What is noted of the newest step, and `step` (first process only)."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, or continue the earlier run's metrics.csv."""
@@ -51,10 +53,13 @@ class Recorder(Callback):
         """Note the figures of the step that was just finished (first process only)."""
         if not trainer.is_global_zero:
             return
-        self.file.write(trainer.global_step, values)
+        step = trainer.global_step
+        known = self.latest if self.latest.get("step") == step else {"step": step}
+        self.latest = {**known, **values}
+        self.file.write(step, values)
         named = {name if "/" in name else f"train/{name}": v for name, v in values.items()}
         for logger in trainer.loggers:
-            logger.log_metrics(named, step=trainer.global_step)
+            logger.log_metrics(named, step=step)
 
 
 class StepMeter(Callback):

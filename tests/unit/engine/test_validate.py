@@ -84,7 +84,7 @@ def trained(scenes: Path, threads: None, tmp_path_factory: pytest.TempPathFactor
             "data.masks_per_image=2",
             "prompts.points=1",
             "trainer.max_steps=2",
-            "trainer.checkpoint_every=2",
+            "checkpoint.every_steps=2",
             f"run_dir={run_dir}",
         ]
     )

@@ -1,0 +1,42 @@
+"""The state of the global random generators, in types that a checkpoint may hold.
+
+Training draws nothing from them: what it draws is a function of (seed, step, image or mask). They
+are kept for what others may draw, such as a kernel's or a logger's.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def rng_state() -> dict[str, Any]:
+    """Of Python, numpy, torch and this process's GPU."""
+    version, numbers, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
+    state: dict[str, Any] = {
+        # As tensors: a list of 625 numbers a rank is slow to read back.
+        "python": [version, torch.tensor(numbers), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Go on where `rng_state` was."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+__all__ = ["rng_state", "set_rng_state"]

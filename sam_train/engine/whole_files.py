@@ -1,0 +1,171 @@
+"""Checkpoint files that are whole or not there, and that show it when a bit of them is lost.
+
+The format is torch's own: a zip file with a CRC32 of every record, which torch writes and never
+looks at again. `check_whole` does, so files of other programs are checked as well as ours.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+_FORBIDDEN = re.compile(r"GLOBAL\s+([\w.]+)")
+PARTIAL = ".partial"
+"""What the name of an unfinished file ends with."""
+
+
+class DamagedFileError(Exception):
+    """A file that is not what was once written; the message says what is wrong, not where."""
+
+
+class _Remembering:
+    """A file for torch.save, whose C++ writer turns an error of the disk into one of its own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, or pretend to after the first error: it is raised when torch is done."""
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Called by torch at the end."""
+
+
+def write_whole(content: dict[str, Any], path: Path, *, also: Path | None = None) -> None:
+    """Save `content` under `path`, and under `also` without a second copy on the disk.
+
+    Killed at any moment, it leaves under each name what was there or the whole new file, and
+    `also` is never older than `path`.
+
+    Raises:
+        OSError: the disk is full or failing; what was under the names is untouched.
+        DamagedFileError: `content` holds more than tensors and plain types.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with partial.open("wb") as file:
+            remembering = _Remembering(file)
+            torch.save(content, cast(Any, remembering))
+            if remembering.error is not None:
+                raise remembering.error
+            # A full network disk may say so only here; and the name must not reach the disk
+            # before the bytes.
+            file.flush()
+            os.fsync(file.fileno())
+        # Something in it that only running code could bring back would be noticed months later.
+        read_outline(partial)
+        if also is not None:
+            link(partial, also)
+        partial.replace(path)
+        sync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def link(existing: Path, name: Path) -> None:
+    """Give a file a second name in the same folder, in one step; a copy where links are unknown."""
+    temporary = name.with_name(f".{name.name}.{os.getpid()}{PARTIAL}")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(existing, temporary)
+        except OSError:
+            _copy(existing, temporary)
+        temporary.replace(name)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as read, target.open("wb") as write:
+        while block := read.read(1 << 24):
+            write.write(block)
+        write.flush()
+        os.fsync(write.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring names to the disk as well as bytes: without it a power cut may undo a rename."""
+    # Some network file systems have no such thing, and do without.
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_partial(folder: Path) -> None:
+    """Clear away what a killed process left unfinished."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        path.unlink(missing_ok=True)
+
+
+def check_whole(path: Path) -> None:
+    """Read every byte and compare it with the checksum that was written with it.
+
+    Raises:
+        DamagedFileError: something is missing or changed.
+        OSError: the file cannot be opened.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except OSError:
+        raise
+    # zipfile raises whatever the bytes lead it to.
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, NotImplementedError) as error:
+        raise DamagedFileError(_first_line(error)) from error
+    except Exception as error:
+        raise DamagedFileError(_first_line(error)) from error
+    if bad is not None:
+        raise DamagedFileError(f"{bad.partition('/')[2] or bad} fails its checksum")
+
+
+def read_outline(path: Path) -> Any:
+    """The content without the tensors' values (on the meta device). Never runs code from it.
+
+    Raises:
+        DamagedFileError: torch cannot read it, or it wants to run code.
+        OSError: the file cannot be opened.
+    """
+    try:
+        return torch.load(path, map_location="meta", mmap=True, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises whatever the bytes lead it to
+        raise DamagedFileError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    if forbidden := _FORBIDDEN.search(str(error)):
+        return f"it would run code: {forbidden[1]}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:100]
+
+
+__all__ = [
+    "PARTIAL",
+    "DamagedFileError",
+    "check_whole",
+    "link",
+    "read_outline",
+    "remove_partial",
+    "sync_folder",
+    "write_whole",
+]
