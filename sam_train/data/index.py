@@ -67,8 +67,11 @@ class ShardRow(msgspec.Struct, kw_only=True, frozen=True):
     """Photos without JSON, which are no samples."""
     without_jpeg: int = 0
     """JSONs without photo."""
+    refused: int = 0
+    """Links, devices and names that point out of the archive, which are never read."""
     first_without_json: str = ""
     first_without_jpeg: str = ""
+    first_refused: str = ""
 
 
 _table_decoder = msgspec.json.Decoder(list[ShardRow])
@@ -102,8 +105,10 @@ def compact(found: ShardIndex) -> ShardPart:
         damage=found.damage,
         without_json=len(found.without_json),
         without_jpeg=len(found.without_jpeg),
+        refused=len(found.refused),
         first_without_json=next(iter(found.without_json), ""),
         first_without_jpeg=next(iter(found.without_jpeg), ""),
+        first_refused=next(iter(found.refused), ""),
     )
     return ShardPart(row=row, records=records, names=names)
 
@@ -297,7 +302,9 @@ def _rows(table: bytes) -> list[ShardRow] | None:
         rows = _table_decoder.decode(table)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    numbers = [(r.size, r.samples, r.names_size, r.without_json, r.without_jpeg) for r in rows]
+    numbers = [
+        (r.size, r.samples, r.names_size, r.without_json, r.without_jpeg, r.refused) for r in rows
+    ]
     return rows if all(min(each) >= 0 for each in numbers) else None
 
 

@@ -42,6 +42,11 @@ def _left_out(shards: Shards) -> list[str]:
         number = sum(row.without_jpeg for _, row in alone)
         first = f"{short_name(alone[0][0])}/{alone[0][1].first_without_jpeg}"
         parts.append(f"left out {number:,} without a photo (first: {first})")
+    if unsafe := [(path, row) for path, row in known if row.refused]:
+        number = sum(row.refused for _, row in unsafe)
+        # repr: the name is whatever somebody wrote.
+        first = f"{short_name(unsafe[0][0])}/{unsafe[0][1].first_refused[:80]!r}"
+        parts.append(f"refused {number:,} links or unsafe names (first: {first})")
     if damaged := [(path, row) for path, row in known if row.damage]:
         first = f"{damaged[0][0]}, {damaged[0][1].damage}"
         parts.append(f"{len(damaged):,} damaged shards (first: {first})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ class ShardIndex:
     """Photos that were left out because no JSON has their name."""
     without_jpeg: list[str]
     """JSONs that were left out because no photo has their name."""
+    refused: list[str] = field(default_factory=list)
+    """Links, devices and names that point out of the archive: never read."""
     damage: str | None
     """Why the walk ended before the end of the tar, if it did; what came before is usable."""
 
@@ -68,5 +70,6 @@ def index_shard(path: str) -> ShardIndex:
         ).reshape(-1, 2),
         without_json=[jpegs[key].name for key in jpegs if key not in jsons],
         without_jpeg=[jsons[key].name for key in jsons if key not in jpegs],
+        refused=listing.refused,
         damage=listing.damage,
     )
