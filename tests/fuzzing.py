@@ -24,10 +24,14 @@ T = TypeVar("T")
 LONG = int(os.environ.get("SAM_TRAIN_FUZZ", "0"))
 
 
-def fuzz(*, short: int) -> settings:
-    """How many inputs a test draws, and that the few are the same everywhere."""
+def fuzz(*, short: int, each: int = 1) -> settings:
+    """How many inputs a test draws, and that the few are the same everywhere.
+
+    Args:
+        each: inputs that are drawn at a time, on average.
+    """
     return settings(
-        max_examples=LONG or short,
+        max_examples=LONG // each or short,
         derandomize=not LONG,
         database=None,
         deadline=None,

@@ -77,7 +77,7 @@ def strings(draw: st.DrawFn, *, longest: int) -> Strings:
     if longest <= 64:
         kinds.append(true_masks(height, width))
     one = st.tuples(st.one_of(kinds), st.just([]) | _EDITS)
-    counts = draw(st.lists(one.map(lambda both: damaged(*both)), min_size=1, max_size=4))
+    counts = draw(st.lists(one.map(lambda both: damaged(*both)), min_size=3, max_size=5))
     return Strings(height, width, counts)
 
 
@@ -109,6 +109,16 @@ def grids(runs: rle.Runs, frame: InputFrame, cells: int) -> npt.NDArray[np.uint8
     )
 
 
+def areas(runs: rle.Runs, frame: InputFrame, cells: int) -> npt.NDArray[np.uint8]:
+    return rle.rasterise_area(
+        runs,
+        np.arange(len(runs.status)),
+        rows=frame.row_edges(cells),
+        columns=frame.column_edges(cells),
+        cells=cells,
+    )
+
+
 def check_measures(runs: rle.Runs, k: int, mask: npt.NDArray[np.uint8]) -> None:
     """Area, extent, first and last pixel of mask k against its bitmap."""
     assert runs.areas[k] == mask.sum()
@@ -122,7 +132,7 @@ def check_measures(runs: rle.Runs, k: int, mask: npt.NDArray[np.uint8]) -> None:
 
 
 @given(strings(longest=24), st.data())
-@fuzz(short=300)
+@fuzz(short=200, each=4)
 def test_strings_of_small_photos_are_refused_or_pycocotools_masks(
     given_: Strings, data: st.DataObject
 ) -> None:
@@ -133,29 +143,36 @@ def test_strings_of_small_photos_are_refused_or_pycocotools_masks(
     window = Window(top=rows[0], bottom=rows[1], left=columns[0], right=columns[1])
     inside = rle.crop(runs, window) if 0 not in window.shape else None
     whole = grids(runs, InputFrame(original=(height, width), side=side), side)
-    grids(runs, InputFrame(original=(height, width), side=data.draw(st.integers(1, 40))), 16)
+    covered = areas(runs, InputFrame(original=(height, width), side=side), side)
+    other = InputFrame(original=(height, width), side=data.draw(st.integers(1, 40)))
+    assert not (grids(runs, other, 16) | areas(runs, other, 16))[runs.status != 0].any()
     for k in range(len(given_.counts)):
         if runs.status[k]:
-            assert not whole[k].any()
+            assert not (whole[k] | covered[k]).any()
             continue
         mask = coco.decode({"size": [height, width], "counts": given_.counts[k]})
+        # A cell is a pixel here.
         assert np.array_equal(whole[k, :height, :width], mask)
+        assert np.array_equal(covered, whole)
         check_measures(runs, k, mask)
         if inside is not None:
             check_measures(inside, k, mask[slice(*rows), slice(*columns)])
 
 
 @given(strings(longest=9000))
-@fuzz(short=200)
+@fuzz(short=100, each=4)
 def test_strings_of_large_photos_are_refused_or_have_pycocotools_area(given_: Strings) -> None:
     runs = parsed(given_)
     size = [given_.height, given_.width]
-    out = grids(runs, InputFrame(original=(size[0], size[1]), side=64), 16)
+    frame = InputFrame(original=(size[0], size[1]), side=64)
+    out, covered = grids(runs, frame, 16), areas(runs, frame, 16)
+    assert not (out | covered)[runs.status != 0].any()
     for k in np.flatnonzero(runs.status == 0):
         assert runs.areas[k] == coco.area({"size": size, "counts": given_.counts[k]})
         if runs.areas[k] == size[0] * size[1]:
-            rows, columns = InputFrame(original=(size[0], size[1]), side=64).size
-            assert out[k].sum() == np.ceil(rows / 4 - 0.5) * np.ceil(columns / 4 - 0.5)
+            centres = (2 * np.arange(16) + 1) * 2
+            inside = [np.sum(centres < length) for length in frame.size]
+            assert out[k].sum() == inside[0] * inside[1]
 
 
 def test_true_masks_and_every_kind_of_refusal_are_among_what_is_drawn() -> None:
