@@ -176,3 +176,24 @@ def test_a_set_without_one_usable_sample_stops_at_once(tmp_path: Path, make: Any
     with pytest.raises(UserError, match="in a row could not be used") as caught:
         dataset.sample(0)
     assert "\n" not in str(caught.value)
+
+
+def test_scaled_jpegs_and_covered_cells_change_nothing_that_is_drawn(
+    tmp_path: Path, make: Any
+) -> None:
+    """Photos of four times the input: only pixels and edges of masks may differ, and little."""
+    files = make.sample_files(0, masks=6, height=128, width=190)
+    shards = open_shards(str(make.pack(tmp_path / "a.tar", files)), option="data.train")
+    samples = []
+    for options in ({}, {"jpeg": "scaled", "mask_sampling": "area"}):
+        skips = Skips(workers=0, max_fraction=1.0)
+        scenes = Scenes(shards, image_size=S, max_area_fraction=0.9, skips=skips, **options)
+        order = Order(samples=1, seed=0)
+        train = TrainDataset(scenes, order=order, masks_per_image=4, grid_size=R)
+        samples.append(train.sample(0))
+    exact, scaled = samples
+    for name in ("points", "boxes", "mask_ids"):
+        assert np.array_equal(getattr(exact, name), getattr(scaled, name))
+    assert exact.image.shape == scaled.image.shape
+    assert 0 < (exact.image != scaled.image).mean()
+    assert 0 < (exact.masks != scaled.masks).mean() < 0.05

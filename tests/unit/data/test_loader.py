@@ -177,6 +177,8 @@ def test_validation_is_the_first_images_once_over_all_ranks(
         {"shuffle_window": -1},
         {"masks_per_image": 70_000},
         {"start_method": "thread"},
+        {"jpeg": "half"},
+        {"mask_sampling": "bilinear"},
     ],
 )
 def test_settings_that_mean_nothing_are_named(wrong: dict[str, Any]) -> None:
