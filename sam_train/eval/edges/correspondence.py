@@ -6,7 +6,8 @@ Martin, Fowlkes and Malik, PAMI 2004) rounds distances to hundredths of a pixel 
 assignment problem to Goldberg and Kennedy's CSA. Here the same integer problem is solved by
 shortest augmenting paths (the Hungarian method) on the graph of pixels within reach, so the cost
 is the least possible, always; the official program links pixels to "nobody" through a random graph
-and is exact up to that. Neither says which of several cheapest correspondences is taken.
+and is exact up to that. Both leave to chance which of several cheapest correspondences is taken;
+here chance has a seed.
 
 Neighbouring thresholds share most of their pixels. Prices and partners are therefore kept from one
 threshold to the next, and every pixel that comes or goes costs one search in its neighbourhood
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -80,14 +82,16 @@ def correspond(edges: Mask, truth: Mask, *, max_distance: float) -> Corresponden
 
 
 def correspond_sequence(
-    pixels: Sequence[npt.NDArray[np.int64]], truth: Mask, *, max_distance: float
+    pixels: Sequence[npt.NDArray[np.int64]], truth: Mask, *, max_distance: float, seed: int = 0
 ) -> SequenceMatches:
     """`correspond` for edge maps that resemble their predecessors, such as rising thresholds.
 
     Args:
-        pixels: per map the set pixels as sorted flat indices (row * W + column).
+        pixels: per map the set pixels as flat indices (row * W + column), each once.
         truth: bool [H, W].
         max_distance: in pixels.
+        seed: of the order in which pixels are matched. It decides between equal costs, at random as
+            officially: in reading order precision was off by what the official program never was.
 
     Raises:
         ValueError: `max_distance` is negative.
@@ -103,17 +107,25 @@ def correspond_sequence(
     order = np.argsort(square, kind="stable")
     order = order[square[order] <= max_distance**2]
     flat = np.concatenate([np.empty(0, np.int64), *pixels])
+    starts = np.cumsum([0, *(p.size for p in pixels)], dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    turn = np.concatenate(
+        [np.empty(0, np.int64), *(a + rng.permutation(b - a) for a, b in pairwise(starts))]
+    )
+    row, column = np.divmod(flat[turn], width)
     graph = Graph(
         offsets=(window[0] * stride + window[1])[order],
         # Doubled, so that half of the official price of two outliers is a whole number.
         costs=2 * np.rint(np.sqrt(square[order]) * _UNITS).astype(np.int64),
         outlier=math.ceil(_OUTLIER * max_distance * _UNITS),
     )
-    matched, pairs, costs, partners = match_sequence(
-        (flat // width + pad) * stride + flat % width + pad,
-        np.cumsum([0, *(p.size for p in pixels)], dtype=np.int64),
+    found, pairs, costs, partners = match_sequence(
+        (row + pad) * stride + column + pad,
+        starts,
         np.pad(truth, pad).astype(np.uint8).reshape(-1),
         graph,
     )
+    matched = np.empty_like(found)
+    matched[turn] = found
     inside = partners.reshape(height + 2 * pad, stride)[pad : pad + height, pad : pad + width]
     return SequenceMatches(matched=matched, pairs=pairs, costs=costs // 2, truth=inside >= 0)

@@ -67,10 +67,10 @@ def count_maps(
     ends = np.cumsum([0, *(lines.size for lines in pixels)])
     matched = np.zeros(ends[-1], dtype=np.bool_)
     truth_matched = np.zeros(len(pixels), dtype=np.int64)
-    for truth in truths:
-        matches = correspond_sequence(
-            pixels, truth, max_distance=reach((truth.shape[0], truth.shape[1]), max_distance)
-        )
+    distance = reach((truths[0].shape[0], truths[0].shape[1]), max_distance)
+    for person, truth in enumerate(truths):
+        # A seed for each: chance must not prefer the same pixels in every drawing.
+        matches = correspond_sequence(pixels, truth, max_distance=distance, seed=person)
         truth_matched += matches.pairs
         matched |= matches.matched
     before = np.concatenate([[0], np.cumsum(matched)])
