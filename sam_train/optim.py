@@ -101,22 +101,24 @@ def orthogonalises(name: str, parameter: nn.Parameter) -> bool:
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], *, cfg: OptimConfig, depth: int
 ) -> list[dict[str, Any]]:
-    """Optimizer groups, one per (layer, decayed or not, Muon's or AdamW's), each parameter in
-    exactly one. Muon's have `momentum`.
+    """Optimizer groups, one per (layer, decayed or not, Muon's or AdamW's, the encoder's or not),
+    each parameter in exactly one. Muon's have `momentum`. The encoder's are apart from the others
+    because fsdp2 splits them, and fused kernels take no mixture.
 
     Args:
         named_parameters: of a `Sam`; frozen ones are left out.
         cfg: learning rate, decay.
         depth: number of encoder blocks.
     """
-    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool, bool, bool], dict[str, Any]] = {}
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
         layer, decay = layer_of(name, depth), decays(name, parameter)
         muon = cfg.name == "muon" and orthogonalises(name, parameter)
+        outside = not name.startswith("image_encoder.")
         group = groups.setdefault(
-            (layer, decay, muon),
+            (layer, decay, muon, outside),
             {
                 "params": [],
                 "lr": (cfg.muon_lr if muon else cfg.lr) * cfg.layer_decay ** (depth + 1 - layer),

@@ -20,6 +20,8 @@ from lightning.pytorch.profilers import (
 )
 
 from sam_train.engine.cpu import keep_freed_memory
+from sam_train.engine.strategies import STRATEGIES, build_strategy
+from sam_train.engine.zero import ZeroPrecision, ZeroStrategy
 from sam_train.errors import UserError
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
@@ -45,15 +47,22 @@ class TrainerConfig:
     accelerator: str = "auto"
     """auto, cpu or gpu; `gpu` where there is none is refused rather than trained on the CPU."""
     strategy: str = "auto"
-    """auto: ddp where there is more than one process."""
+    """auto: ddp where there is more than one process. ddp: every process holds everything. fsdp2:
+    the encoder's weights, gradients and moments split over processes. deepspeed: ZeRO."""
+    deepspeed: str = "zero2"
+    """deepspeed: zero1, zero2 or zero3 of launch/deepspeed, or the path of another .json."""
+    offload: bool = False
+    """deepspeed: the optimizer's state and work on the CPU: less GPU memory, slower updates."""
+    compile: bool = False
+    """torch.compile for each encoder block: a minute at the start, faster steps on GPUs."""
     precision: str = "32-true"
     """32-true, bf16-mixed (float32 weights, losses, norms and softmax statistics) or 64-true."""
     matmul_precision: str = "highest"
     """Of float32 matrix products, as torch names it: highest, high (TF32 on GPUs) or medium (on
     many CPUs a kernel twice as fast, which rounds to bfloat16 only where there is AMX)."""
     accumulate: int = 1
-    """Batches per update: `data.batch_size` images are split over ranks and this many turns. Each
-    turn counts the same, so masks of a turn with few of them count for more."""
+    """Batches per update: `data.batch_size` images are split over ranks and this many turns. Every
+    mask counts the same whichever turn it falls into."""
     log_every: int = 10
     """Steps between rows of metrics.csv; only these read values back from the device."""
     deterministic: bool = False
@@ -131,6 +140,7 @@ def check(cfg: TrainerConfig) -> None:
         "accelerator": ACCELERATORS,
         "precision": PRECISIONS,
         "matmul_precision": MATMUL_PRECISIONS,
+        "strategy": STRATEGIES,
         "profiler": ("", *PROFILERS),
     }
     for name, allowed in choices.items():
@@ -165,6 +175,7 @@ def build_trainer(
     run_dir: Path,
     callbacks: list[Callback],
     loggers: list[Logger],
+    grad_clip: float = 0.0,
 ) -> Trainer:
     """A Trainer that counts updates, not epochs; `cfg` has passed `check`.
 
@@ -179,17 +190,25 @@ def build_trainer(
     if accelerator == "auto":
         # Lightning's auto would take a Mac's GPU, which lacks the float64 of prompts/rng.py.
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    strategy = build_strategy(
+        cfg.strategy, deepspeed=cfg.deepspeed, offload=cfg.offload, clip=grad_clip
+    )
+    precision: dict[str, Any] = {"precision": cfg.precision}
     plugins: list[Any] = []
     if SLURMEnvironment.detect():
         # Signals and requeuing are those of engine/signals.py.
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    if isinstance(strategy, ZeroStrategy):
+        device = "cpu" if accelerator == "cpu" else "cuda"
+        plugins.append(ZeroPrecision(cfg.precision, device=device))
+        precision = {}
     try:
         return Trainer(
             accelerator=accelerator,
             devices=parse_devices(cfg.devices),
             num_nodes=cfg.num_nodes,
-            strategy=cfg.strategy,
-            precision=cfg.precision,  # type: ignore[arg-type]
+            strategy=strategy,
+            **precision,
             max_steps=cfg.max_steps,
             max_epochs=-1,
             accumulate_grad_batches=cfg.accumulate,

@@ -14,13 +14,19 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from sam_train.config import RunConfig
+from sam_train.engine.full_state import grouped_names, name_parameters, number_parameters
+from sam_train.engine.health.skipping import skip_if_nonfinite, spoil_if_nonfinite
+from sam_train.engine.parallel import prepare, split
 from sam_train.engine.records import RoundLog
 from sam_train.engine.resume import align_batch_counters
 from sam_train.engine.rounds_backward import backward_round_by_round
+from sam_train.engine.strategies import Fsdp2Strategy, clip_gradients
+from sam_train.engine.zero import ZeroStrategy
 from sam_train.losses import mask_losses
 from sam_train.model import Sam, build_from_config
+from sam_train.model.build import recompute_of
 from sam_train.model.weight_files import MODEL_RECORD
-from sam_train.optim import build_optimizer, freeze
+from sam_train.optim import build_optimizer, parameter_groups
 from sam_train.prompts import Rounds
 from sam_train.prompts.rng import Stream, uniform
 from sam_train.types import MASK_ID_BITS, Batch
@@ -33,23 +39,42 @@ class SamModule(LightningModule):
         super().__init__()
         self.cfg = cfg
         self.sam = sam if sam is not None else build_from_config(cfg.model)
-        freeze(
+        prepare(
+            self.sam,
+            frozen_blocks=cfg.optim.frozen_blocks,
+            recompute=recompute_of(cfg.model),
+            compiled=cfg.trainer.compile,
+        )
+        groups = parameter_groups(
             self.sam.named_parameters(),
-            blocks=cfg.optim.frozen_blocks,
+            cfg=cfg.optim,
             depth=len(self.sam.image_encoder.blocks),
         )
+        # Noted while the parameters are whole: strategies change their shapes.
+        self.optimizer_names = grouped_names(self, groups)
+        self._split = False
         self.last_rounds: RoundLog | None = None
         self.last_grad_norm: Tensor | None = None
+
+    def configure_model(self) -> None:
+        """Split the model over the ranks where the strategy asks for it (Lightning calls it)."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, Fsdp2Strategy) and not self._split:
+            mesh = strategy.device_mesh["data_parallel"]
+            split(self.sam, mesh, precision=self.cfg.trainer.precision)
+            self._split = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Encode each image once, then let a simulated person correct every mask for 11 rounds.
 
         Args:
             batch: B images and M masks, see `types.Batch`.
-            batch_idx: not used; randomness is a function of (seed, step, mask).
+            batch_idx: counts turns (`trainer.accumulate` of them are a step); randomness is a
+                function of (seed, step, mask).
 
         Returns:
-            float32 scalar: the mean over rounds and over the masks of all ranks.
+            float32 scalar whose mean over ranks and turns is the loss: the mean over rounds and
+            over the masks of the whole step.
         """
         embeddings = self.sam.encode(
             batch.images, batch.image_sizes, draws=self._drop_path_draws(batch)
@@ -92,8 +117,11 @@ class SamModule(LightningModule):
         loss = backward_round_by_round(
             play, embeddings=embeddings, parameters=self._decoder_parameters()
         )
-        self.last_rounds = log
-        return loss
+        if self.last_rounds is None or batch_idx % self.cfg.trainer.accumulate == 0:
+            self.last_rounds = log
+        else:
+            self.last_rounds.add_turn(log)
+        return spoil_if_nonfinite(loss)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and its schedule, stepped once per update."""
@@ -111,29 +139,36 @@ class SamModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the model's sizes in plain types, so that `ckpt=` needs no `model=` beside it."""
         checkpoint[MODEL_RECORD] = asdict(self.cfg.model)
+        name_parameters(checkpoint, self.optimizer_names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the run go on with whole updates, whatever `trainer.accumulate` is now."""
         align_batch_counters(checkpoint, accumulate=self.trainer.accumulate_grad_batches)
+        number_parameters(checkpoint, self.optimizer_names)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Measure the gradient's norm at every update; limit it if `optim.grad_clip` says so."""
-        limit = self.cfg.optim.grad_clip or math.inf
-        self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+        """Measure the gradient's norm at every update; limit it if `optim.grad_clip` says so.
+
+        An update whose norm is not finite is skipped. DeepSpeed does all of it by itself.
+        """
+        if not isinstance(self.trainer.strategy, ZeroStrategy):
+            self.last_grad_norm = clip_gradients(self, self.cfg.optim.grad_clip or math.inf)
+            skip_if_nonfinite(optimizer, self.last_grad_norm)
 
     def _weight_of_a_mask(self, batch: Batch) -> Tensor:
-        """What one mask's loss counts for, so that every mask of every rank counts the same.
+        """What one mask's loss counts for, so that every mask of a step counts the same.
 
-        DDP averages gradients over ranks, so a rank's sum is divided by the global count and
-        multiplied by the number of ranks. The count stays on the device: no host sync.
+        Gradients are averaged over ranks and turns, so a turn's sum is divided by the global count
+        and multiplied by the number of both. The count stays on the device: no host sync.
         """
+        masks = batch.num_masks if batch.step_masks is None else batch.step_masks
         # Filled there: a tensor made on the host would wait for the encoder.
-        count = torch.full((), float(batch.num_masks), device=self.device)
+        count = torch.full((), float(masks), device=self.device)
         ranks = 1
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(count)
             ranks = dist.get_world_size()
-        return ranks / count
+        return ranks * self.cfg.trainer.accumulate / count
 
     def _drop_path_draws(self, batch: Batch) -> Tensor | None:
         """float32 [B, depth, 2] of (seed, step, image), so that neither rank nor resume matters."""

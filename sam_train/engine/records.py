@@ -50,6 +50,10 @@ class RoundLog:
                 )
             )
 
+    def add_turn(self, other: RoundLog) -> None:
+        """Add the rounds of another batch of the same step."""
+        self.sums = [a + b for a, b in zip(self.sums, other.sums, strict=True)]
+
     def figures(self) -> RoundFigures:
         """The means, summed over ranks first.
 

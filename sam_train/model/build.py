@@ -11,7 +11,7 @@ from torch import nn
 
 from sam_train.errors import UserError
 from sam_train.model.common import Activation
-from sam_train.model.image_encoder import ImageEncoderViT
+from sam_train.model.image_encoder import RECOMPUTE, ImageEncoderViT
 from sam_train.model.mask_decoder import MaskDecoder
 from sam_train.model.prompt_encoder import PromptEncoder
 from sam_train.model.sam import Sam
@@ -83,8 +83,10 @@ class ModelConfig:
     drop_path: float = 0.0
     """Stochastic depth of the ViT's last block, linear from 0 at the first (paper A: 0.4 for H
     and L, 0.6 for B)."""
-    checkpoint_blocks: bool = False
-    """Recompute each ViT block in the backward pass: less memory, a third more computation."""
+    checkpoint_blocks: str = "none"
+    """What each ViT block recomputes in the backward pass, to save memory: none; selective
+    (everything but linear layers and fused attention: about half the memory of the encoder at
+    little cost); full (all of it: a third more computation)."""
     decoder_depth: int | None = None
     """Two-way blocks of the decoder: 2, or 3 as in the data engine's models (paper A)."""
     patch_size: int | None = None
@@ -125,7 +127,24 @@ def resolve(cfg: ModelConfig) -> Architecture:
             sizes[name] = tuple(given) if name == "global_blocks" else given
     arch = Architecture(**sizes)
     _check(arch)
+    recompute_of(cfg)
     return arch
+
+
+def recompute_of(cfg: ModelConfig) -> str:
+    """`checkpoint_blocks`, checked; false and true, as older checkpoints have it, mean none and
+    full.
+
+    Raises:
+        UserError: unknown value.
+    """
+    text = str(cfg.checkpoint_blocks).lower()
+    value = {"false": "none", "true": "full"}.get(text, text)
+    if value not in RECOMPUTE:
+        raise UserError(
+            f"model.checkpoint_blocks={cfg.checkpoint_blocks}: use one of {', '.join(RECOMPUTE)}"
+        )
+    return value
 
 
 def _check(arch: Architecture) -> None:
@@ -173,7 +192,7 @@ def build_from_config(cfg: ModelConfig) -> Sam:
             window_size=arch.window_size,
             out_chans=arch.prompt_dim,
             drop_path=cfg.drop_path,
-            checkpoint_blocks=cfg.checkpoint_blocks,
+            recompute=recompute_of(cfg),
         ),
         prompt_encoder=PromptEncoder(
             embed_dim=arch.prompt_dim,

@@ -7,10 +7,16 @@ from the patches to the neck.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from sam_train.model.attention import GridAttention
 from sam_train.model.common import DropPath, LayerNorm2d, MLPBlock
@@ -29,13 +35,46 @@ class PatchEmbed(nn.Module):
         return tokens.movedim(1, -1)
 
 
+RECOMPUTE = ("none", "selective", "full")
+
+_PRODUCTS = (
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+)
+
+
+def _keep_products(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    kept = op in _PRODUCTS
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
 class Block(nn.Module):
-    """A pre-norm transformer block over a grid of tokens."""
+    """A pre-norm transformer block over a grid of tokens.
+
+    Args:
+        recompute: of what lies inside, in the backward pass, to save memory. none; selective:
+            everything but the linear layers and fused attention, which cost nearly all the time
+            (half the memory of none); full: everything (only the block's input is kept, and a
+            third more is computed).
+    """
 
     def __init__(
-        self, dim: int, *, heads: int, mlp_dim: int, grid: int, window: int, drop_path: float
+        self,
+        dim: int,
+        *,
+        heads: int,
+        mlp_dim: int,
+        grid: int,
+        window: int,
+        drop_path: float,
+        recompute: str = "none",
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = GridAttention(dim, heads=heads, size=window or grid, window=window)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
@@ -44,6 +83,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
         """[B, h, w, D] to [B, h, w, D]; `draws` [B, 2] for attention and MLP, see DropPath."""
+        if self.recompute == "none" or not (self.training and torch.is_grad_enabled()):
+            return self._run(x, draws)
+        # Inside the block, so that compiling or splitting the block comprises it.
+        chosen: dict[str, Any] = {}
+        if self.recompute == "selective":
+            chosen["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
+        out: Tensor = checkpoint(self._run, x, draws, use_reentrant=False, **chosen)
+        return out
+
+    def _run(self, x: Tensor, draws: Tensor | None) -> Tensor:
         attention, mlp = (None, None) if draws is None else draws.unbind(1)
         x = x + self.drop_path(self.attn(self.norm1(x)), attention)
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)), mlp)
@@ -62,8 +111,7 @@ class ImageEncoderViT(nn.Module):
         window_size: side of a window in tokens (14 in the paper).
         out_chans: C, channels of the embedding.
         drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
-        checkpoint_blocks: recompute each block in the backward pass instead of keeping what is
-            inside it: less memory, a third more computation.
+        recompute: of each block in the backward pass, see `Block`.
     """
 
     def __init__(
@@ -79,12 +127,11 @@ class ImageEncoderViT(nn.Module):
         mlp_ratio: float = 4.0,
         out_chans: int = 256,
         drop_path: float = 0.0,
-        checkpoint_blocks: bool = False,
+        recompute: str = "none",
     ) -> None:
         super().__init__()
         grid = img_size // patch_size
         self.img_size = img_size
-        self.checkpoint_blocks = checkpoint_blocks
         self.patch_embed = PatchEmbed(embed_dim, patch_size=patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim))
         self.blocks = nn.ModuleList(
@@ -95,6 +142,7 @@ class ImageEncoderViT(nn.Module):
                 grid=grid,
                 window=0 if i in global_attn_indexes else window_size,
                 drop_path=drop_path * i / max(depth - 1, 1),
+                recompute=recompute,
             )
             for i in range(depth)
         )
@@ -131,14 +179,11 @@ class ImageEncoderViT(nn.Module):
         x: Tensor = self.patch_embed(images) + self.pos_embed
         for i, block in enumerate(self.blocks):
             of_block = None if draws is None else draws[:, i]
-            if self.checkpoint_blocks and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, of_block, use_reentrant=False)
-            else:
-                x = block(x, of_block)
+            x = block(x, of_block)
         narrow, narrow_norm, smooth, smooth_norm = self.neck
         x = narrow_norm(narrow(x.movedim(-1, 1)).movedim(1, -1))
         x = smooth_norm(smooth(x.movedim(-1, 1)).movedim(1, -1))
         return x.movedim(-1, 1)
 
 
-__all__ = ["Block", "ImageEncoderViT", "PatchEmbed"]
+__all__ = ["RECOMPUTE", "Block", "ImageEncoderViT", "PatchEmbed"]

@@ -1,0 +1,285 @@
+"""DeepSpeed's ZeRO under Lightning: whole gradients in, whole and named states out.
+
+DeepSpeed takes over what Lightning else does itself: averaging, clipping and the update.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.plugins import DeepSpeedPrecision
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sam_train.errors import UserError
+from sam_train.model.image_encoder import Block
+from sam_train.model.mask_decoder import MaskDecoder
+from sam_train.model.prompt_encoder import PromptEncoder
+
+
+class ZeroPrecision(DeepSpeedPrecision):
+    """float32 weights under autocast, as with the other strategies.
+
+    DeepSpeed's own bf16 mode rounds norms, position codes and the image's normalisation, too.
+    """
+
+    def __init__(self, precision: str, *, device: str) -> None:
+        super().__init__("32-true")
+        self._autocast = torch.bfloat16 if precision == "bf16-mixed" else None
+        self._device = device
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """Around forward passes."""
+        if self._autocast is None:
+            return super().forward_context()
+        return torch.autocast(self._device, self._autocast)
+
+    def backward(
+        self, tensor: Tensor, model: LightningModule, optimizer: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """DeepSpeed's, which must not divide by the number of turns: Lightning did already."""
+        engine: Any = model.trainer.model
+        engine.backward(tensor, *args, scale_wrt_gas=False, **kwargs)
+
+
+class ZeroStrategy(DeepSpeedStrategy):
+    """Lightning's DeepSpeed strategy; on CPU processes too, to try a recipe without GPUs."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config=config)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return isinstance(self.accelerator, CPUAccelerator)
+
+    @property
+    def root_device(self) -> torch.device:
+        """The process's device; Lightning's CPU devices have no index, DeepSpeed wants one."""
+        device = super().root_device
+        return torch.device("cpu", self.local_rank) if device.type == "cpu" else device
+
+    def setup_environment(self) -> None:
+        """As Lightning's, which would refuse CPUs."""
+        if self._on_cpu:
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+            import deepspeed  # noqa: PLC0415 - it chooses its accelerator when imported
+
+            # Its own all-reduce would be compiled first, which takes a compiler and minutes.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+            # The parent of the refusal.
+            DDPStrategy.setup_environment(self)
+        else:
+            super().setup_environment()
+
+    def setup_distributed(self) -> None:
+        """As Lightning's, which would look for GPU numbers."""
+        if not self._on_cpu:
+            super().setup_distributed()
+            return
+        reset_seed()
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    def optimizer_step(
+        self,
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        model: LightningModule | nn.Module | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As Lightning's; afterwards the module knows the norm that DeepSpeed clipped by."""
+        result = super().optimizer_step(optimizer, closure, model, **kwargs)
+        module: Any = self.lightning_module
+        if (norm := self.deepspeed_engine.get_global_grad_norm()) is not None:
+            module.last_grad_norm = torch.as_tensor(norm)
+        return result
+
+    def _setup_model_and_optimizer(self, model: nn.Module, *optimizer: Any) -> Any:
+        """As Lightning's; with ZeRO 3 weights come and go block by block, the decoder's stay."""
+        import deepspeed  # noqa: PLC0415 - an extra
+
+        if self.zero_stage_3:
+            deepspeed.utils.set_z3_leaf_modules(model, [Block, PromptEncoder, MaskDecoder])
+        engine, zero = super()._setup_model_and_optimizer(model, *optimizer)
+        if self.zero_stage_3:
+            _keep_whole(zero, (m for m in model.modules() if isinstance(m, WHOLE)))
+        return engine, zero
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Lightning shall hand the optimizer's state to `load_optimizer_state_dict`."""
+        return True
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """Those that are trained, in the order of their numbers in a checkpoint."""
+        module: Any = self.lightning_module
+        return [module.get_parameter(name) for group in module.optimizer_names for name in group]
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The model's whole tensors on the first rank, nothing on the others; a collective."""
+        assert self.lightning_module is not None
+        whole = {}
+        for name, value in self.lightning_module.state_dict(keep_vars=True).items():
+            with self._gathered(value):
+                if self.is_global_zero:
+                    whole[name] = value.detach().clone() if self.zero_stage_3 else value.detach()
+        return whole
+
+    def _gathered(self, value: Tensor, *, write: bool = False) -> AbstractContextManager[Any]:
+        import deepspeed  # noqa: PLC0415 - an extra
+
+        split = [value] if hasattr(value, "ds_id") else []
+        return deepspeed.zero.GatheredParameters(split, modifier_rank=0 if write else None)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """As torch's optimizer would have it, on the first rank; a collective."""
+        from deepspeed.utils import safe_get_full_optimizer_state  # noqa: PLC0415 - an extra
+
+        inner = _inner(optimizer)
+        flat = [moments for moments in inner.state.values() if moments]
+        if flat:
+            self._link_moments()
+        state: dict[int, dict[str, Any]] = {}
+        for number, parameter in enumerate(self._parameters() if flat else []):
+            whole: dict[str, Any] = {
+                key: value.detach().clone()
+                if value.ndim == 0
+                else safe_get_full_optimizer_state(parameter, key)
+                for key, value in flat[0].items()
+            }
+            if self.is_global_zero:
+                state[number] = whole
+        module: Any = self.lightning_module
+        groups, first = [], 0
+        for names, group in zip(module.optimizer_names, inner.param_groups, strict=True):
+            numbers = list(range(first, first + len(names)))
+            first += len(numbers)
+            groups.append(
+                {key: value for key, value in group.items() if key != "params"}
+                | {"params": numbers}
+            )
+        return {"state": state, "param_groups": groups}
+
+    def _link_moments(self) -> None:
+        """Let ZeRO 1 and 2 find each parameter's moments.
+
+        DeepSpeed does so behind the first update of the first optimizer group, when the others
+        have no moments yet.
+        """
+        zero = self.deepspeed_engine.optimizer
+        if not self.zero_stage_3:
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
+        """One file for all ranks, each of which takes its part of every tensor."""
+        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
+
+    @torch.no_grad()
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Whole tensors into the model and into DeepSpeed's own copy of its part of them."""
+        assert self.lightning_module is not None
+        own, stored = self.lightning_module.state_dict(keep_vars=True), checkpoint["state_dict"]
+        if strict and own.keys() != stored.keys():
+            raise RuntimeError(f"other tensors: {sorted(own.keys() ^ stored.keys())}")
+        for name, value in own.items():
+            if name in stored:
+                with self._gathered(value, write=True):
+                    value.data.copy_(stored[name])
+        zero = self.deepspeed_engine.optimizer
+        if self.zero_stage_3 and zero.persistent_parameters:
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+        zero.refresh_fp32_params()
+
+    @torch.no_grad()
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Whole moments into the flat parts that DeepSpeed keeps."""
+        from deepspeed.utils import safe_set_full_optimizer_state  # noqa: PLC0415 - an extra
+
+        (state,) = checkpoint["optimizer_states"]
+        zero = self.deepspeed_engine.optimizer
+        inner = _inner(zero)
+        for group, saved in zip(inner.param_groups, state["param_groups"], strict=True):
+            group.update({key: value for key, value in saved.items() if key != "params"})
+        if not state["state"]:
+            return
+        moments = state["state"][0]
+        for flat in _flat_parts(zero):
+            inner.state[flat] = {
+                key: value.to(flat.device, copy=True) if value.ndim == 0 else torch.zeros_like(flat)
+                for key, value in moments.items()
+            }
+        self._link_moments()
+        for number, parameter in enumerate(self._parameters()):
+            for key, value in state["state"][number].items():
+                if value.ndim or moments[key].ndim:
+                    safe_set_full_optimizer_state(parameter, value.to(self.root_device), key)
+
+
+WHOLE = (PromptEncoder, MaskDecoder)
+
+
+def _keep_whole(zero: Any, modules: Iterator[nn.Module]) -> None:
+    """ZeRO 3: weights that stay on every rank, updates arriving after each step."""
+    parameters: list[Any] = [p for module in modules for p in module.parameters()]
+    for parameter in parameters:
+        if not parameter.ds_persist:
+            parameter.ds_persist = True
+            zero.persistent_parameters.append(parameter)
+    parameters[0].all_gather(parameters)
+
+
+def _inner(zero: Any) -> Any:
+    """torch's optimizer inside DeepSpeed's (and that inside Lightning's)."""
+    zero = getattr(zero, "_optimizer", zero)
+    return zero.optimizer
+
+
+def _flat_parts(zero: Any) -> list[Tensor]:
+    """This rank's parts of the weights, as torch's optimizer sees them."""
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
+        if hasattr(zero, name):
+            return list(getattr(zero, name))
+    raise UserError("trainer.deepspeed: only ZeRO 1, 2 and 3 can go on from a checkpoint")
+
+
+def deepspeed_config(name: str, *, offload: bool, clip: float) -> dict[str, Any]:
+    """DeepSpeed's settings: a file of launch/deepspeed by its name, or any by its path.
+
+    Raises:
+        UserError: there is none, or it is not JSON.
+    """
+    path = Path(name)
+    if path.suffix != ".json":
+        package = Path(__file__).resolve().parents[1]
+        folders = [root / "launch" / "deepspeed" for root in (package.parent, package)]
+        known = next((f for f in folders if f.is_dir()), folders[0])
+        path = known / f"{name}.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"trainer.deepspeed={name}: {path} cannot be read ({error.strerror}); use zero1, "
+            "zero2, zero3 or a path to a .json"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"trainer.deepspeed={name}: {path} is not JSON: {error}") from error
+    config.setdefault("gradient_clipping", clip)
+    if offload:
+        zero = config.setdefault("zero_optimization", {})
+        config["zero_force_ds_cpu_optimizer"] = False
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return config
+
+
+__all__ = ["ZeroPrecision", "ZeroStrategy", "deepspeed_config"]
