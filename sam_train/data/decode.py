@@ -66,8 +66,8 @@ def open_photo(data: bytes) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            # Pillow only warns about what we refuse below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Pillow warns about what we refuse below, and about EXIF data that we do not use.
+            warnings.simplefilter("ignore")
             photo = Image.open(io.BytesIO(data), formats=("JPEG",))
     except Image.DecompressionBombError:
         raise BadSample("bad_jpeg", f"more than {MAX_PIXELS:,} pixels") from None
