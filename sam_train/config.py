@@ -27,6 +27,8 @@ from sam_train.data.config import check as check_data
 from sam_train.engine.build import LoggerConfig, TrainerConfig
 from sam_train.engine.build import check as check_trainer
 from sam_train.engine.callbacks import CallbacksConfig
+from sam_train.engine.health import HealthConfig
+from sam_train.engine.health import check as check_health
 from sam_train.engine.rotation import CheckpointConfig
 from sam_train.engine.rotation import check as check_checkpoint
 from sam_train.errors import UserError
@@ -68,6 +70,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
@@ -154,6 +157,7 @@ def check_config(cfg: RunConfig) -> None:
     """
     check_trainer(cfg.trainer)
     check_checkpoint(cfg.checkpoint)
+    check_health(cfg.health)
     check_optim(cfg.optim)
     check_data(cfg.data)
     resolve(cfg.model)

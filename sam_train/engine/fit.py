@@ -65,7 +65,12 @@ def fit(overrides: Sequence[str]) -> None:
     notice = Notice(grace_seconds=cfg.checkpoint.grace_seconds)
     callbacks: list[Callback] = [
         notice,
-        *build_callbacks(cfg.callbacks, run_dir=run_dir, log_every=cfg.trainer.log_every),
+        *build_callbacks(
+            cfg.callbacks,
+            run_dir=run_dir,
+            log_every=cfg.trainer.log_every,
+            health=cfg.health,
+        ),
         Saver(
             cfg.checkpoint,
             run_dir=run_dir,

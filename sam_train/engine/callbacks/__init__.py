@@ -11,6 +11,8 @@ from sam_train.engine.callbacks.meter import Recorder, StepMeter
 from sam_train.engine.callbacks.progress import ProgressConfig, TrainingProgress
 from sam_train.engine.callbacks.skips import SkipReport
 from sam_train.engine.callbacks.validation import ClickValidation, ClickValidationConfig
+from sam_train.engine.health.config import HealthConfig
+from sam_train.engine.health.nonfinite import NonfiniteWatch
 
 
 @dataclass
@@ -23,12 +25,17 @@ class CallbacksConfig:
     """The bar, or lines where there is no terminal."""
 
 
-def build_callbacks(cfg: CallbacksConfig, *, run_dir: Path, log_every: int) -> list[Callback]:
+def build_callbacks(
+    cfg: CallbacksConfig, *, run_dir: Path, log_every: int, health: HealthConfig | None = None
+) -> list[Callback]:
     """The callbacks of `fit`, in the order that they need (see `Recorder` and `StepMeter`)."""
     recorder = Recorder(run_dir)
-    meter = StepMeter(recorder, log_every=log_every)
+    health = health or HealthConfig()
+    nonfinite = NonfiniteWatch(health, run_dir=run_dir, log_every=log_every)
+    meter = StepMeter(recorder, log_every=log_every, nonfinite=nonfinite)
     return [
         recorder,
+        nonfinite,
         ClickValidation(cfg.validation, run_dir=run_dir, meter=meter),
         meter,
         TrainingProgress(cfg.progress, meter),

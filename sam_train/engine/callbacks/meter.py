@@ -13,6 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sam_train.engine.callbacks.metrics_file import MetricsFile
+from sam_train.engine.health.nonfinite import NonfiniteWatch
 from sam_train.engine.records import RoundFigures
 from sam_train.types import Batch
 
@@ -31,6 +32,8 @@ class StepFigures:
     data_wait: float
     """Share of that time in which this process stood still for the next batch, 0 to 1."""
     seconds_per_step: float
+    skipped: int = 0
+    """Updates left out since the run's beginning because they were not finite."""
 
 
 class Recorder(Callback):
@@ -69,8 +72,11 @@ class StepMeter(Callback):
     `pause`: neither waiting for data nor speed is about them.
     """
 
-    def __init__(self, recorder: Recorder, *, log_every: int) -> None:
+    def __init__(
+        self, recorder: Recorder, *, log_every: int, nonfinite: NonfiniteWatch | None = None
+    ) -> None:
         self.recorder = recorder
+        self.nonfinite = nonfinite
         self.log_every = log_every
         self.latest: StepFigures | None = None
         self._last_step = -1
@@ -146,6 +152,7 @@ class StepMeter(Callback):
             images_per_second=self._images / elapsed,
             data_wait=self._waited / elapsed,
             seconds_per_step=elapsed / max(self._updates, 1),
+            skipped=self.nonfinite.skipped if self.nonfinite is not None else 0,
         )
         self.recorder.record(trainer, self._values(trainer, pl_module, self.latest))
         self._restart()
@@ -159,6 +166,7 @@ class StepMeter(Callback):
             "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
             "images_per_second": figures.images_per_second,
             "data_wait": figures.data_wait,
+            "skipped": figures.skipped,
         }
         if (norm := getattr(pl_module, "last_grad_norm", None)) is not None:
             values["grad_norm"] = float(norm)

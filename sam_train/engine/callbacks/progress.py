@@ -117,10 +117,11 @@ class TrainingProgress(ProgressBar):
 def describe(figures: StepFigures, *, seconds_left: float) -> str:
     """One line: `loss 0.831  IoU 0.41 > 0.62  38.2 images/s  data 3 %  12:31 left`."""
     iou = figures.rounds.iou
+    skipped = f"{figures.skipped} skipped  " if figures.skipped else ""
     return (
         f"loss {figures.loss:.3f}  IoU {iou[0]:.2f} > {iou[-1]:.2f}  "
         f"{figures.images_per_second:.3g} images/s  data {100 * figures.data_wait:.0f} %  "
-        f"{duration(seconds_left)} left"
+        f"{skipped}{duration(seconds_left)} left"
     )
 
 
