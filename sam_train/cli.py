@@ -54,7 +54,7 @@ def _validate(overrides: Sequence[str]) -> None:
 
 
 def _export(overrides: Sequence[str]) -> None:
-    from sam_train.engine.export import export
+    from sam_train.export.run import export
 
     export(overrides)
 
@@ -72,8 +72,8 @@ VERBS = {
         _validate,
     ),
     "export": Verb(
-        "write a checkpoint's weights as float16 safetensors that know their model's sizes",
-        "python -m sam_train export ckpt=runs/fit/checkpoints/last.ckpt out=model.safetensors",
+        "write a checkpoint for safetensors, segment_anything, huggingface or onnx, and verify it",
+        "python -m sam_train export ckpt=runs/fit/checkpoints/last.ckpt format=onnx out=sam.onnx",
         _export,
     ),
 }

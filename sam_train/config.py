@@ -32,6 +32,7 @@ from sam_train.engine.health import check as check_health
 from sam_train.engine.rotation import CheckpointConfig
 from sam_train.engine.rotation import check as check_checkpoint
 from sam_train.errors import UserError
+from sam_train.export.config import OnnxConfig
 from sam_train.losses import LossConfig
 from sam_train.model.build import ModelConfig, resolve
 from sam_train.model.init import InitConfig
@@ -61,7 +62,13 @@ class RunConfig:
     ckpt: str | None = None
     """validate, export: the checkpoint to look at, of any kind that `init_from` takes."""
     out: str | None = None
-    """export: the `.safetensors` file to write."""
+    """export: the file or folder to write."""
+    format: str | None = None
+    """export: safetensors, segment_anything (.pth), huggingface (a folder) or onnx. Left out: by
+    the ending of `out`."""
+    dtype: str | None = None
+    """export: float16 or float32. Left out: float16 for safetensors, else float32."""
+    onnx: OnnxConfig = field(default_factory=OnnxConfig)
     init: InitConfig = field(default_factory=InitConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -155,6 +162,8 @@ def check_config(cfg: RunConfig) -> None:
     Raises:
         UserError: names the setting and what it may be.
     """
+    if cfg.dtype or cfg.format:
+        raise UserError("format and dtype are export's; trainer.precision is the training's")
     check_trainer(cfg.trainer)
     check_checkpoint(cfg.checkpoint)
     check_health(cfg.health)

@@ -13,8 +13,8 @@ from lightning import seed_everything
 from sam_train.config import RunConfig, load_config
 from sam_train.errors import UserError
 from sam_train.model import ModelConfig, Sam, build_from_config
-from sam_train.model.export import recorded_model
 from sam_train.model.init import initialise
+from sam_train.model.load import recorded_model
 
 log = logging.getLogger("sam_train")
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sam_train.errors import UserError
 from sam_train.model.build import ARCHITECTURES
 from sam_train.model.init_report import InitReport, TensorEntry
+from sam_train.model.relu_scale import recorded_scale, scale_relu
 from sam_train.model.state_dicts import (
     ENCODER,
     MODULES,
@@ -30,7 +31,7 @@ from sam_train.model.state_dicts import (
     resize_position_table,
     resize_relative_positions,
 )
-from sam_train.model.weight_files import read_folder_config, read_weights
+from sam_train.model.weight_files import EXPORTED, read_folder_config, read_weights
 
 
 @dataclass(kw_only=True)
@@ -103,6 +104,8 @@ def initialise(sam: nn.Module, init_from: str, cfg: InitConfig) -> InitReport:
     kind = _recognise(source, wanted=wanted, path=path)
     try:
         conversion = _KINDS[kind].convert(source)
+        if kind == "huggingface":
+            conversion.tensors = _without_scale(conversion.tensors, path)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     target: StateDict = sam.state_dict()
@@ -130,6 +133,13 @@ def initialise(sam: nn.Module, init_from: str, cfg: InitConfig) -> InitReport:
             entry = TensorEntry(name=name, parameters=tensor.numel(), note=note)
             report.at_random.append(entry)
     return report
+
+
+def _without_scale(tensors: StateDict, path: Path) -> StateDict:
+    """As they were before `export` scaled a ReLU decoder for Hugging Face."""
+    ours = read_folder_config(path).get(EXPORTED)
+    scale = recorded_scale(ours) if isinstance(ours, dict) else 1.0
+    return scale_relu(tensors, 1 / scale) if scale != 1.0 else tensors
 
 
 def _is_ours(name: str) -> bool:

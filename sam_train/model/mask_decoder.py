@@ -66,7 +66,7 @@ class MaskDecoder(nn.Module):
         image_index: Tensor,
         pe: Tensor,
         prompts: PromptEmbeddings,
-        multimask: bool,
+        multimask: bool | None,
         all_present: bool = False,
     ) -> Prediction:
         """Answer M prompts on B images.
@@ -76,7 +76,7 @@ class MaskDecoder(nn.Module):
             image_index: int64 [M], the image of each prompt.
             pe: [h * w, C], positional encoding of the cells.
             prompts: M of them.
-            multimask: three masks (tokens 1 to 3) or one (token 0).
+            multimask: three masks (tokens 1 to 3), one (token 0), or None: all four.
             all_present: promises that no slot is ABSENT, which spares the masking.
         """
         out = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
@@ -94,7 +94,8 @@ class MaskDecoder(nn.Module):
         )
         tokens, cells = self.transformer(tokens, image, bias=bias)
 
-        asked = range(1, MULTIMASKS + 1) if multimask else range(1)
+        all_masks = range(MULTIMASKS + 1)
+        asked = all_masks if multimask is None else all_masks[1:] if multimask else all_masks[:1]
         hypernetworks = torch.stack(
             [self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in asked], dim=1
         )

@@ -29,6 +29,13 @@ _NESTED = ("state_dict", "model", "model_state_dict")
 MODEL_RECORD = "model_config"
 """Under this name our own checkpoints (.ckpt) and weights (.safetensors, as JSON in the header)
 keep the fields of their `ModelConfig`."""
+AVERAGE_RECORD = "average"
+"""Under this name a checkpoint keeps averaged weights, by parameter name; they come before those
+of its state dict wherever a model is only used."""
+EXPORTED = "sam_train"
+"""Under this key the `.json` of an exported model keeps the same fields (as `model`)."""
+BESIDE = ".json"
+"""Ending of the file beside an exported `.pth`."""
 _FORBIDDEN = re.compile(r"GLOBAL\s+([\w.]+)")
 
 
@@ -58,7 +65,8 @@ def read_folder_config(path: Path) -> dict[str, Any]:
 
 def read_model_record(path: Path) -> dict[str, Any]:
     """The fields of the `ModelConfig` that one of our own files was made with; {} for any other
-    file or folder.
+    file or folder. What `export` writes for other programs says it in a `.json`: a Hugging Face
+    folder's config.json, or the one beside a `.pth`.
 
     Raises:
         UserError: as `read_weights`.
@@ -66,13 +74,22 @@ def read_model_record(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check the path")
     if path.is_dir():
-        return {}
+        return _exported_record(read_folder_config(path))
     head = _head(path)
     if _looks_like_safetensors(path, head):
         return _read_safetensors_record(path)
     content = _read_torch(path)
     record = content.get(MODEL_RECORD) if isinstance(content, Mapping) else None
-    return dict(record) if isinstance(record, Mapping) else {}
+    if isinstance(record, Mapping):
+        return dict(record)
+    beside = path.with_suffix(BESIDE)
+    return _exported_record(_read_json(beside)) if beside.is_file() else {}
+
+
+def _exported_record(content: Mapping[str, Any]) -> dict[str, Any]:
+    ours = content.get(EXPORTED)
+    record = ours.get("model") if isinstance(ours, dict) else None
+    return record if isinstance(record, dict) else {}
 
 
 def _read_safetensors_record(file: Path) -> dict[str, Any]:
@@ -216,11 +233,27 @@ def _tensors_of(file: Path, content: Any) -> StateDict:
         if isinstance(candidate, Mapping):
             tensors = {str(k): v for k, v in candidate.items() if isinstance(v, Tensor)}
             if tensors:
-                return tensors
+                return tensors | _averages_of(content)
     raise UserError(
         f"{file}: holds no state dict (names -> tensors), neither at the top nor under "
         f"{', '.join(_NESTED)}"
     )
 
 
-__all__ = ["MODEL_RECORD", "read_folder_config", "read_model_record", "read_weights"]
+def _averages_of(content: Any) -> StateDict:
+    ours = isinstance(content, Mapping) and MODEL_RECORD in content
+    average = content.get(AVERAGE_RECORD) if ours else None
+    if not isinstance(average, Mapping):
+        return {}
+    return {str(k): v for k, v in average.items() if isinstance(v, Tensor)}
+
+
+__all__ = [
+    "AVERAGE_RECORD",
+    "BESIDE",
+    "EXPORTED",
+    "MODEL_RECORD",
+    "read_folder_config",
+    "read_model_record",
+    "read_weights",
+]

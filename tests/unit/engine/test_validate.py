@@ -16,13 +16,14 @@ from safetensors import safe_open
 
 from data_tools.sa1b_format import ShardSample, annotation, write_shards
 from sam_train.cli import main
-from sam_train.engine.export import export
 from sam_train.engine.fit import fit
 from sam_train.engine.validate import validate
 from sam_train.errors import UserError
 from sam_train.eval import ClickScores
+from sam_train.export import save_weights
+from sam_train.export.run import export
 from sam_train.model import ModelConfig, build_from_config
-from sam_train.model.export import load_sam, save_weights
+from sam_train.model.load import load_sam
 
 SIZES = ["model.image_size=64", "model.depth=2", "model.global_blocks=[0,1]", "model.prompt_dim=64"]
 MODEL = ModelConfig(name="vit_t", image_size=64, depth=2, global_blocks=[0, 1], prompt_dim=64)
@@ -207,7 +208,7 @@ def test_a_file_without_sizes_names_the_other_way(tmp_path: Path) -> None:
             "'centre' or 'random'",
         ),
         (["export", "ckpt={tmp}/small.safetensors"], "out is not set"),
-        (["export", "ckpt={tmp}/small.safetensors", "out={tmp}/w.pth"], "*.safetensors"),
+        (["export", "ckpt={tmp}/small.safetensors", "out={tmp}/w.bin"], "*.safetensors"),
     ],
 )
 def test_what_is_wrong_in_one_line(

@@ -11,7 +11,7 @@ import torch
 import sam_train
 from data_tools.scenes import close_up
 from sam_train.model import Sam
-from sam_train.model.export import load_sam
+from sam_train.model.load import load_sam
 from sam_train.types import FOREGROUND, PAD, Prompts
 
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"

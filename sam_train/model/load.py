@@ -1,0 +1,57 @@
+"""One of our own files to a model: the file knows its model's sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from sam_train.errors import UserError
+from sam_train.model.build import ModelConfig, build_from_config
+from sam_train.model.init import InitConfig, initialise
+from sam_train.model.sam import Sam
+from sam_train.model.weight_files import read_model_record
+
+
+def load_sam(path: str | Path) -> Sam:
+    """The model that training or `export` stored, at its own sizes.
+
+    Args:
+        path: one of our `.ckpt` or `.safetensors` files, or what `export` wrote for others: a
+            Hugging Face folder, or a `.pth` with its `.json` beside it.
+
+    Returns:
+        float32, on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: missing, damaged or foreign file, or one without the model's sizes.
+    """
+    cfg = recorded_model(Path(path))
+    if cfg is None:
+        raise UserError(
+            f"{path}: does not say its model's sizes; use build_sam(name, checkpoint=...) instead"
+        )
+    sam = build_from_config(cfg)
+    initialise(sam, str(path), InitConfig())
+    return sam.eval()
+
+
+def recorded_model(path: Path) -> ModelConfig | None:
+    """The sizes that one of our own files was made with; None for any other checkpoint.
+
+    Raises:
+        UserError: missing or damaged file, or sizes that this version does not know.
+    """
+    record: Mapping[str, Any] = read_model_record(path)
+    if not record:
+        return None
+    if unknown := sorted(set(record) - {f.name for f in fields(ModelConfig)}):
+        raise UserError(
+            f"{path}: its model has a setting that this version lacks ({unknown[0]}); update "
+            "sam_train"
+        )
+    return ModelConfig(**record)
+
+
+__all__ = ["load_sam", "recorded_model"]
