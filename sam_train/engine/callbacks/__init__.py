@@ -13,6 +13,8 @@ from sam_train.engine.callbacks.skips import SkipReport
 from sam_train.engine.callbacks.validation import ClickValidation, ClickValidationConfig
 from sam_train.engine.health.config import HealthConfig
 from sam_train.engine.health.nonfinite import NonfiniteWatch
+from sam_train.engine.health.ranks import RankWatch
+from sam_train.engine.health.watchdog import Watchdog
 
 
 @dataclass
@@ -32,8 +34,10 @@ def build_callbacks(
     recorder = Recorder(run_dir)
     health = health or HealthConfig()
     nonfinite = NonfiniteWatch(health, run_dir=run_dir, log_every=log_every)
-    meter = StepMeter(recorder, log_every=log_every, nonfinite=nonfinite)
+    ranks = RankWatch(health, run_dir=run_dir)
+    meter = StepMeter(recorder, log_every=log_every, nonfinite=nonfinite, ranks=ranks)
     return [
+        Watchdog(health, run_dir=run_dir),
         recorder,
         nonfinite,
         ClickValidation(cfg.validation, run_dir=run_dir, meter=meter),

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from sam_train.engine.callbacks.metrics_file import MetricsFile
 from sam_train.engine.health.nonfinite import NonfiniteWatch
+from sam_train.engine.health.ranks import RankFigures, RankWatch
 from sam_train.engine.records import RoundFigures
 from sam_train.types import Batch
 
@@ -34,6 +35,8 @@ class StepFigures:
     seconds_per_step: float
     skipped: int = 0
     """Updates left out since the run's beginning because they were not finite."""
+    ranks: RankFigures | None = None
+    """The slowest process, where there are several."""
 
 
 class Recorder(Callback):
@@ -73,10 +76,16 @@ class StepMeter(Callback):
     """
 
     def __init__(
-        self, recorder: Recorder, *, log_every: int, nonfinite: NonfiniteWatch | None = None
+        self,
+        recorder: Recorder,
+        *,
+        log_every: int,
+        nonfinite: NonfiniteWatch | None = None,
+        ranks: RankWatch | None = None,
     ) -> None:
         self.recorder = recorder
         self.nonfinite = nonfinite
+        self.ranks = ranks
         self.log_every = log_every
         self.latest: StepFigures | None = None
         self._last_step = -1
@@ -98,6 +107,8 @@ class StepMeter(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""
         self._last_step = trainer.global_step
+        if self.ranks is not None:
+            self.ranks.start()
         self._restart()
 
     def on_train_batch_start(
@@ -135,6 +146,11 @@ class StepMeter(Callback):
         self._batch_ended = now
         self._gap_counts = True
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how the processes compared."""
+        if self.ranks is not None:
+            self.ranks.summarise()
+
     def _is_logged(self, trainer: Trainer, step: int) -> bool:
         # The first step too: a person wants to see at once that it runs.
         return step % self.log_every == 0 or step in (1, trainer.max_steps)
@@ -153,6 +169,7 @@ class StepMeter(Callback):
             data_wait=self._waited / elapsed,
             seconds_per_step=elapsed / max(self._updates, 1),
             skipped=self.nonfinite.skipped if self.nonfinite is not None else 0,
+            ranks=self._compare(pl_module, data_wait=self._waited / elapsed),
         )
         self.recorder.record(trainer, self._values(trainer, pl_module, self.latest))
         self._restart()
@@ -168,12 +185,21 @@ class StepMeter(Callback):
             "data_wait": figures.data_wait,
             "skipped": figures.skipped,
         }
+        if figures.ranks is not None:
+            values |= figures.ranks.columns()
         if (norm := getattr(pl_module, "last_grad_norm", None)) is not None:
             values["grad_norm"] = float(norm)
         for name in ("loss", "iou", "predicted_iou"):
             for r, value in enumerate(getattr(figures.rounds, name)):
                 values[f"{name}_r{r:02d}"] = value
         return values
+
+    def _compare(self, pl_module: LightningModule, *, data_wait: float) -> RankFigures | None:
+        stopwatch = getattr(pl_module, "stopwatch", None)
+        if self.ranks is None or stopwatch is None:
+            return None
+        work = stopwatch.read()
+        return self.ranks.look(work=work, data_wait=data_wait, device=pl_module.device)
 
     def _restart(self) -> None:
         self._busy = self._waited = 0.0
