@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from sam_train.data.allocator import start_worker
 from sam_train.data.collate import Collator
 from sam_train.data.config import DataConfig
 from sam_train.data.dataset import Scenes, TrainDataset, ValDataset
 from sam_train.data.order import Order, PositionBatches, micro_batch
 from sam_train.data.shards import Shards
 from sam_train.data.skips import Skips
+from sam_train.data.slots import Receiver, slots_needed
 from sam_train.errors import UserError
 from sam_train.types import Batch
 
@@ -27,6 +29,7 @@ class Loader:
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
+        self._receiver = Receiver(loader.num_workers * slots_needed(loader.prefetch_factor or 0))
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises:
@@ -36,7 +39,7 @@ class Loader:
             if isinstance(batch, UserError):
                 raise batch
             if batch is not None:
-                yield batch
+                yield self._receiver.take(batch)
 
 
 class SizedLoader(Loader):
@@ -64,6 +67,7 @@ def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[
         prefetch_factor=cfg.prefetch if workers else None,
         persistent_workers=workers > 0,
         multiprocessing_context=cfg.start_method if workers else None,
+        worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
         **batches,
     )
@@ -122,8 +126,9 @@ def make_train_loader(
         world_size=world_size,
         accumulate=accumulate,
     )
-    loader = data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=Collator(image_size))
-    return Loader(loader)
+    slots = slots_needed(cfg.prefetch) if cfg.workers else 0
+    collator = Collator(image_size, slots=slots)
+    return Loader(data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=collator))
 
 
 def check_masks_per_gpu(cfg: DataConfig, *, world_size: int, accumulate: int) -> None:
