@@ -58,6 +58,10 @@ class OptimConfig:
     """Where cosine and linear end, as a fraction of `lr`."""
     grad_clip: float = 0.0
     """Largest gradient norm; 0 leaves gradients alone (the paper names no clipping)."""
+    ema: float = 0.0
+    """Above 0, for instance 0.999: what is measured, validated and exported is an average of the
+    weights, which keeps this much of itself at each step (less in the first hundreds). Training
+    itself does not see it. The paper names none."""
 
 
 def layer_of(name: str, depth: int) -> int:
@@ -147,6 +151,8 @@ def check(cfg: OptimConfig) -> None:
         raise UserError(f"optim.betas={cfg.betas} must be two numbers from 0 to below 1")
     if any(not 0 < m <= 1 for m in cfg.milestones):
         raise UserError(f"optim.milestones={cfg.milestones} are fractions of max_steps, 0 to 1")
+    if not 0 <= cfg.ema < 1:
+        raise UserError(f"optim.ema={cfg.ema} must be from 0 to below 1")
     for name in ("lr", "muon_lr", "layer_decay", "decay_factor"):
         if not getattr(cfg, name) > 0:
             raise UserError(f"optim.{name}={getattr(cfg, name)} must be above 0")

@@ -18,8 +18,11 @@ from omegaconf import OmegaConf
 
 from sam_train.config import RunConfig, check_config, compose_config, typed
 from sam_train.data.datamodule import SamDataModule
+from sam_train.engine.averaging import WeightAverage
 from sam_train.engine.build import build_loggers, build_trainer
 from sam_train.engine.callbacks import build_callbacks
+from sam_train.engine.differences import report_differences
+from sam_train.engine.health.memory import memory_advice
 from sam_train.engine.log import rank_zero, start_log
 from sam_train.engine.mishaps import one_line
 from sam_train.engine.module import SamModule
@@ -40,6 +43,7 @@ def fit(overrides: Sequence[str]) -> None:
     """
     config = compose_config(overrides)
     cfg = typed(config)
+    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     check_config(cfg)
     run_dir = prepare_run_dir(Path(cfg.run_dir))
     start_log(run_dir / "log.txt")
@@ -53,6 +57,7 @@ def fit(overrides: Sequence[str]) -> None:
     if found is not None:
         check_model(found, module)
         report_resume(cfg, found)
+        report_differences(found.settings, plain, source=str(found.path))
     if cfg.init_from and found is None:
         log.info("%s", initialise(module.sam, cfg.init_from, cfg.init))
     data = SamDataModule(
@@ -61,10 +66,10 @@ def fit(overrides: Sequence[str]) -> None:
         grid_size=loss_grid(cfg, module),
         seed=cfg.seed,
     )
-    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     notice = Notice(grace_seconds=cfg.checkpoint.grace_seconds)
     callbacks: list[Callback] = [
         notice,
+        *([WeightAverage(cfg.optim.ema)] if cfg.optim.ema else []),
         *build_callbacks(
             cfg.callbacks,
             run_dir=run_dir,
@@ -84,12 +89,13 @@ def fit(overrides: Sequence[str]) -> None:
         run_dir=run_dir,
         callbacks=callbacks,
         loggers=build_loggers(cfg.logger, run_dir=run_dir, name=cfg.name, config=plain),
+        grad_clip=cfg.optim.grad_clip,
     )
     # weights_only: a checkpoint is data, nothing in it is ever run.
     path = str(found.path) if found else None
     notice.install()
     try:
-        with one_line(run_dir):
+        with one_line(run_dir), memory_advice(cfg):
             trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped:
         raise SystemExit(exit_status(trainer)) from None
@@ -103,7 +109,8 @@ def exit_status(trainer: Trainer) -> int:
     Processes that Lightning started end with 0: at any other status of theirs it kills the first
     process, whose status is the run's.
     """
-    environment = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
+    # A single process has none.
+    environment = getattr(trainer.strategy, "cluster_environment", None)
     started_by_us = environment is not None and not environment.creates_processes_externally
     return 0 if started_by_us and trainer.global_rank else STATUS_CONTINUE
 

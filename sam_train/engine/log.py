@@ -33,8 +33,9 @@ def start_log(path: Path) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*but have no `validation_step`.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*dirpath has changed from.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    # Of a checkpoint that was written before `engine.saving` was.
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available on your system.*")
     if not rank_zero():
         logger.addHandler(logging.NullHandler())
         return

@@ -16,6 +16,8 @@ from sam_train.errors import UserError
 
 log = logging.getLogger("sam_train")
 
+RUN_RECORD = "run"
+"""Under this name: the settings, the versions and the number of processes of the run."""
 _WRITTEN_BY_FIT = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
 _WAY_OUT = "give resume= another checkpoint of the run, or resume=never to start afresh"
 
@@ -32,6 +34,13 @@ class Found:
     def step(self) -> int:
         """Finished updates."""
         return int(self.outline["global_step"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the run that wrote it; {} where they were not recorded yet."""
+        record = self.outline.get(RUN_RECORD)
+        settings = record.get("config") if isinstance(record, dict) else None
+        return settings if isinstance(settings, dict) else {}
 
 
 def find_resume(resume: str, run_dir: Path) -> Found | None:
@@ -108,10 +117,10 @@ def inspect(path: Path) -> Found:
 
 
 def check_model(found: Found, module: nn.Module) -> None:
-    """Refuse to continue with a model that Lightning would stumble over.
+    """Refuse to continue with a model or an optimizer that Lightning would stumble over.
 
     Raises:
-        UserError: names the first tensor that differs.
+        UserError: names the first tensor that differs, or the setting that chooses the others.
     """
     own, stored = module.state_dict(), found.outline["state_dict"]
     for name in own.keys() | stored.keys():
@@ -121,6 +130,15 @@ def check_model(found: Found, module: nn.Module) -> None:
                 f"{found.path} is of another model ({name} is {there or 'missing'} in it, "
                 f"{here or 'missing'} here): set model= as in the run's config.yaml, or {_WAY_OUT}"
             )
+    groups = [g for state in found.outline["optimizer_states"] for g in state["param_groups"]]
+    trained = sum(len(group["params"]) for group in groups)
+    trainable = sum(p.requires_grad for p in module.parameters())
+    if trained != trainable:
+        raise UserError(
+            f"{found.path} was trained with another optim.frozen_blocks ({trained} tensors, now "
+            f"{trainable}): set it as in the run's config.yaml, or start afresh from its weights "
+            "with init_from= and another run_dir="
+        )
 
 
 def align_batch_counters(checkpoint: dict[str, Any], *, accumulate: int) -> None:
@@ -152,4 +170,12 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-__all__ = ["Found", "align_batch_counters", "candidates", "check_model", "find_resume", "inspect"]
+__all__ = [
+    "RUN_RECORD",
+    "Found",
+    "align_batch_counters",
+    "candidates",
+    "check_model",
+    "find_resume",
+    "inspect",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,8 @@ from sam_train.engine.agreement import Agreement
 from sam_train.engine.background import Background, snapshot
 from sam_train.engine.callbacks.meter import Recorder
 from sam_train.engine.callbacks.metrics_file import read_columns
+from sam_train.engine.full_state import full_state
+from sam_train.engine.resume import RUN_RECORD
 from sam_train.engine.rng_state import rng_state, set_rng_state
 from sam_train.engine.rotation import (
     GIVEN_UP,
@@ -38,8 +40,6 @@ from sam_train.errors import UserError
 
 log = logging.getLogger("sam_train")
 
-RUN_RECORD = "run"
-"""Under this name: the settings, the versions and the number of processes of the run."""
 RNG_RECORD = "rng_states"
 """Under this name: `rng_state()` of each rank."""
 
@@ -51,12 +51,6 @@ class Wish(IntEnum):
     SAVE = 1
     SAVE_AND_STOP = 2
     FAIL = 3
-
-
-def lightning_state(trainer: Trainer) -> dict[str, Any]:
-    """Lightning's checkpoint of model, optimizer, schedule, loops and data; called on all ranks."""
-    state: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-    return state
 
 
 class Saver(Checkpoint):
@@ -74,7 +68,6 @@ class Saver(Checkpoint):
         notice: Notice | None = None,
         record: Mapping[str, Any] | None = None,
         resume_from: Path | None = None,
-        state: Callable[[Trainer], dict[str, Any]] = lightning_state,
     ) -> None:
         """Args:
         cfg: when to save and what to keep.
@@ -82,7 +75,6 @@ class Saver(Checkpoint):
         notice: asked after each step whether the run has to end.
         record: settings and versions, in plain types, kept in each checkpoint.
         resume_from: what the run continues; the ranks must agree on it.
-        state: called on all ranks; gives the first one the full state, whatever the strategy.
         """
         self.cfg = cfg
         self.run_dir = run_dir
@@ -90,7 +82,6 @@ class Saver(Checkpoint):
         self.notice = notice
         self.record = dict(record or {})
         self.resume_from = resume_from
-        self.state = state
         self.ranks = Agreement()
         self._writer = Background()
         self._recorder: Recorder | None = None
@@ -200,7 +191,7 @@ class Saver(Checkpoint):
 
     def _save(self, trainer: Trainer, step: int, *, background: bool) -> None:
         self._saved_at, self._saved_time = step, time.monotonic()
-        content = self.state(trainer)
+        content = full_state(trainer)
         content[RNG_RECORD] = self.ranks.gather(rng_state())
         content[RUN_RECORD] = {**self.record, "processes": trainer.world_size}
         if trainer.is_global_zero:
@@ -273,9 +264,12 @@ def begin_course(folder: Path, *, step: int) -> None:
         return
     remove_partial(folder)
     beyond = [path_of(folder, s) for s in steps_in(folder) if s > step]
-    last = folder / LAST
-    if last.is_file() and _step_of(last) != step:
-        here = path_of(folder, step)
+    last, here = folder / LAST, path_of(folder, step)
+    if last.is_file() and _step_of(last) == step:
+        if not here.exists():
+            # Killed between the two names.
+            link(last, here)
+    elif last.is_file():
         if here.is_file():
             link(here, last)
         else:
@@ -295,4 +289,4 @@ def _step_of(path: Path) -> int | None:
     return step if isinstance(step, int) else None
 
 
-__all__ = ["RNG_RECORD", "RUN_RECORD", "Saver", "Wish", "begin_course", "lightning_state"]
+__all__ = ["RNG_RECORD", "Saver", "Wish", "begin_course"]

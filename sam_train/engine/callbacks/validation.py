@@ -11,9 +11,11 @@ from typing import Any, cast
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from sam_train.engine.averaging import averaged
 from sam_train.engine.callbacks.curves import draw_calibration, draw_curves
 from sam_train.engine.callbacks.meter import StepMeter
 from sam_train.engine.callbacks.training_film import training_film
+from sam_train.engine.health.pulse import beating
 from sam_train.eval.film_rows import ClickFilm
 from sam_train.eval.filmstrip import filmstrip
 from sam_train.eval.interactive import CLICKS, evaluate_clicks
@@ -58,12 +60,16 @@ class ClickValidation(Callback):
         self._batches: list[Batch] | None = None
         self._measured_at = -1
         self._after: ClickScores | None = None
+        self._trained = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the model as it is before the first step."""
+        self._trained = True
         self._batches = self._take(trainer)
         if trainer.is_global_zero:
             self.pictures.mkdir(parents=True, exist_ok=True)
+            # Of a run that was shorter; there are none until this one has ended.
+            self._after_file.unlink(missing_ok=True)
         if self._batches is not None and trainer.global_step == 0:
             scores = self._measure(trainer, pl_module)
             if trainer.is_global_zero:
@@ -97,6 +103,7 @@ class ClickValidation(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what training was good for, and where the pictures are."""
+        self._catch_up(trainer, pl_module)
         if not trainer.is_global_zero:
             return
         rows = {}
@@ -121,6 +128,19 @@ class ClickValidation(Callback):
         for picture in [*films, self._curves_file, self._calibration_file]:
             if picture.is_file():
                 log.info("%s", picture)
+
+    def _catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure what a process that was killed behind its last step left unmeasured."""
+        if self._trained or self._after_file.is_file() or trainer.global_step == 0:
+            return
+        self._batches = self._take(trainer)
+        if self._batches is None:
+            return
+        if trainer.is_global_zero:
+            self.recorder.file.resume_at(trainer.global_step)
+        # Lightning has taken it from the device by now.
+        pl_module.to(trainer.strategy.root_device)
+        self.on_train_end(trainer, pl_module)
 
     @property
     def _before_file(self) -> Path:
@@ -148,11 +168,16 @@ class ClickValidation(Callback):
         return take_images(datamodule.val_dataloader(), own)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> ClickScores:
+        with averaged(trainer, pl_module):
+            return self._measure_weights(trainer, pl_module)
+
+    def _measure_weights(self, trainer: Trainer, pl_module: LightningModule) -> ClickScores:
         film = ClickFilm(rows=self.cfg.film_rows, shown=self.cfg.clicks)
+        sam = _whole_sam(pl_module)
         with trainer.precision_plugin.forward_context():
             scores = evaluate_clicks(
-                cast(Sam, pl_module.sam),
-                self._batches or [],
+                sam,
+                beating(self._batches or [], stage="measuring"),
                 clicks=self.cfg.clicks,
                 first=self.cfg.first,
                 max_masks=self.cfg.max_masks,
@@ -164,7 +189,7 @@ class ClickValidation(Callback):
                 figures = {f"val/{name}": value for name, value in scores.figures().items()}
                 self.recorder.record(trainer, figures)
                 self._draw_scores(trainer.global_step, scores, film)
-                self._draw_training(trainer, pl_module)
+                self._draw_training(trainer, pl_module, sam)
         return scores
 
     def _draw_scores(self, step: int, scores: ClickScores, film: ClickFilm) -> None:
@@ -175,12 +200,12 @@ class ClickValidation(Callback):
             picture = filmstrip(rows, titles=film.titles(), caption=caption)
             picture.save(self.pictures / f"clicks_{step:07d}.png")
 
-    def _draw_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _draw_training(self, trainer: Trainer, pl_module: LightningModule, sam: Sam) -> None:
         cfg: Any = getattr(pl_module, "cfg", None)
         if cfg is None or not self.cfg.film_rows:
             return
         rows = training_film(
-            cast(Sam, pl_module.sam),
+            sam,
             self._batches or [],
             cfg=cfg.prompts,
             seed=cfg.seed,
@@ -194,6 +219,12 @@ class ClickValidation(Callback):
     def _draw_curves(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.recorder.file.path.is_file():
             draw_curves(self.recorder.file.path, self._curves_file)
+
+
+def _whole_sam(pl_module: LightningModule) -> Sam:
+    """A model that one rank may use alone: ranks have different numbers of images."""
+    whole: Any = getattr(pl_module, "whole_sam", None)
+    return cast(Sam, pl_module.sam if whole is None else whole())
 
 
 def take_images(batches: Iterable[Batch], images: int) -> list[Batch]:
