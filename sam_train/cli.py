@@ -59,12 +59,32 @@ def _export(overrides: Sequence[str]) -> None:
     export(overrides)
 
 
+def _doctor(overrides: Sequence[str]) -> None:
+    import os
+
+    from sam_train.doctor.run import examine
+
+    verdict = examine(overrides)
+    if verdict.table:
+        print(verdict.report, flush=True)
+    if verdict.hangs:
+        # What hangs would keep the process from ending.
+        os._exit(2)
+    if verdict.problems:
+        raise SystemExit(2)
+
+
 # The verbs import their machinery when called: --help answers at once.
 VERBS = {
     "fit": Verb(
         "train: from scratch, from pretrained weights, or on from a checkpoint",
         "python -m sam_train fit +experiment=vit_b init_from=mae:mae_pretrain_vit_base.pth",
         _fit,
+    ),
+    "doctor": Verb(
+        "look at every node before training: versions, GPUs, shards, disk, clocks, all-reduce",
+        "python -m sam_train doctor +experiment=vit_b data.train=/sa1b trainer.devices=8",
+        _doctor,
     ),
     "validate": Verb(
         "score a checkpoint: mIoU after 1, 2, 3, 5, 9 clicks, oracle, IoU calibration",

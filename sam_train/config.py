@@ -24,6 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 from sam_train.config_errors import explain, flat_keys, unknown_setting, unreadable
 from sam_train.data.config import DataConfig
 from sam_train.data.config import check as check_data
+from sam_train.doctor.config import DoctorConfig
+from sam_train.doctor.config import check as check_doctor
 from sam_train.engine.build import LoggerConfig, TrainerConfig
 from sam_train.engine.build import check as check_trainer
 from sam_train.engine.callbacks import CallbacksConfig
@@ -78,6 +80,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    doctor: DoctorConfig = field(default_factory=DoctorConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
@@ -167,6 +170,7 @@ def check_config(cfg: RunConfig) -> None:
     check_trainer(cfg.trainer)
     check_checkpoint(cfg.checkpoint)
     check_health(cfg.health)
+    check_doctor(cfg.doctor)
     check_optim(cfg.optim)
     check_data(cfg.data)
     resolve(cfg.model)
