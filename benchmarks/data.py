@@ -32,7 +32,7 @@ from pycocotools import mask as coco
 
 from data_tools.sa1b_format import ShardSample, annotation_from_rle, write_shards
 from data_tools.sample import SampleConfig, write_sample
-from sam_train.data.allocator import keep_freed_memory
+from sam_train.allocator import keep_freed_memory
 from sam_train.data.collate import collate
 from sam_train.data.config import DataConfig
 from sam_train.data.dataset import Scenes, TrainDataset

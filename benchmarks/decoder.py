@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_train.engine.cpu import keep_freed_memory
+from sam_train.allocator import keep_freed_memory
 from sam_train.engine.rounds_backward import backward_round_by_round
 from sam_train.losses import LossConfig, mask_losses
 from sam_train.model import Sam, build_sam

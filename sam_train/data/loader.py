@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from sam_train.data.allocator import start_worker
+from sam_train.allocator import keep_freed_memory
 from sam_train.data.collate import Collator
 from sam_train.data.config import DataConfig
 from sam_train.data.dataset import Scenes, TrainDataset, ValDataset
@@ -67,10 +67,14 @@ def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[
         prefetch_factor=cfg.prefetch if workers else None,
         persistent_workers=workers > 0,
         multiprocessing_context=cfg.start_method if workers else None,
-        worker_init_fn=start_worker,
+        worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
         **batches,
     )
+
+
+def _start_worker(_worker: int) -> None:
+    keep_freed_memory()
 
 
 def make_train_loader(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sam_train.data.allocator import keep_freed_memory
+from sam_train.allocator import keep_freed_memory
 from sam_train.types import Batch
 
 _IN_BLOCK = ("images", "masks")

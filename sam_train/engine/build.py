@@ -19,7 +19,7 @@ from lightning.pytorch.profilers import (
     SimpleProfiler,
 )
 
-from sam_train.engine.cpu import keep_freed_memory
+from sam_train.allocator import keep_freed_memory
 from sam_train.engine.strategies import STRATEGIES, build_strategy
 from sam_train.engine.zero import ZeroPrecision, ZeroStrategy
 from sam_train.errors import UserError

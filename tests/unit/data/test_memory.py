@@ -66,7 +66,7 @@ def test_freed_memory_is_used_again() -> None:
     program = """
 import resource, sys
 import numpy as np
-from sam_train.data.allocator import keep_freed_memory
+from sam_train.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def use():
