@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from data_tools.readers.records import SkipImageError
@@ -49,22 +51,47 @@ def read_photo(
     Raises:
         SkipImageError: the file is missing, damaged or absurdly large.
     """
+    with _opened(path) as image:
+        rotated = image.getexif().get(ORIENTATION, 1) not in (0, 1)
+        if image.format == "JPEG" and image.mode == "RGB" and not rotated:
+            return Photo(jpeg=path.read_bytes(), width=image.width, height=image.height)
+        return _encode(_to_rgb(_turned(image, mask_sizes)), quality=quality)
+
+
+def read_pixels(
+    path: Path, *, mask_sizes: Collection[tuple[int, int]] = ()
+) -> npt.NDArray[np.uint8]:
+    """The pixels that `read_photo` encodes: uint8 [H, W, 3] RGB, without a JPEG in between.
+
+    Raises:
+        SkipImageError: as `read_photo`.
+    """
+    with _opened(path) as image:
+        return np.asarray(_to_rgb(_turned(image, mask_sizes)))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise SkipImageError("missing image", str(path))
     try:
         with Image.open(path) as image:
             # Decoded even if the bytes are copied: a cut-off JPEG opens without complaint.
             image.load()
-            rotated = image.getexif().get(ORIENTATION, 1) not in (0, 1)
-            if image.format == "JPEG" and image.mode == "RGB" and not rotated:
-                return Photo(jpeg=path.read_bytes(), width=image.width, height=image.height)
-            upright = ImageOps.exif_transpose(image) if rotated else image
-            fits_upright = (upright.height, upright.width) in mask_sizes
-            as_stored = not fits_upright and (image.height, image.width) in mask_sizes
-            return _encode(_to_rgb(image if as_stored else upright), quality=quality)
+            yield image
     # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and more.
     except Exception as error:
         raise SkipImageError("unreadable image", f"{path}: {error}") from error
+
+
+def _turned(image: Image.Image, mask_sizes: Collection[tuple[int, int]]) -> Image.Image:
+    """Upright, unless only the pixels as stored fit the masks."""
+    if image.getexif().get(ORIENTATION, 1) in (0, 1):
+        return image
+    upright = ImageOps.exif_transpose(image)
+    fits_upright = (upright.height, upright.width) in mask_sizes
+    as_stored = not fits_upright and (image.height, image.width) in mask_sizes
+    return image if as_stored else upright
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

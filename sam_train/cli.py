@@ -53,6 +53,12 @@ def _validate(overrides: Sequence[str]) -> None:
     validate(overrides)
 
 
+def _evaluate(overrides: Sequence[str]) -> None:
+    from sam_train.eval.evaluate import evaluate
+
+    evaluate(overrides)
+
+
 def _export(overrides: Sequence[str]) -> None:
     from sam_train.export.run import export
 
@@ -90,6 +96,11 @@ VERBS = {
         "score a checkpoint: mIoU after 1, 2, 3, 5, 9 clicks, oracle, IoU calibration",
         "python -m sam_train validate ckpt=sam_vit_b_01ec64.pth model=vit_b data.val=[val/*.tar]",
         _validate,
+    ),
+    "evaluate": Verb(
+        "the paper's measurements beside its figures: points, edges, ...; task=all",
+        "python -m sam_train evaluate task=points ckpt=sam.pth eval.datasets=[coco:/data/coco]",
+        _evaluate,
     ),
     "export": Verb(
         "write a checkpoint for safetensors, segment_anything, huggingface or onnx, and verify it",

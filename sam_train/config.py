@@ -34,6 +34,9 @@ from sam_train.engine.health import check as check_health
 from sam_train.engine.rotation import CheckpointConfig
 from sam_train.engine.rotation import check as check_checkpoint
 from sam_train.errors import UserError
+from sam_train.eval.config import EvalConfig
+from sam_train.eval.edges.config import EdgesConfig
+from sam_train.eval.points.config import PointsConfig
 from sam_train.export.config import OnnxConfig
 from sam_train.losses import LossConfig
 from sam_train.model.build import ModelConfig, resolve
@@ -43,7 +46,10 @@ from sam_train.optim import check as check_optim
 from sam_train.prompts import PromptsConfig, schedule
 
 # What people type as paths, see `readable`.
-PATHS = ("run_dir", "resume", "init_from", "ckpt", "out", "data.train", "data.val")
+PATHS = (
+    *("run_dir", "resume", "init_from", "ckpt", "out", "data.train", "data.val"),
+    *("eval.datasets", "edges.images", "edges.maps", "edges.ground_truth"),
+)
 
 
 @dataclass
@@ -62,7 +68,9 @@ class RunConfig:
     """Weights to start from: an official SAM .pth, a Hugging Face folder or safetensors, one of
     our checkpoints, mae:PATH or dinov2:PATH."""
     ckpt: str | None = None
-    """validate, export: the checkpoint to look at, of any kind that `init_from` takes."""
+    """validate, evaluate, export: the checkpoint to look at, of any kind that `init_from` takes."""
+    task: Any = None
+    """evaluate: a task (points, edges, ...), a list of them, or all."""
     out: str | None = None
     """export: the file or folder to write."""
     format: str | None = None
@@ -76,6 +84,9 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    points: PointsConfig = field(default_factory=PointsConfig)
+    edges: EdgesConfig = field(default_factory=EdgesConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -97,18 +97,77 @@ def evaluate_clicks(
             on_device = batch.to(place)
             embeddings = sam.encode(on_device.images, on_device.image_sizes)
             tally.images += len(batch.keys)
-            for start in range(0, batch.num_masks, max_masks):
-                masks = np.arange(start, min(start + max_masks, batch.num_masks))
-                game = _Game(sam=sam, batch=on_device, embeddings=embeddings, masks=masks)
-                game.batch_number = number
-                game.begin(first)
-                for n in range(1, tally.rounds + 1):
-                    game.play(n, tally, observer)
-                tally.iou.append(torch.from_numpy(game.iou[:, 1:]))
-                tally.oracle.append(torch.from_numpy(game.oracle))
+            played = play_clicks(
+                sam,
+                on_device,
+                embeddings,
+                rounds=tally.rounds,
+                first=first,
+                max_masks=max_masks,
+                observer=observer,
+                batch_number=number,
+            )
+            tally.iou.append(torch.from_numpy(played.iou))
+            tally.oracle.append(torch.from_numpy(played.oracle))
+            tally.predicted.extend(played.predicted)
+            tally.real.extend(played.real)
     finally:
         sam.train(was_training)
     return tally.scores(sorted(set(clicks)), device=place)
+
+
+@dataclass(slots=True, kw_only=True)
+class Clicked:
+    """What clicking made of the M masks of a batch."""
+
+    iou: npt.NDArray[np.float64]
+    """[M, rounds] of the most confident mask; a mask that was no longer clicked keeps its last."""
+    oracle: npt.NDArray[np.float64]
+    """[M] of the best of the three masks after one click."""
+    predicted: list[float] = field(default_factory=list)
+    real: list[float] = field(default_factory=list)
+    """IoU of every mask that was returned, predicted and measured."""
+
+
+@torch.no_grad()
+def play_clicks(
+    sam: Sam,
+    batch: Batch,
+    embeddings: Tensor,
+    *,
+    rounds: int,
+    first: str = "centre",
+    max_masks: int = 64,
+    enough: tuple[int, float] | None = None,
+    observer: Observer | None = None,
+    batch_number: int = 0,
+) -> Clicked:
+    """The game of `evaluate_clicks` with the masks of one batch, whose images are encoded.
+
+    Args:
+        sam: in eval mode.
+        batch: with `rles`, on the model's device.
+        embeddings: of its images, [B, C, h, w].
+        rounds: most clicks a mask gets.
+        enough: (n, iou): a mask at least that good is no longer clicked from click n on.
+        first, max_masks, observer: as `evaluate_clicks` takes them.
+        batch_number: told to the observer.
+
+    Raises:
+        ValueError: a batch without rles, or an empty mask.
+    """
+    found = Clicked(iou=np.zeros((batch.num_masks, rounds)), oracle=np.zeros(batch.num_masks))
+    for start in range(0, batch.num_masks, max_masks):
+        masks = np.arange(start, min(start + max_masks, batch.num_masks))
+        game = _Game(sam=sam, batch=batch, embeddings=embeddings, masks=masks)
+        game.batch_number = batch_number
+        game.begin(first)
+        for n in range(1, rounds + 1):
+            stop_at = enough[1] if enough is not None and n >= enough[0] else 1.0
+            game.play(n, found, observer, stop_at=stop_at)
+        found.iou[masks] = game.iou[:, 1:]
+        found.oracle[masks] = game.oracle
+    return found
 
 
 @dataclass(slots=True, kw_only=True)
@@ -165,8 +224,10 @@ class _Game:
                 )
             self.coords[row, 0] = given[row] if first == "random" else self._to_input(row, click)
 
-    def play(self, n: int, tally: ClickTally, observer: Observer | None) -> None:
-        """Decode with n clicks, measure, and place click n + 1."""
+    def play(
+        self, n: int, found: Clicked, observer: Observer | None, *, stop_at: float = 1.0
+    ) -> None:
+        """Decode with n clicks, measure, and place click n + 1 where IoU is below `stop_at`."""
         self.iou = np.concatenate([self.iou, self.iou[:, -1:]], axis=1)
         if len(self.active) == 0:
             return
@@ -182,8 +243,8 @@ class _Game:
             self.iou[row, -1] = real[best]
             if n == 1:
                 self.oracle[row] = max(real)
-            tally.predicted.extend(predicted[slot].tolist())
-            tally.real.extend(real)
+            found.predicted.extend(predicted[slot].tolist())
+            found.real.extend(real)
             if observer is not None:
                 # The first click stands before the PAD token, later ones behind it.
                 token = 0 if n == 1 else n
@@ -201,6 +262,8 @@ class _Game:
                         predicted_iou=float(predicted[slot, best]),
                     )
                 )
+            if real[best] >= stop_at:
+                continue
             click = deepest_error(masks[best], self.truths[row])
             if click is not None:
                 next_clicks[row] = click
@@ -270,4 +333,4 @@ def _decode(rle: RLE) -> Bitmap:
     return np.ascontiguousarray(coco_mask.decode(rle))
 
 
-__all__ = ["CLICKS", "ClickResult", "Observer", "evaluate_clicks"]
+__all__ = ["CLICKS", "ClickResult", "Clicked", "Observer", "evaluate_clicks", "play_clicks"]

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+from sam_train.eval.edges.config import EdgesConfig
 from sam_train.eval.edges.edge_map import edge_map
 from sam_train.eval.edges.plot import draw_precision_recall
 from sam_train.eval.edges.result import EdgeResult
-from sam_train.eval.edges.run import EdgesConfig, evaluate_edges, run
+from sam_train.eval.edges.run import evaluate_edges
 
 __all__ = [
     "EdgeResult",
@@ -16,5 +17,4 @@ __all__ = [
     "draw_precision_recall",
     "edge_map",
     "evaluate_edges",
-    "run",
 ]

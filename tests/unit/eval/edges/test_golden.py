@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam_train.eval.edges import EdgesConfig, run
+from sam_train.eval.edges import evaluate_edges
 
 BENCH = Path(__file__).resolve().parents[5] / "shared" / "data" / "bsds500_bench"
 
@@ -23,12 +23,12 @@ def test_the_official_figures(kind: str, test: str, tmp_path: Path) -> None:
     The rest is the official program's chance: it ties pixels to "nobody" at random, so that its own
     results for these three inputs, whose boundary maps are the same, differ by up to 0.0011.
     """
-    cfg = EdgesConfig(maps=str(BENCH / kind), ground_truth=str(BENCH / "groundTruth"), thresholds=5)
-    run(cfg, tmp_path)
+    found = evaluate_edges(BENCH / kind, BENCH / "groundTruth", thresholds=5)
+    found.write_official_files(tmp_path)
     for name in ("eval_bdry.txt", "eval_bdry_thr.txt", "eval_bdry_img.txt"):
-        ours = np.loadtxt(tmp_path / "edges" / name)
+        ours = np.loadtxt(tmp_path / name)
         official = np.loadtxt(BENCH / test / name)
         assert ours.shape == official.shape
         assert np.abs(ours - official).max() < 0.002, name
-    thresholds = np.loadtxt(tmp_path / "edges" / "eval_bdry_img.txt")[:, 1]
+    thresholds = np.loadtxt(tmp_path / "eval_bdry_img.txt")[:, 1]
     assert np.allclose(thresholds, np.loadtxt(BENCH / test / "eval_bdry_img.txt")[:, 1], atol=1e-5)

@@ -6,9 +6,18 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from sam_train.config import RunConfig
 from sam_train.errors import UserError
-from sam_train.eval.edges import EdgeResult, EdgesConfig, evaluate_edges, run
+from sam_train.eval.edges import EdgeResult, EdgesConfig, evaluate_edges
+from sam_train.eval.edges.config import check
+from sam_train.eval.edges.counts import ImageCounts, count_image
 from sam_train.eval.edges.plot import draw_precision_recall
+from sam_train.eval.edges.readers import Pair
+from sam_train.eval.edges.task import Edges
+from sam_train.eval.result import TaskResult
+from sam_train.eval.tasks import Run
+from sam_train.eval.work import run_task
+from sam_train.parts import Part
 
 SIZE = (24, 30)
 
@@ -35,9 +44,7 @@ def folders(tmp_path: Path) -> EdgesConfig:
         write_truth(truth / f"{k}.mat", [drawing(8), drawing(9 + k)])
         strength = drawing(8) * 200 + drawing(22) * 60
         Image.fromarray(strength.astype(np.uint8)).save(maps / f"{k}.png")
-    return EdgesConfig(
-        maps=str(maps), ground_truth=str(truth), thresholds=9, max_distance=0.05, workers=2
-    )
+    return EdgesConfig(maps=str(maps), ground_truth=str(truth), thresholds=9, max_distance=0.05)
 
 
 def test_counts_by_hand(folders: EdgesConfig) -> None:
@@ -54,19 +61,32 @@ def test_counts_by_hand(folders: EdgesConfig) -> None:
     assert figures.r50 == pytest.approx(recall)
 
 
+def run(edges: EdgesConfig, run_dir: Path) -> TaskResult:
+    """The task, as `evaluate task=edges` runs it."""
+    result = run_task(Edges(), Run(cfg=RunConfig(edges=edges), run_dir=run_dir, part=Part()))
+    assert result is not None
+    return result
+
+
 def test_files_of_a_run(folders: EdgesConfig, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    result = run(folders, tmp_path / "run", progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    found = evaluate_edges(
+        Path(folders.maps), Path(folders.ground_truth), thresholds=9, max_distance=0.05
+    )
+    result = run(folders, tmp_path / "run")
+    assert result.figures == found.summary()
     text = (tmp_path / "run" / "edges.json").read_text()
-    assert json.loads(text)["ods"] == result.figures.ods.f
+    assert text == found.to_json()
     assert json.loads(text)["images"] == 3
     assert EdgeResult.from_json(text).to_json() == text
-    assert "SAM ViT-H   0.768   0.786   0.794   0.928" in (tmp_path / "run/edges.txt").read_text()
+    published = [row for row in result.rows if row.source != "measured"]
+    assert (published[1].name, list(published[1].values.values())) == (
+        "SAM ViT-H",
+        [0.768, 0.786, 0.794, 0.928],
+    )
     with Image.open(tmp_path / "run" / "edges.png") as plot:
         assert min(plot.size) > 500
     official = np.loadtxt(tmp_path / "run" / "edges" / "eval_bdry_thr.txt")
-    assert np.allclose(official[:, 1], result.figures.curve.recall, atol=1e-5)
+    assert np.allclose(official[:, 1], found.figures.curve.recall, atol=1e-5)
     assert np.loadtxt(tmp_path / "run" / "edges" / "eval_bdry_img.txt").shape == (3, 5)
     assert np.loadtxt(tmp_path / "run" / "edges" / "eval_bdry.txt").shape == (8,)
 
@@ -74,37 +94,32 @@ def test_files_of_a_run(folders: EdgesConfig, tmp_path: Path) -> None:
 def test_finished_images_are_not_counted_again(
     folders: EdgesConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The third map is unreadable: the run breaks off, the first two images stay.
+    # The third map is unreadable: the run breaks off, what was counted before stays.
     third = Path(folders.maps) / "2.png"
     whole = third.read_bytes()
     third.write_bytes(whole[:40])
-    folders.workers = 1
     with pytest.raises(UserError, match=r"2\.png"):
         run(folders, tmp_path / "run")
-    counts = tmp_path / "run" / "edges" / "counts"
-    assert sorted(path.name for path in counts.iterdir()) == ["0.json", "1.json"]
     third.write_bytes(whole)
-
     counted: list[str] = []
-    from sam_train.eval.edges import run as module  # noqa: PLC0415
 
-    real = module.__globals__["count_image"]
-
-    def spy(pair, **settings):  # type: ignore[no-untyped-def]
+    def spy(pair: Pair, *, thresholds: int, max_distance: float) -> ImageCounts:
         counted.append(pair.name)
-        return real(pair, **settings)
+        return count_image(pair, thresholds=thresholds, max_distance=max_distance)
 
-    monkeypatch.setitem(module.__globals__, "count_image", spy)
+    monkeypatch.setattr("sam_train.eval.edges.task.count_image", spy)
     resumed = run(folders, tmp_path / "run")
     assert counted == ["2"]
-    assert resumed.to_json() == run(folders, tmp_path / "fresh").to_json()
+    counted.clear()
+    assert run(folders, tmp_path / "run") == resumed
+    assert not counted
+    assert resumed == run(folders, tmp_path / "fresh")
 
-    # Other inputs, other settings and damaged counts are no reason to believe old counts.
+    # Other inputs, other settings and damaged records are no reason to believe old counts.
     counted.clear()
     Image.fromarray(drawing(9) * np.uint8(200)).save(third)
-    (counts / "0.json").write_text("{")
     run(folders, tmp_path / "run")
-    assert sorted(counted) == ["0", "2"]
+    assert counted == ["2"]
     counted.clear()
     folders.max_distance = 0.1
     run(folders, tmp_path / "run")
@@ -135,14 +150,21 @@ def test_empty_maps_and_drawings(folders: EdgesConfig) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("thresholds", 0), ("workers", 0), ("max_distance", 0.0), ("max_distance", 4.3), ("maps", "")],
+    [
+        ("thresholds", 0),
+        ("max_distance", 0.0),
+        ("max_distance", 4.3),
+        ("maps", ""),
+        ("images", "photos"),
+        ("ground_truth", ""),
+        ("points_per_side", 0),
+        ("nms", 0.0),
+    ],
 )
-def test_settings_are_checked(
-    folders: EdgesConfig, tmp_path: Path, option: str, value: float | str
-) -> None:
+def test_settings_are_checked(folders: EdgesConfig, option: str, value: float | str) -> None:
     setattr(folders, option, value)
     with pytest.raises(UserError, match=rf"edges\.{option}"):
-        run(folders, tmp_path)
+        check(folders)
 
 
 def test_several_curves_in_one_plot(folders: EdgesConfig, tmp_path: Path) -> None:

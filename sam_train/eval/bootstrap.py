@@ -1,0 +1,57 @@
+"""Confidence intervals by resampling images: masks of one photo are not independent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+_CHUNK = 1 << 22
+"""Resampled counts held at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A percentile bootstrap interval."""
+
+    low: float
+    high: float
+
+
+def resampled_means(sums: Floats, counts: Floats, *, times: int, seed: int = 0) -> Floats:
+    """Means over masks under resampling of the images, with replacement.
+
+    Args:
+        sums: [n] or [n, k]: per image, the sum of its masks' values (k kinds of value).
+        counts: [n]: per image, how many masks.
+        times: resamplings.
+        seed: of the draws: figures of the same seed and n are resampled together.
+
+    Returns:
+        [times] or [times, k].
+    """
+    rng = np.random.default_rng(seed)
+    n = len(counts)
+    means = []
+    for start in range(0, times, step := max(1, _CHUNK // max(n, 1))):
+        size = min(step, times - start)
+        drawn = rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+        total = drawn @ counts
+        summed = drawn @ sums
+        means.append(summed / (total if sums.ndim == 1 else total[:, None]))
+    return np.concatenate(means) if means else np.empty((0, *sums.shape[1:]))
+
+
+def interval(means: Floats, *, confidence: float) -> Interval:
+    """The middle part of resampled means [times]; both ends NaN if there are none."""
+    if not len(means):
+        return Interval(low=float("nan"), high=float("nan"))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(low=float(low), high=float(high))
+
+
+__all__ = ["Interval", "interval", "resampled_means"]

@@ -1,0 +1,20 @@
+"""Photos with masks of any source, for evaluation: what to read, which part, one photo."""
+
+from __future__ import annotations
+
+from sam_train.eval.datasets.batch import prompt_batch, random_points
+from sam_train.eval.datasets.images import EvalImage, EvalSample
+from sam_train.eval.datasets.open import EvalDataset, open_datasets
+from sam_train.eval.datasets.spec import READERS, DatasetSpec, read_specs
+
+__all__ = [
+    "READERS",
+    "DatasetSpec",
+    "EvalDataset",
+    "EvalImage",
+    "EvalSample",
+    "open_datasets",
+    "prompt_batch",
+    "random_points",
+    "read_specs",
+]

@@ -1,0 +1,172 @@
+"""One photo with its masks in the original frame, from a data set's files or from a shard."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+from data_tools.convert_photo import read_pixels
+from data_tools.readers.records import MasksRead, Record, SkipImageError
+from sam_train.data import rle
+from sam_train.data.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.shards import Entry, Place
+from sam_train.eval.tasks import SkipItem
+from sam_train.types import RLE
+
+
+@dataclass(slots=True, kw_only=True)
+class EvalSample:
+    """A photo and its usable masks, original frame."""
+
+    key: str
+    """`dataset/name`: decides random draws, whatever folder the files lie in."""
+    dataset: str
+    image: npt.NDArray[np.uint8]
+    """[H, W, 3] RGB."""
+    masks: list[RLE]
+    """At least one; none is empty."""
+    names: list[str]
+    """Where each mask came from: the annotation's id, the label, the file."""
+    areas: list[int]
+    """Pixels of each mask."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Masks that were not taken, by reason."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalImage(ABC):
+    """An image of a data set, not read yet."""
+
+    dataset: str
+    name: str
+    """Path below the photos' folder, or `shard.tar/sa_12`."""
+    source: str = ""
+    """A digest of what `eval.datasets` says about the data set: its reader and its paths."""
+
+    @property
+    def key(self) -> str:
+        """Names its record: another folder under the same name has other records."""
+        return f"{self.dataset}/{self.name}#{self.source}"
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many masks its files hold, whether usable or not; 0 if they cannot be read."""
+
+    @abstractmethod
+    def load(self, *, min_area: int = 1) -> EvalSample:
+        """Read photo and masks.
+
+        Raises:
+            SkipItem: a file is missing or damaged, or no mask is left.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileImage(EvalImage):
+    """A record of one of the readers that conversion uses, too."""
+
+    record: Record
+
+    def count(self) -> int:
+        """See `EvalImage`."""
+        try:
+            return len(self.record.masks().masks)
+        except SkipImageError:
+            return 0
+
+    def load(self, *, min_area: int = 1) -> EvalSample:
+        """See `EvalImage`; photos are made upright RGB as `convert_photo` says."""
+        try:
+            read = self.record.masks()
+            sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in read.masks}
+            if not sizes:
+                raise SkipItem("no mask")
+            image = read_pixels(self.record.image, mask_sizes=sizes)
+        except SkipImageError as error:
+            raise SkipItem(error.reason, error.detail) from None
+        return _sample(self, image, read, min_area=min_area)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardImage(EvalImage):
+    """A sample of SA-1B's format."""
+
+    place: Place
+
+    def count(self) -> int:
+        """See `EvalImage`."""
+        try:
+            # A mask has one `segmentation`; cheaper than reading its runs.
+            return self._read().json.count(b'"segmentation"')
+        except SkipItem:
+            return 0
+
+    def load(self, *, min_area: int = 1) -> EvalSample:
+        """See `EvalImage`; EXIF is ignored, as in training."""
+        entry, read = self._read(), MasksRead()
+        try:
+            photo = open_photo(entry.jpeg)
+            height, width = photo.height, photo.width
+            masks = read_masks(entry.json, height=height, width=width)
+            image = np.asarray(to_rgb(photo))
+        except BadSample as bad:
+            raise SkipItem(bad.kind.replace("_", " "), str(bad)) from None
+        for k, status in enumerate(masks.runs.status):
+            name = f"mask {k}"
+            if status:
+                read.skip(rle.PROBLEMS[status], name)
+                continue
+            found = as_rle(masks, k, height=height, width=width)
+            counts = found["counts"]
+            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+            read.add(name, {"size": [height, width], "counts": text})
+        return _sample(self, image, read, min_area=min_area)
+
+    def _read(self) -> Entry:
+        try:
+            return self.place.read()
+        except Exception as error:  # fsspec's backends raise what they like
+            raise SkipItem("unreadable", f"{self.place.name}: {error}") from None
+
+
+def _sample(
+    image: EvalImage, pixels: npt.NDArray[np.uint8], read: MasksRead, *, min_area: int
+) -> EvalSample:
+    left_out = Counter(skip.reason for skip in read.skips)
+    sample = EvalSample(
+        key=f"{image.dataset}/{image.name}",
+        dataset=image.dataset,
+        image=pixels,
+        masks=[],
+        names=[],
+        areas=[],
+    )
+    for mask in read.masks:
+        if tuple(mask.segmentation["size"]) != sample.size:
+            left_out["size differs from the image's"] += 1
+            continue
+        encoded = RLE(size=mask.segmentation["size"], counts=mask.segmentation["counts"])
+        area = int(coco_mask.area(encoded))
+        if area < max(min_area, 1):
+            left_out["empty" if area == 0 else "smaller than eval.min_area"] += 1
+            continue
+        sample.masks.append(encoded)
+        sample.names.append(mask.name)
+        sample.areas.append(area)
+    sample.left_out = dict(left_out)
+    if not sample.masks:
+        raise SkipItem("no mask left", ", ".join(f"{n} {why}" for why, n in left_out.items()))
+    return sample
+
+
+__all__ = ["EvalImage", "EvalSample", "FileImage", "ShardImage"]

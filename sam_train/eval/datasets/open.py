@@ -1,0 +1,144 @@
+"""Data sets as lists of images, and the part of each that is measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sam_train.data.patterns import resolve
+from sam_train.data.shards import open_shards
+from sam_train.errors import UserError
+from sam_train.eval.config import EvalConfig
+from sam_train.eval.datasets.images import EvalImage, FileImage, ShardImage
+from sam_train.eval.datasets.spec import SHARDS, DatasetSpec, list_records, read_specs
+from sam_train.eval.result import write_whole
+
+log = logging.getLogger("sam_train")
+
+_AT_ONCE = 64
+"""Images whose masks are counted together."""
+
+
+@dataclass(slots=True, kw_only=True)
+class EvalDataset:
+    """A data set, as far as it is measured."""
+
+    name: str
+    images: list[EvalImage]
+    """Those taken, in the order of the source."""
+    of: int
+    """How many images the source has."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Images and masks that the source's listing left out, by reason."""
+
+
+def open_datasets(cfg: EvalConfig, *, cache: Path | None = None) -> list[EvalDataset]:
+    """The data sets of `eval.datasets`, cut to `eval.masks` and `eval.images`.
+
+    The cut takes whole images, in an order that only their names decide: the same in every run and
+    process, whatever the seed, until there are enough masks.
+
+    Args:
+        cache: a folder that keeps how many masks images have; counting them reads mask files.
+
+    Raises:
+        UserError: a data set cannot be read, or has no image.
+    """
+    return [_open(spec, cfg, cache) for spec in read_specs(cfg.datasets)]
+
+
+def _open(spec: DatasetSpec, cfg: EvalConfig, cache: Path | None) -> EvalDataset:
+    skipped: Counter[str] = Counter()
+    if spec.reader == SHARDS:
+        shards = open_shards(resolve(spec.path, option="eval.datasets"), option="eval.datasets")
+        places = [shards.place(k) for k in range(len(shards))]
+        images: list[EvalImage] = [
+            ShardImage(dataset=spec.name, name=place.name, source=spec.digest, place=place)
+            for place in places
+        ]
+    else:
+        listing = list_records(spec)
+        for skip in listing.skips:
+            skipped[f"{skip.kind}: {skip.reason}"] += 1
+        images = [
+            FileImage(dataset=spec.name, name=r.name, source=spec.digest, record=r)
+            for r in listing.records
+        ]
+    if not images:
+        why = ", ".join(f"{n} {reason}" for reason, n in skipped.items())
+        raise UserError(f"eval.datasets: {spec.name} has no image{f' ({why})' if why else ''}")
+    taken = _subset(images, spec, cfg, cache)
+    if len(taken) < len(images):
+        log.info("%s: %d of %d images are taken", spec.name, len(taken), len(images))
+    return EvalDataset(name=spec.name, images=taken, of=len(images), skipped=dict(skipped))
+
+
+def _subset(
+    images: Sequence[EvalImage], spec: DatasetSpec, cfg: EvalConfig, cache: Path | None
+) -> list[EvalImage]:
+    order = sorted(range(len(images)), key=lambda k: _draw(images[k].name))
+    masks = cfg.masks if spec.masks is None else spec.masks
+    if cfg.images is not None:
+        order = order[: cfg.images]
+    if masks is not None:
+        order = order[: _enough([images[k] for k in order], masks, cache)]
+    return [images[k] for k in sorted(order)]
+
+
+def _draw(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()
+
+
+def _enough(images: Sequence[EvalImage], masks: int, cache: Path | None) -> int:
+    """How many of the images it takes for so many masks."""
+    kept = _Counts(cache, images)
+    total = 0
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(images), _AT_ONCE):
+            chunk = images[start : start + _AT_ONCE]
+            missing = [image for image in chunk if image.key not in kept.counts]
+            found = pool.map(lambda image: image.count(), missing)
+            for image, count in zip(missing, found, strict=True):
+                kept.counts[image.key] = count
+            for number, image in enumerate(chunk, start=start + 1):
+                total += kept.counts[image.key]
+                if total >= masks:
+                    kept.save()
+                    return number
+    kept.save()
+    return len(images)
+
+
+class _Counts:
+    """Masks by image, on disk for the other processes and the next run."""
+
+    def __init__(self, cache: Path | None, images: Sequence[EvalImage]) -> None:
+        self.counts: dict[str, int] = {}
+        self._known = 0
+        self._path: Path | None = None
+        if cache is None or not images:
+            return
+        # The records' own text: another folder or another option is another file of counts.
+        digest = hashlib.blake2b(digest_size=8)
+        for image in images:
+            digest.update(repr(image).encode())
+        self._path = cache / f"{images[0].dataset}_{digest.hexdigest()}.json"
+        try:
+            self.counts = {str(k): int(n) for k, n in json.loads(self._path.read_text()).items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return
+        self._known = len(self.counts)
+
+    def save(self) -> None:
+        if self._path is not None and len(self.counts) > self._known:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._path, json.dumps(self.counts))
+
+
+__all__ = ["EvalDataset", "open_datasets"]

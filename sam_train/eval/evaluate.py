@@ -1,0 +1,133 @@
+"""The verb `evaluate`: the paper's measurements of any checkpoint, by `task=`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sam_train.config import RunConfig, load_config
+from sam_train.engine.build import check_accelerator
+from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
+from sam_train.engine.log import start_log
+from sam_train.errors import UserError
+from sam_train.eval.config import check as check_eval
+from sam_train.eval.result import TaskResult
+from sam_train.eval.tasks import TASKS, Run, Task, load_task
+from sam_train.eval.work import run_task
+from sam_train.parts import Part
+
+log = logging.getLogger("sam_train")
+
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
+    """Run the tasks that `task` names, print and write what they find.
+
+    Each writes `run_dir/TASK/`: result.json, table.csv, pictures, and the records of its items, by
+    which the same command goes on after a stop. Several processes (torchrun, srun, a SLURM array)
+    share the items; the last one makes the result.
+
+    Returns:
+        The results that are complete; of none if other processes are still at work.
+
+    Raises:
+        UserError: no such task, a setting, file or checkpoint that does not fit.
+    """
+    overrides = ["name=evaluate", *overrides]
+    cfg = load_config(overrides)
+    check_eval(cfg.eval)
+    part = Part.from_environment()
+    tasks, left_out = chosen_tasks(cfg)
+    needs_model = any(task.needs_model(cfg) for task in tasks)
+    if needs_model:
+        cfg = settings_for_checkpoint(overrides)
+        check_accelerator(cfg.trainer)
+    run_dir = _start(cfg, part)
+    for name, reason in left_out.items():
+        log.info("%s is left out: %s", name, reason)
+    run = Run(cfg=cfg, run_dir=run_dir, part=part, device=_device(cfg))
+    if needs_model:
+        loaded = load_checkpoint(cfg)
+        run.model, run.source = loaded.sam.to(run.device), loaded.source
+    return run_tasks(tasks, run)
+
+
+def run_tasks(tasks: Sequence[Task[Any]], run: Run) -> list[TaskResult]:
+    """The results of `tasks`, one after the other, printed as they come."""
+    results = []
+    dtype = _AUTOCAST.get(run.cfg.trainer.precision)
+    for task in tasks:
+        autocast = torch.autocast(run.device.type, dtype) if dtype else nullcontext()
+        with autocast:
+            result = run_task(task, run)
+        if result is None:
+            continue
+        results.append(result)
+        source = f" of {result.checkpoint}" if result.checkpoint else ""
+        log.info("\n%s%s\n%s", result.title, source, result.table())
+        folder = run.folder(task)
+        for path in (folder / "result.json", folder / "table.csv"):
+            log.info("%s", path)
+        for picture in result.pictures:
+            log.info("%s", run.run_dir / picture.path)
+    return results
+
+
+def chosen_tasks(cfg: RunConfig) -> tuple[list[Task[Any]], dict[str, str]]:
+    """The tasks of `task`, and those that `task=all` leaves out, with the reason.
+
+    Raises:
+        UserError: no task, an unknown one, or one whose settings do not fit.
+    """
+    if not cfg.task:
+        raise UserError(f"task is not set: task={'|'.join(TASKS)}|all, or several with commas")
+    if cfg.task != "all":
+        names = list(dict.fromkeys(name.strip() for name in cfg.task.split(",")))
+        tasks = [load_task(name) for name in names]
+        for task in tasks:
+            task.check(cfg)
+        return tasks, {}
+    tasks, left_out = [], {}
+    for name in TASKS:
+        task = load_task(name)
+        try:
+            task.check(cfg)
+            tasks.append(task)
+        except UserError as error:
+            left_out[name] = str(error)
+    if not tasks:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise UserError(f"task=all has nothing to do ({reasons})")
+    return tasks, left_out
+
+
+def _start(cfg: RunConfig, part: Part) -> Path:
+    run_dir = Path(cfg.run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        start_log(run_dir / ("log.txt" if part.index == 0 else f"log_{part.index}.txt"))
+    except OSError as error:
+        raise UserError(
+            f"run_dir={run_dir} cannot be written ({error.strerror}): choose another with run_dir="
+        ) from error
+    torch.set_float32_matmul_precision(cfg.trainer.matmul_precision)
+    if cfg.trainer.threads:
+        torch.set_num_threads(cfg.trainer.threads)
+    return run_dir
+
+
+def _device(cfg: RunConfig) -> torch.device:
+    if cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    return torch.device("cuda", local % torch.cuda.device_count())
+
+
+__all__ = ["chosen_tasks", "evaluate", "run_tasks"]

@@ -1,0 +1,168 @@
+"""What a task of `evaluate` found out: figures, a table with the published rows, pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sam_train.errors import UserError
+
+MEASURED = "measured"
+Value = float | int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """One line of a task's table."""
+
+    name: str
+    """What it is about: a data set, a group, a model."""
+    values: dict[str, Value]
+    """By column; a column that is missing or None is shown as a dash. IoU, AP and the like are
+    fractions of 1, in published rows too."""
+    source: str = MEASURED
+    """"measured", or where a published row comes from: "paper §7.1"."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Picture:
+    """An image file that belongs to the result."""
+
+    path: str
+    """Relative to run_dir."""
+    title: str
+    kind: str = "plot"
+    """plot, bars, film (clicks and masks), worst (the worst cases) or photo."""
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskResult:
+    """Of one task on all its data."""
+
+    task: str
+    title: str
+    """A few words for headings."""
+    figures: dict[str, Value]
+    """Flat names to numbers: `miou_1`, `coco/miou_1`, `miou_1_low`."""
+    columns: list[str]
+    """Of the table, in order."""
+    rows: list[Row]
+    """What was measured first, then what is published."""
+    pictures: list[Picture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Sentences for people: what the figures do and do not say."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Items that were left out, by reason; the frame fills it in."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Whatever else belongs into the JSON: curves, figures per category."""
+    checkpoint: str = ""
+    """What was measured; the frame fills it in."""
+    fingerprint: str = ""
+    """Of weights and settings; the frame fills it in."""
+
+    def to_json(self) -> str:
+        """Everything, as indented JSON; what is no number becomes null."""
+        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> TaskResult:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: the text is not such a JSON.
+        """
+        try:
+            raw = json.loads(text)
+            raw["rows"] = [Row(**row) for row in raw["rows"]]
+            raw["pictures"] = [Picture(**picture) for picture in raw["pictures"]]
+            return cls(**raw)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not the result of a task ({error})") from None
+
+    def to_csv(self) -> str:
+        """The table, one line per row, full precision."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["name", "source", *self.columns])
+        for row in self.rows:
+            values = (row.values.get(column) for column in self.columns)
+            cells = ["" if _finite(v) is None else v for v in values]
+            writer.writerow([row.name, row.source, *cells])
+        return out.getvalue()
+
+    def table(self) -> str:
+        """The rows as text for people, published ones below a line."""
+        names = [_label(row) for row in self.rows]
+        cells = [[shown(row.values.get(c)) for c in self.columns] for row in self.rows]
+        left = max(map(len, names), default=0)
+        widths = [
+            2 + max(len(head), *(len(line[k]) for line in cells)) if cells else 2 + len(head)
+            for k, head in enumerate(self.columns)
+        ]
+        heads = "".join(f"{head:>{w}}" for head, w in zip(self.columns, widths, strict=True))
+        lines = [" " * left + heads]
+        published = False
+        for row, name, line in zip(self.rows, names, cells, strict=True):
+            if row.source != MEASURED and not published:
+                published = True
+                lines.append("-" * (left + sum(widths)))
+            body = "".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True))
+            lines.append(f"{name:<{left}}{body}")
+        lines += [f"left out: {count} ({reason})" for reason, count in self.skipped.items()]
+        return "\n".join([*lines, *self.notes])
+
+    def write(self, folder: Path) -> None:
+        """`result.json` and `table.csv` in `folder`; each whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in (("table.csv", self.to_csv()), ("result.json", self.to_json())):
+            write_whole(folder / name, text)
+
+    @classmethod
+    def read(cls, folder: Path) -> TaskResult:
+        """What `write` left in `folder`.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        path = folder / "result.json"
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: no result of evaluate can be read there ({error})") from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that others never see half-written."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def shown(value: Value) -> str:
+    """A number in a table for people."""
+    if value is None or _finite(value) is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _label(row: Row) -> str:
+    return row.name if row.source == MEASURED else f"{row.name} ({row.source})"
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, float):
+        return tree if math.isfinite(tree) else None
+    if isinstance(tree, dict):
+        return {str(key): _finite(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_finite(value) for value in tree]
+    return tree
+
+
+__all__ = ["MEASURED", "Picture", "Row", "TaskResult", "Value", "shown", "write_whole"]
