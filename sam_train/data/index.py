@@ -185,12 +185,12 @@ class Index:
             int(value) for value in self._records[self._at(shard, sample), :4]
         )
         jpeg, json = Span(jpeg_block * BLOCK, jpeg_size), Span(json_block * BLOCK, json_size)
-        # A header lies before each.
-        outside = max(jpeg.end, json.end) > self.rows[shard].size
-        if min(jpeg.offset, json.offset) < BLOCK or (
-            outside and _MAX_U32 not in {jpeg.size, json.size}
-        ):
-            raise OSError("its place in the index lies outside the shard: make the index again")
+        for span in (jpeg, json):
+            # A header lies before each. The largest size stands for larger ones, which are refused
+            # when they are read.
+            end = span.offset if span.size == _MAX_U32 else span.end
+            if span.offset < BLOCK or end > self.rows[shard].size:
+                raise OSError("its place in the index lies outside the shard: make the index again")
         return jpeg, json
 
     def key(self, shard: int, sample: int) -> str:

@@ -71,6 +71,17 @@ def test_members_are_where_tarfile_finds_them(tmp_path: Path, make: Any) -> None
             assert places == [members[f"{key}.jpg"], members[f"{key}.json"]]
 
 
+def test_a_size_too_large_to_store_does_not_excuse_the_other_file(tmp_path: Path) -> None:
+    """Found by `make fuzz`: the photo's size said "refused when read", the JSON lay outside."""
+    found = walked(["sa_1"], size=4096)
+    found.jpegs[0, 1] = (1 << 32) - 1
+    assert open_index(saved(build_index([compact(found)]), tmp_path / "a")).spans(0, 0)
+    found.jsons[0, 0] = 1 << 20
+    index = open_index(saved(build_index([compact(found)]), tmp_path / "b"))
+    with pytest.raises(OSError, match="outside the shard"):
+        index.spans(0, 0)
+
+
 names = st.lists(
     st.one_of(
         st.integers(0, 10**12).map(lambda n: f"sa_{n}"),
