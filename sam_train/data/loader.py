@@ -17,6 +17,7 @@ from sam_train.data.order import Order, PositionBatches, micro_batch
 from sam_train.data.shards import Shards
 from sam_train.data.skips import Skips
 from sam_train.data.slots import Receiver, slots_needed
+from sam_train.data.worker_signals import outlive_signals
 from sam_train.errors import UserError
 from sam_train.types import Batch
 
@@ -74,6 +75,7 @@ def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[
 
 
 def _start_worker(_worker: int) -> None:
+    outlive_signals()
     keep_freed_memory()
 
 

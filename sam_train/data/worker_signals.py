@@ -1,0 +1,35 @@
+"""What a data worker does about the signals that a cluster sends to every process of a job."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+
+
+def outlive_signals() -> None:
+    """Leave SIGTERM and SIGUSR1 to the training process, unless SIGTERM comes from it.
+
+    It needs this worker's photos to finish the step that it then saves. torch's own handler ends a
+    worker whoever sent the signal; the sender is known to `sigwaitinfo` alone, hence a thread that
+    waits. A worker whose parent is gone ends by itself, by torch's watchdog. To be called in the
+    worker, before it has other threads.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # Not `os.getppid`: under forkserver that is the server.
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "called in the training process"
+    threading.Thread(target=_wait, args=(parent.pid,), daemon=True).start()
+
+
+def _wait(parent: int | None) -> None:
+    while True:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
+            os._exit(0)
+
+
+__all__ = ["outlive_signals"]
