@@ -8,7 +8,7 @@ DATA   := data/sample
 RAW    ?= ../shared/data
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test fit nano photos test test-unit fuzz lint format bench clean
+.PHONY: help install install-test fit nano photos test test-unit test-kill fuzz lint format bench clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test: install-test ## all tests
 
 test-unit: install-test ## the fast ones
 	$(BIN)/python -m pytest tests/unit
+
+test-kill: install-test ## a run of two processes, killed at random a hundred times: half an hour
+	SAM_TRAIN_KILLS=100 $(BIN)/python -m pytest tests/integration/test_kills.py -s
 
 fuzz: install-test ## 100,000 drawn inputs for each reader of files from elsewhere: an hour
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.pytest_cache/numba_bounds SAM_TRAIN_FUZZ=100000 \
