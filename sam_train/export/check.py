@@ -22,11 +22,12 @@ from sam_train.export.onnx_file import decoder_inputs, encoder_path
 from sam_train.export.onnx_graphs import DecoderGraph
 from sam_train.export.probe import Answer, Probe, answer, random_probe, relative
 from sam_train.model.load import load_sam
-from sam_train.model.sam import Sam
+from sam_train.model.sam import PIXEL_MEAN, PIXEL_STD, Sam
 
-LARGEST = 1e-2
-"""Largest difference that rounding explains, relative to the largest value: kernels add in
-another order, and that grows with depth. A tensor in the wrong place gives about 1."""
+LARGEST = 5e-3
+"""Largest difference that rounding explains, relative to the largest value. Kernels that add in
+another order give 1e-6 to 1e-5, float16 for Hugging Face about 1e-3 (`relu_scale.py`); one norm's
+weights in another order give 1e-2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +128,18 @@ def read_segment_anything(path: Path) -> Any:
 @torch.no_grad()
 def _ask_huggingface(folder: Path, probe: Probe) -> Answer:
     from transformers import SamModel  # noqa: PLC0415 (not required)
+    from transformers.utils import logging  # noqa: PLC0415
 
-    model = SamModel.from_pretrained(folder, dtype=torch.float32).eval()
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = SamModel.from_pretrained(folder, dtype=torch.float32).eval()
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     # Its processor's resizing is not under test: normalised and padded as it would.
     vision = torch.zeros(1, 3, *probe.images.shape[2:])
     h, w = probe.photo.shape[1:]
-    from sam_train.model.sam import PIXEL_MEAN, PIXEL_STD  # noqa: PLC0415
-
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
     vision[0, :, :h, :w] = (probe.photo - mean) / std
     embeddings = model.get_image_embeddings(vision)

@@ -42,7 +42,8 @@ def export(overrides: Sequence[str]) -> Path:
     sam = load_checkpoint(cfg).sam
     files = _write(sam, out, format=format, dtype=dtype, cfg=cfg)
     for file in files:
-        print(f"wrote {file}, {file.stat().st_size / 1e6:.1f} MB")
+        size = file.stat().st_size
+        print(f"wrote {file}, {size / 1e6:.1f} MB" if size > 1e5 else f"wrote {file}")
     _explain(out, format=format, cfg=cfg)
     # The rounding was asked for; everything else should not change.
     sam.load_state_dict({name: t.to(dtype) for name, t in sam.state_dict().items()})
