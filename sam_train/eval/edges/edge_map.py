@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,14 +13,15 @@ from torch import Tensor
 _CONSERVATIVE = 1.01
 
 
-def edge_map(probabilities: Tensor, *, masks_at_once: int = 16) -> Tensor:
+def edge_map(probabilities: Tensor | Iterable[Tensor], *, masks_at_once: int = 16) -> Tensor:
     """How much of an edge each pixel is.
 
     Per mask, the Sobel magnitude of the unthresholded probabilities where it meets the mask's
     outer boundary; the pixel-wise maximum over masks; linear normalisation to [0, 1]; edge NMS.
 
     Args:
-        probabilities: float [K, H, W] in [0, 1], the masks after NMS; above 0.5 is inside.
+        probabilities: float [K, H, W] in [0, 1], the masks after NMS; above 0.5 is inside. Or
+            several of these, of one photo; at least one.
         masks_at_once: bounds the memory of the gradients.
 
     Returns:
@@ -27,24 +30,31 @@ def edge_map(probabilities: Tensor, *, masks_at_once: int = 16) -> Tensor:
     Raises:
         ValueError: the shape is not [K, H, W].
     """
-    if probabilities.ndim != 3:
-        raise ValueError(f"probabilities are {tuple(probabilities.shape)}, not [K, H, W]")
-    height, width = probabilities.shape[1:]
-    strength = torch.zeros(height, width, device=probabilities.device)
-    across = torch.zeros(2, height, width, device=probabilities.device)
-    for chunk in torch.split(probabilities, masks_at_once) if len(probabilities) else ():
-        values = chunk.float()
-        gradient = sobel(values)
-        magnitude = gradient.norm(dim=1) * outer_boundary(values > 0.5)
-        strongest, mask = magnitude.max(dim=0)
-        # gather needs the index in every dimension: [1, 2, H, W] picks both components.
-        winner = gradient.gather(0, mask.expand(1, 2, -1, -1))[0]
-        better = strongest > strength
-        across = torch.where(better, winner, across)
-        strength = torch.where(better, strongest, strength)
+    strength = across = torch.zeros(0)
+    for part in [probabilities] if isinstance(probabilities, Tensor) else probabilities:
+        if part.ndim != 3:
+            raise ValueError(f"probabilities are {tuple(part.shape)}, not [K, H, W]")
+        if not strength.numel():
+            strength = torch.zeros(part.shape[1:], device=part.device)
+            across = torch.zeros(2, *part.shape[1:], device=part.device)
+        for chunk in torch.split(part, masks_at_once) if len(part) else ():
+            strength, across = _stronger(strength, across, chunk.float())
+    if not strength.numel():
+        raise ValueError("no probabilities")
     low, high = strength.aminmax()
     normalised = (strength - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
     return edge_nms(normalised, across)
+
+
+def _stronger(strength: Tensor, across: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The pixel-wise maximum with the edges of more masks, and the gradient of its winner."""
+    gradient = sobel(values)
+    magnitude = gradient.norm(dim=1) * outer_boundary(values > 0.5)
+    strongest, mask = magnitude.max(dim=0)
+    # gather needs the index in every dimension: [1, 2, H, W] picks both components.
+    winner = gradient.gather(0, mask.expand(1, 2, -1, -1))[0]
+    better = strongest > strength
+    return torch.where(better, strongest, strength), torch.where(better, winner, across)
 
 
 def sobel(values: Tensor) -> Tensor:

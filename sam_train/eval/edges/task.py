@@ -78,16 +78,20 @@ class Edges(Task[EdgeItem]):
             return _count(run, item.pair)
         from sam_train.eval.edges.from_sam import read_photo  # noqa: PLC0415
 
-        return read_photo(item.pair)
+        return read_photo(item.pair.edges)
 
     def measure(self, run: Run, item: EdgeItem, loaded: Any) -> Record:
         """See `Task`; a model's map is kept as `edges/maps/NAME.png`."""
         if run.cfg.edges.maps:
             return asdict(loaded)
-        from sam_train.eval.edges.from_sam import write_edge_map  # noqa: PLC0415
+        from sam_train.eval.edges.from_sam import edge_map_of, write_edge_map  # noqa: PLC0415
 
+        edges = run.cfg.edges
+        found = edge_map_of(
+            run.sam, loaded, points_per_side=edges.points_per_side, nms_iou=edges.nms
+        )
         path = self._maps(run) / f"{item.pair.name}.png"
-        write_edge_map(run, loaded, path)
+        write_edge_map(found, path)
         return asdict(_count(run, Pair(name=item.pair.name, edges=path, truth=item.pair.truth)))
 
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:
