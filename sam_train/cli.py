@@ -59,6 +59,12 @@ def _evaluate(overrides: Sequence[str]) -> None:
     evaluate(overrides)
 
 
+def _generate(overrides: Sequence[str]) -> None:
+    from sam_train.generate.run import generate
+
+    generate(overrides)
+
+
 def _export(overrides: Sequence[str]) -> None:
     from sam_train.export.run import export
 
@@ -80,6 +86,12 @@ def _doctor(overrides: Sequence[str]) -> None:
         raise SystemExit(2)
 
 
+def _plan(overrides: Sequence[str]) -> None:
+    from sam_train.plan.run import plan
+
+    plan(overrides)
+
+
 # The verbs import their machinery when called: --help answers at once.
 VERBS = {
     "fit": Verb(
@@ -92,6 +104,11 @@ VERBS = {
         "python -m sam_train doctor +experiment=vit_b data.train=/sa1b trainer.devices=8",
         _doctor,
     ),
+    "plan": Verb(
+        "what a run will take, counted without a GPU: memory, FLOPs, hours, data, checkpoints",
+        "python -m sam_train plan +experiment=vit_h trainer.num_nodes=32 trainer.devices=8",
+        _plan,
+    ),
     "validate": Verb(
         "score a checkpoint: mIoU after 1, 2, 3, 5, 9 clicks, oracle, IoU calibration",
         "python -m sam_train validate ckpt=sam_vit_b_01ec64.pth model=vit_b data.val=[val/*.tar]",
@@ -101,6 +118,11 @@ VERBS = {
         "the paper's measurements beside its figures: points, edges, ...; task=all",
         "python -m sam_train evaluate task=points ckpt=sam.pth eval.datasets=[coco:/data/coco]",
         _evaluate,
+    ),
+    "generate": Verb(
+        "masks for whole photos without prompts: SA-1B shards, COCO JSON, overlays",
+        "python -m sam_train generate ckpt=sam.pth generate=sa1b generate.input=[photos/]",
+        _generate,
     ),
     "export": Verb(
         "write a checkpoint for safetensors, segment_anything, huggingface or onnx, and verify it",

@@ -38,6 +38,7 @@ from sam_train.eval.config import EvalConfig
 from sam_train.eval.edges.config import EdgesConfig
 from sam_train.eval.points.config import PointsConfig
 from sam_train.export.config import OnnxConfig
+from sam_train.generate.config import GenerateConfig
 from sam_train.losses import LossConfig
 from sam_train.model.build import ModelConfig, resolve
 from sam_train.model.init import InitConfig
@@ -49,6 +50,7 @@ from sam_train.prompts import PromptsConfig, schedule
 PATHS = (
     *("run_dir", "resume", "init_from", "ckpt", "out", "data.train", "data.val"),
     *("eval.datasets", "edges.images", "edges.maps", "edges.ground_truth"),
+    *("generate.input", "generate.output", "generate.existing"),
 )
 
 
@@ -87,6 +89,7 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     points: PointsConfig = field(default_factory=PointsConfig)
     edges: EdgesConfig = field(default_factory=EdgesConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

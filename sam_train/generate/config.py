@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from sam_train.errors import UserError
 
@@ -55,13 +56,15 @@ class MaskConfig:
 class GenerateConfig(MaskConfig):
     """What the verb `generate` reads and writes."""
 
-    input: list[str] = field(default_factory=list)
-    """Photos: folders (with those below), files, globs, shards (tar), `.txt` lists of these."""
+    input: Any = ""
+    """Photos: folders (with those below), files, globs, shards (tar), `.txt` lists; one of
+    these or a list of them."""
     output: str = "${run_dir}/masks"
     """Folder for the results."""
-    formats: list[str] = field(default_factory=lambda: ["shards"])
-    """Of shards (SA-1B's tars), coco (coco.json) and overlays (a PNG for each photo)."""
-    existing: list[str] = field(default_factory=list)
+    formats: Any = "shards"
+    """Of shards (SA-1B's tars), coco (coco.json) and overlays (a PNG for each photo),
+    one or a list."""
+    existing: Any = ""
     """Shards with masks that exist already, matched to the photos by name without extension:
     points on them are not asked, and masks like them are not proposed."""
     samples_per_shard: int = 500
@@ -73,6 +76,12 @@ class GenerateConfig(MaskConfig):
     and array task."""
     parts: int | None = None
     """How many processes share the photos. Left out: as many as torchrun or Slurm started."""
+
+
+def listed(value: Any) -> list[str]:
+    """One text or a list of them, as people write it; empty ones mean nothing."""
+    texts = [value] if isinstance(value, str) else list(value or [])
+    return [str(text) for text in texts if str(text)]
 
 
 def check_masks(cfg: MaskConfig) -> None:
@@ -111,13 +120,14 @@ def check(cfg: GenerateConfig) -> None:
         UserError: names the setting and what it may be.
     """
     check_masks(cfg)
-    if not cfg.input:
+    if not listed(cfg.input):
         raise UserError(
             "generate.input is not set: name photos, such as generate.input=photos/, or shards"
         )
-    if unknown := [name for name in cfg.formats if name not in FORMATS]:
+    formats = listed(cfg.formats)
+    if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"generate.formats: {unknown[0]} is not one of {', '.join(FORMATS)}")
-    if not cfg.formats:
+    if not formats:
         raise UserError(f"generate.formats is empty: write at least one of {', '.join(FORMATS)}")
     for name in ("samples_per_shard", "overlay_side"):
         if getattr(cfg, name) < 1:
@@ -128,4 +138,4 @@ def check(cfg: GenerateConfig) -> None:
         raise UserError(f"generate.part={cfg.part} must lie from 0 to parts - 1 = {cfg.parts - 1}")
 
 
-__all__ = ["FORMATS", "GenerateConfig", "MaskConfig", "check", "check_masks"]
+__all__ = ["FORMATS", "GenerateConfig", "MaskConfig", "check", "check_masks", "listed"]

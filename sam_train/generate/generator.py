@@ -1,4 +1,4 @@
-"""All masks of a photo: ask a grid of points on every crop, keep the sure, stable and new (paper B).
+"""All masks of a photo: a grid of points on every crop; the sure, stable and new stay (paper B).
 
 With equal weights and settings it gives the masks of segment-anything 1.0's
 `SamAutomaticMaskGenerator`, in its order and its form. It is faster because masks that the IoU

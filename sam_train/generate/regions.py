@@ -2,7 +2,6 @@
 
 Regions are connected over corners, those of the background too, as in segment-anything.
 """
-# ruff: noqa: PLR0917 - numba calls with positional arguments only
 
 from __future__ import annotations
 
@@ -98,9 +97,7 @@ def _join(begins, ends, n, height, parents):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(
-    numba.types.Tuple((_INT32, numba.boolean))(
-        _INT32, numba.int64, numba.int64, numba.int64, numba.boolean
-    ),
+    "Tuple((int32[::1], boolean))(int32[::1], int64, int64, int64, boolean)",
     nogil=True,
     cache=True,
 )

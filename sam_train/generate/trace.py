@@ -41,7 +41,8 @@ class Traced:
         """[n] IoU of the masks cut at threshold + offset and - offset (paper B); NaN if both are
         empty."""
         with np.errstate(invalid="ignore"):
-            return self.strong.astype(np.float32) / self.weak.astype(np.float32)
+            share: npt.NDArray[np.float32] = np.divide(self.strong, self.weak, dtype=np.float32)
+            return share
 
 
 def trace_masks(

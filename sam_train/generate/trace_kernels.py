@@ -34,10 +34,10 @@ _AXIS = numba.types.NamedTuple([_PAIRS, _GRID, _PAIRS, _GRID, _PAIRS, _INT32, _I
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _fused(typing: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001 - numba's signature
+def _fused(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once: what compilers make of torch's loop."""
 
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.fma(*values)
 
     return numba.float32(numba.float32, numba.float32, numba.float32), build

@@ -1,0 +1,68 @@
+"""The masks that photos have already, looked up by the photo's name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from sam_train.data.decode import BadSample, as_rle, read_masks
+from sam_train.data.shards import open_shards
+from sam_train.errors import UserError
+from sam_train.generate.existing import Existing
+from sam_train.generate.rle import from_coco
+
+log = logging.getLogger("sam_train")
+
+
+class Annotated:
+    """SA-1B shards with partial ground truth (`generate.existing`)."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        """Index the shards.
+
+        Raises:
+            UserError: as `open_shards`, or two photos of one name.
+        """
+        self._shards = open_shards(patterns, option="generate.existing")
+        self._samples: dict[str, int] = {}
+        for sample in range(len(self._shards)):
+            key = self._shards.key(sample).rpartition("/")[2]
+            if key in self._samples:
+                raise UserError(f"generate.existing: two photos are called {key}")
+            self._samples[key] = sample
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._samples
+
+    def of(self, key: str, photo: tuple[int, int]) -> Existing | None:
+        """The masks of the photo called `key` of (H, W) pixels; None if none are known.
+
+        Raises:
+            UserError: they are of another size than the photo, or cannot be read: what would be
+                proposed then is not what is missing.
+        """
+        sample = self._samples.get(key)
+        if sample is None:
+            return None
+        height, width = photo
+        try:
+            masks = read_masks(self._shards.read(sample).json, height=height, width=width)
+        except (BadSample, OSError) as error:
+            raise UserError(f"generate.existing: {key} cannot be read ({error})") from None
+        if len(masks.runs.status) and (masks.runs.status != 0).all():
+            raise UserError(
+                f"generate.existing: no mask of {key} fits its photo of {width} x {height} pixels"
+            )
+        usable = np.flatnonzero((masks.runs.status == 0) & (masks.runs.areas > 0)).tolist()
+        if bad := len(masks.runs.status) - len(usable):
+            log.warning("generate.existing: %d masks of %s are invalid or empty", bad, key)
+        rles = (as_rle(masks, k, height=height, width=width) for k in usable)
+        return Existing.of([from_coco(rle) for rle in rles], photo)
+
+
+__all__ = ["Annotated"]

@@ -1,0 +1,174 @@
+"""The photos to find masks on: folders, files, globs, shards, and lists of these.
+
+A loose file is turned into the upright RGB JPEG that a shard holds (`data_tools.convert_photo`:
+EXIF rotation, grey, 16 bit, transparency). A photo inside a shard is taken as it is, EXIF ignored,
+as in training.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data_tools.convert_photo import read_photo
+from data_tools.readers.records import SkipImageError
+from sam_train.data.decode import BadSample, open_photo, to_rgb
+from sam_train.data.patterns import resolve
+from sam_train.data.shards import MAX_MEMBER
+from sam_train.data.sources import Span, is_remote, one_line, open_source, short_name
+from sam_train.data.tar import list_members
+from sam_train.errors import UserError
+
+OPTION = "generate.input"
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+_IN_SHARDS = (".jpg", ".jpeg")
+
+
+class BadPhoto(Exception):  # noqa: N818 - it is caught and counted, not an error of the program
+    """A photo that cannot be used; `kind` is for counting, the message says why."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Photo:
+    """A photo as it will lie in a shard."""
+
+    jpeg: bytes
+    pixels: npt.NDArray[np.uint8]
+    """[H, W, 3] RGB, decoded from `jpeg`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoPlace:
+    """Where one photo lies."""
+
+    path: str
+    """Of the file, or of the shard."""
+    member: str | None = None
+    """Name in the shard."""
+    span: Span | None = None
+    """Place in the shard."""
+
+    @property
+    def name(self) -> str:
+        """For messages and lists: the path, or `shard.tar/sa_12.jpg`."""
+        return self.path if self.member is None else f"{self.path}/{self.member}"
+
+    @property
+    def key(self) -> str:
+        """Its name without folder and extension: what annotations of it are found by."""
+        return Path(self.member or self.path).stem
+
+    def read(self) -> Photo:
+        """Bytes and pixels.
+
+        Raises:
+            BadPhoto: missing, damaged, or absurdly large.
+        """
+        jpeg = self._jpeg()
+        try:
+            pixels = np.asarray(to_rgb(open_photo(jpeg)))
+        except BadSample as error:
+            raise BadPhoto("unreadable image", str(error)) from error
+        return Photo(jpeg=jpeg, pixels=pixels)
+
+    def _jpeg(self) -> bytes:
+        if self.span is None:
+            try:
+                return read_photo(Path(self.path)).jpeg
+            except SkipImageError as error:
+                raise BadPhoto(error.reason, error.detail) from error
+        if self.span.size > MAX_MEMBER:
+            raise BadPhoto("unreadable image", f"a file of more than {MAX_MEMBER >> 20} MiB")
+        try:
+            return open_source(self.path).read_many([self.span])[0]
+        except OSError as error:
+            raise BadPhoto("unreadable image", one_line(error)) from error
+
+
+def list_photos(patterns: Sequence[str]) -> list[PhotoPlace]:
+    """Every photo that the patterns mean, once, in an order that depends on the names alone.
+
+    Raises:
+        UserError: nothing is there, or a shard cannot be read.
+    """
+    files: set[str] = set()
+    shards: set[str] = set()
+    for pattern in patterns:
+        for path in _expand(pattern):
+            (shards if _is_shard(path) else files).add(path)
+    places = [PhotoPlace(path=path) for path in sorted(files)]
+    for shard in sorted(shards):
+        places.extend(_in_shard(shard))
+    if not places:
+        endings = ", ".join(PHOTO_ENDINGS)
+        raise UserError(f"{OPTION}={', '.join(patterns)} holds no photo ({endings}, or .tar)")
+    return places
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """Files and shards of one pattern; shards' patterns mean what they mean in `data.train`."""
+    path = Path(pattern).expanduser()
+    if is_remote(pattern) or _is_shard(pattern):
+        yield from resolve(pattern, option=OPTION)
+    elif path.is_dir():
+        found = [p for p in path.rglob("*") if _is_photo(p) or p.suffix == ".tar"]
+        yield from (str(p) for p in found)
+    elif path.suffix == ".txt" and path.is_file():
+        yield from _listed(path)
+    elif path.is_file():
+        if not _is_photo(path):
+            raise UserError(f"{OPTION}={pattern} is no photo ({', '.join(PHOTO_ENDINGS)})")
+        yield str(path)
+    else:
+        found_names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - takes absolute patterns
+        if not found_names:
+            raise UserError(f"{OPTION}={pattern} matches nothing")
+        yield from (name for name in found_names if _is_photo(Path(name)) or _is_shard(name))
+
+
+def _listed(path: Path) -> Iterator[str]:
+    """A path or pattern a line, relative to the list; `#` begins a comment."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        if text.endswith(".txt"):
+            raise UserError(f"{OPTION}: the list {path} names another list, {text}")
+        yield from _expand(text if is_remote(text) else str(path.parent / text))
+
+
+def _is_photo(path: Path) -> bool:
+    # Hidden ones are other programs' leftovers, such as macOS' "._dog.jpg".
+    return path.suffix.lower() in PHOTO_ENDINGS and not path.name.startswith(".")
+
+
+def _is_shard(path: str) -> bool:
+    return short_name(path).endswith(".tar")
+
+
+def _in_shard(path: str) -> list[PhotoPlace]:
+    """The photos of a tar, with or without annotations."""
+    try:
+        source = open_source(path)
+        size = source.facts().size
+        with source.opened(size) as read_at:
+            members = list_members(read_at, size=size).members
+    except OSError as error:
+        raise UserError(f"{OPTION}: {path} cannot be read ({one_line(error)})") from None
+    return [
+        PhotoPlace(path=path, member=m.name.removeprefix("./"), span=Span(m.offset, m.size))
+        for m in members
+        if m.name.lower().endswith(_IN_SHARDS)
+    ]
+
+
+__all__ = ["BadPhoto", "Photo", "PhotoPlace", "list_photos"]
