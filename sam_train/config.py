@@ -36,7 +36,9 @@ from sam_train.engine.rotation import check as check_checkpoint
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.edges.config import EdgesConfig
+from sam_train.eval.instances.config import InstancesConfig
 from sam_train.eval.points.config import PointsConfig
+from sam_train.eval.proposals.config import ProposalsConfig
 from sam_train.export.config import OnnxConfig
 from sam_train.generate.config import GenerateConfig
 from sam_train.losses import LossConfig
@@ -50,6 +52,8 @@ from sam_train.prompts import PromptsConfig, schedule
 PATHS = (
     *("run_dir", "resume", "init_from", "ckpt", "out", "data.train", "data.val"),
     *("eval.datasets", "edges.images", "edges.maps", "edges.ground_truth"),
+    *("proposals.ground_truth", "proposals.images", "proposals.results"),
+    *("instances.ground_truth", "instances.images", "instances.boxes", "instances.results"),
     *("generate.input", "generate.output", "generate.existing"),
 )
 
@@ -89,6 +93,8 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     points: PointsConfig = field(default_factory=PointsConfig)
     edges: EdgesConfig = field(default_factory=EdgesConfig)
+    proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
+    instances: InstancesConfig = field(default_factory=InstancesConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -141,6 +141,8 @@ class Task(ABC, Generic[ItemT]):
 TASKS = {
     "points": "sam_train.eval.points.task:Points",
     "edges": "sam_train.eval.edges.task:Edges",
+    "proposals": "sam_train.eval.proposals.task:Proposals",
+    "instances": "sam_train.eval.instances.task:Instances",
 }
 """Name -> where its class is."""
 

@@ -238,10 +238,20 @@ def list_records(spec: DatasetSpec) -> Listing:
     Raises:
         UserError: a path is missing, or the files are not what the reader takes.
     """
+    images, annotations = find_paths(spec)
+    return READERS[spec.reader].list(spec, images, annotations)
+
+
+def find_paths(spec: DatasetSpec) -> tuple[Path, Path]:
+    """A spec's photos and annotations (not for shards).
+
+    Raises:
+        UserError: a path is missing.
+    """
     reader = READERS[spec.reader]
     images = _find(spec, spec.images, reader.images, what="photos")
     annotations = _find(spec, spec.annotations, reader.annotations, what="annotations")
-    return reader.list(spec, images, annotations)
+    return images, annotations
 
 
 def _find(spec: DatasetSpec, given: str, places: tuple[str, ...], *, what: str) -> Path:
@@ -268,4 +278,4 @@ def _find(spec: DatasetSpec, given: str, places: tuple[str, ...], *, what: str) 
     )
 
 
-__all__ = ["READERS", "SHARDS", "DatasetSpec", "Reader", "list_records", "read_specs"]
+__all__ = ["READERS", "SHARDS", "DatasetSpec", "Reader", "find_paths", "list_records", "read_specs"]

@@ -1,0 +1,158 @@
+"""Average precision of masks or boxes as COCO and LVIS define it, by faster-coco-eval.
+
+That library is a maintained port of pycocotools to C++, which also knows LVIS's rules: categories
+count only in images that say they are or are not there, and unmatched results of categories that
+are not marked exhaustively do not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sam_train.eval.coco.truth import FREQUENCIES, Truth, TruthImage
+
+SIZES = ("small", "medium", "large")
+LVIS_MAX_DETECTIONS = 300
+"""Per image, over all categories."""
+COCO_MAX_DETECTIONS = (1, 10, 100)
+"""Per image and category."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Precision:
+    """What one evaluation found; fractions of 1, None where there is nothing to find."""
+
+    figures: dict[str, float | None]
+    """ap, ap_50, ap_75, ap_small, ap_medium, ap_large, ar; with LVIS ap_rare, ap_common,
+    ap_frequent."""
+    categories: dict[str, float]
+    """AP by the category's name, of those that the images have."""
+
+
+def average_precision(
+    truth: Truth,
+    images: Sequence[TruthImage],
+    results: Sequence[Mapping[str, Any]],
+    *,
+    kind: str = "segm",
+) -> Precision:
+    """AP on some images of a ground truth.
+
+    Args:
+        images: those that count.
+        results: image_id, category_id, score and segmentation (an RLE) or bbox (x y w h), of these
+            images only. Not both: COCO's tools would take the box's area for the mask's.
+        kind: segm or bbox.
+    """
+    from faster_coco_eval import COCO, COCOeval_faster  # noqa: PLC0415 - only this needs it
+
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
+    taken = strongest(results) if truth.lvis else list(results)
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt = COCO(_dataset(truth, images))
+        dt = gt.loadRes([dict(result) for result in taken]) if taken else _nothing(COCO, gt)
+        evaluation = COCOeval_faster(gt, dt, kind, lvis_style=truth.lvis)
+        evaluation.params.maxDets = (
+            [LVIS_MAX_DETECTIONS] if truth.lvis else list(COCO_MAX_DETECTIONS)
+        )
+        evaluation.evaluate()
+        evaluation.accumulate()
+    names = [truth.categories[k].name or str(k) for k in evaluation.params.catIds]
+    return _figures(
+        np.asarray(evaluation.eval["precision"]),
+        np.asarray(evaluation.eval["recall"]),
+        names=names,
+        frequencies=[truth.categories[k].frequency for k in evaluation.params.catIds]
+        if truth.lvis
+        else None,
+    )
+
+
+def strongest(
+    results: Sequence[Mapping[str, Any]], *, limit: int = LVIS_MAX_DETECTIONS
+) -> list[Mapping[str, Any]]:
+    """The results of each image with the highest scores, as LVIS cuts them before it evaluates."""
+    by_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for result in results:
+        by_image[result["image_id"]].append(result)
+    return [
+        result
+        for own in by_image.values()
+        for result in sorted(own, key=lambda r: -float(r["score"]))[:limit]
+    ]
+
+
+def _figures(
+    precision: npt.NDArray[np.float64],
+    recall: npt.NDArray[np.float64],
+    *,
+    names: Sequence[str],
+    frequencies: Sequence[str | None] | None,
+) -> Precision:
+    """From [thresholds, recalls, categories, sizes, limits] and the same without recalls; -1 where
+    there is no mask of the kind."""
+    best = precision[..., -1]
+    figures = {
+        "ap": _mean(best[..., 0]),
+        "ap_50": _mean(best[0, ..., 0]),
+        "ap_75": _mean(best[5, ..., 0]),
+    }
+    figures |= {f"ap_{size}": _mean(best[..., k + 1]) for k, size in enumerate(SIZES)}
+    for letter, word in reversed(FREQUENCIES.items()) if frequencies else ():
+        own = [k for k, frequency in enumerate(frequencies or ()) if frequency == letter]
+        figures[f"ap_{word}"] = _mean(best[:, :, own, 0])
+    figures["ar"] = _mean(recall[:, :, 0, -1])
+    by_category = {name: _mean(best[:, :, k, 0]) for k, name in enumerate(names)}
+    found = {name: value for name, value in by_category.items() if value is not None}
+    return Precision(figures=figures, categories=found)
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float | None:
+    there = values[values > -1]
+    return float(there.mean()) if there.size else None
+
+
+def _dataset(truth: Truth, images: Sequence[TruthImage]) -> dict[str, Any]:
+    annotations = []
+    for image in images:
+        for mask in truth.masks(image)[0]:
+            x0, y0, x1, y1 = mask.box
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image.id,
+                    "category_id": mask.category,
+                    "segmentation": dict(mask.rle),
+                    "area": mask.area,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "iscrowd": int(mask.crowd),
+                }
+            )
+    listed: list[dict[str, Any]] = []
+    for image in images:
+        entry = {"id": image.id, "height": image.height, "width": image.width}
+        if truth.lvis:
+            entry["neg_category_ids"] = image.neg_category_ids or []
+            entry["not_exhaustive_category_ids"] = image.not_exhaustive_category_ids or []
+        listed.append(entry)
+    categories = [
+        {"id": c.id, "name": c.name, "frequency": c.frequency} for c in truth.categories.values()
+    ]
+    return {"images": listed, "annotations": annotations, "categories": categories}
+
+
+def _nothing(cls: Any, truth: Any) -> Any:
+    """Results without a result, which loadRes does not take."""
+    return cls({**truth.dataset, "annotations": []})
+
+
+__all__ = ["SIZES", "Precision", "average_precision", "strongest"]
