@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -105,18 +106,17 @@ def read_segment_anything(path: Path) -> Any:
     Raises:
         ImportError: segment-anything or its torchvision is not installed.
     """
-    from segment_anything import modeling, sam_model_registry  # noqa: PLC0415 (not required)
-
+    package: Any = import_module("segment_anything")
     sizes = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if sizes["registry"]:
-        return sam_model_registry[sizes["registry"]](checkpoint=str(path))
+        return package.sam_model_registry[sizes["registry"]](checkpoint=str(path))
     activation = getattr(nn, sizes["activation"])
     norm = partial(nn.LayerNorm, eps=1e-6)
-    model = modeling.Sam(
-        modeling.ImageEncoderViT(norm_layer=norm, **sizes["image_encoder"]),
-        modeling.PromptEncoder(activation=activation, **sizes["prompt_encoder"]),
-        modeling.MaskDecoder(
-            transformer=modeling.TwoWayTransformer(**sizes["transformer"]),
+    model = package.modeling.Sam(
+        package.modeling.ImageEncoderViT(norm_layer=norm, **sizes["image_encoder"]),
+        package.modeling.PromptEncoder(activation=activation, **sizes["prompt_encoder"]),
+        package.modeling.MaskDecoder(
+            transformer=package.modeling.TwoWayTransformer(**sizes["transformer"]),
             activation=activation,
             **sizes["mask_decoder"],
         ),
@@ -127,13 +127,12 @@ def read_segment_anything(path: Path) -> Any:
 
 @torch.no_grad()
 def _ask_huggingface(folder: Path, probe: Probe) -> Answer:
-    from transformers import SamModel  # noqa: PLC0415 (not required)
-    from transformers.utils import logging  # noqa: PLC0415
-
+    package: Any = import_module("transformers")
+    logging = package.utils.logging
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model = SamModel.from_pretrained(folder, dtype=torch.float32).eval()
+        model = package.SamModel.from_pretrained(folder, dtype=torch.float32).eval()
     finally:
         if bars:
             logging.enable_progress_bar()
@@ -155,7 +154,7 @@ def _ask_huggingface(folder: Path, probe: Probe) -> Answer:
 @torch.no_grad()
 def _check_onnx(sam: Sam, path: Path, probe: Probe, *, cfg: OnnxConfig) -> Check:
     try:
-        import onnxruntime  # noqa: PLC0415 (an extra)
+        onnxruntime: Any = import_module("onnxruntime")
     except ImportError as error:
         raise UserError("format=onnx needs onnxruntime: pip install 'sam_train[onnx]'") from error
     run = partial(_run_onnx, onnxruntime)
