@@ -1,0 +1,120 @@
+"""Copy shards to a disk of this machine, and list them for `data.train=DIR/shards.txt`.
+
+Run again, only what is missing or has another size is copied. The order of the list, and with it
+the order in which training sees the samples, is that of the originals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+from data_tools import command
+from sam_train.data.patterns import resolve
+from sam_train.data.sources import open_source, short_name
+from sam_train.errors import UserError
+
+EXAMPLES = """examples:
+  python -m data_tools.stage_in '/lustre/sa1b/sa_{000000..000019}.tar' --to /scratch/sa1b
+  python -m sam_train fit +experiment=vit_b data.train=/scratch/sa1b/shards.txt ...
+
+launch/slurm.sbatch does it on every node where STAGE_TO=/scratch/sa1b is set."""
+
+LIST = "shards.txt"
+_CHUNK = 1 << 24
+_ASKING = 16
+"""Threads that ask for sizes."""
+
+
+def staged_names(paths: Sequence[str]) -> list[str]:
+    """What the copies are called: as the originals where that keeps their order, which is that of
+    their whole paths; else with their number in front."""
+    names = [short_name(path) for path in paths]
+    if len(set(names)) == len(names) and names == sorted(names):
+        return names
+    return [f"{number:06d}-{name}" for number, name in enumerate(names)]
+
+
+def stage_in(args: argparse.Namespace) -> str:
+    """Do what the arguments say.
+
+    Raises:
+        UserError: no such shard, or no room.
+        OSError: a shard cannot be read, or the folder cannot be written.
+    """
+    paths = resolve(args.shards, option="SHARDS")
+    folder: Path = args.to
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(_ASKING) as pool:
+        sizes = list(pool.map(lambda path: open_source(path).size(), paths))
+    places = [folder / name for name in staged_names(paths)]
+    todo = [
+        (path, place, size)
+        for path, place, size in zip(paths, places, sizes, strict=True)
+        if not (place.is_file() and place.stat().st_size == size)
+    ]
+    need = sum(size for _, _, size in todo)
+    if need > (free := shutil.disk_usage(folder).free):
+        raise UserError(
+            f"{folder} has {free / 1e9:.1f} GB free, {need / 1e9:.1f} GB are to be copied: choose "
+            "fewer shards or another --to"
+        )
+    with (
+        ThreadPoolExecutor(args.parallel) as pool,
+        command.progress("copying", total=need, is_bytes=True) as bar,
+    ):
+        for done in [pool.submit(_copy, *each, bar.advance) for each in todo]:
+            done.result()
+    lines = "".join(f"{place.name}\n" for place in places)
+    command.write_atomically(folder / LIST, lambda stream: stream.write(lines.encode()))
+    return (
+        f"{folder / LIST}: {command.count(len(paths), 'shard')}, {len(todo):,} copied "
+        f"({need / 1e9:.1f} GB)"
+    )
+
+
+def _copy(path: str, place: Path, size: int, advance: Callable[[float], None]) -> None:
+    source = open_source(path)
+
+    def fill(stream: BinaryIO) -> None:
+        for offset in range(0, size, _CHUNK):
+            length = min(_CHUNK, size - offset)
+            stream.write(source.read(offset, length))
+            advance(length)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+    command.write_atomically(place, fill)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command.parser("stage_in", description=__doc__, examples=EXAMPLES)
+    parser.add_argument(
+        "shards", nargs="+", metavar="SHARDS",
+        help="tars: paths, folders, globs, brace patterns, lists (.txt), URLs",
+    )  # fmt: skip
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="on a local disk")
+    parser.add_argument(
+        "--parallel", type=command.between(1, 64, int), default=4, metavar="N",
+        help="shards at a time (default: %(default)s)",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status, see `command.run`."""
+    return command.run(
+        lambda: stage_in(parser().parse_args(argv)),
+        stopped="stopped; run it again, and it goes on from here",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
