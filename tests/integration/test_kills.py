@@ -119,9 +119,15 @@ class Ranks:
             if until():
                 return True
             if time.monotonic() > end:
+                self.send(signal.SIGKILL, [0, 1])
                 raise TimeoutError(f"{self.pids} neither advance nor end")
             time.sleep(pause)
         return False
+
+    def writing(self, checkpoints: Path) -> bool:
+        """Whether one of them is in the middle of a checkpoint, or was when it died."""
+        # Those that were killed before left theirs, too.
+        return any(any(checkpoints.glob(f".*.{pid}.partial")) for pid in self.pids)
 
     def send(self, number: int, victims: list[int]) -> None:
         """A signal to those of the ranks that still run."""
@@ -171,7 +177,7 @@ class Torture:
             ranks.wait(lambda: self.step() >= begin + more)
             time.sleep(self.rng.uniform(0, 0.2))
         else:
-            ranks.wait(lambda: any(checkpoints.glob(".*.partial")), pause=0.001)
+            ranks.wait(lambda: ranks.writing(checkpoints), pause=0.001)
             time.sleep(self.rng.uniform(0, 0.02) if self.report.torn else 0)
         if not ranks.running():
             return
@@ -186,7 +192,7 @@ class Torture:
             time.sleep(self.rng.uniform(0, 0.5))
             ranks.send(signal.SIGKILL, [0, 1])
         ranks.wait()
-        self.report.torn += any(checkpoints.glob(".*.partial"))
+        self.report.torn += ranks.writing(checkpoints)
         lost = max(before, self.step()) - self.saved()
         self.report.lost.append(lost)
         # One save may be under way, and the next waits for it.
