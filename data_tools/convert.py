@@ -6,13 +6,16 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_tools import command
 from data_tools.convert_output import Summary, fingerprint, finished, replaced_folder, write_lists
 from data_tools.convert_photo import JPEG_QUALITY
 from data_tools.convert_run import ConvertConfig, Tally, samples
 from data_tools.readers.ade20k import list_ade20k
+from data_tools.readers.bbbc038 import list_bbbc038
 from data_tools.readers.bsds import DEDUPE_IOU, list_bsds
+from data_tools.readers.cityscapes import list_cityscapes
 from data_tools.readers.coco import list_coco
 from data_tools.readers.lvis import list_lvis
 from data_tools.readers.masks import LAYOUTS, list_masks
@@ -25,6 +28,8 @@ EXAMPLES = """examples:
   python -m data_tools.convert coco  --images val2017 --annotations instances_val2017.json --out DIR
   python -m data_tools.convert lvis  --images coco --annotations lvis_v1_train.json --out DIR
   python -m data_tools.convert ade20k --images ADE20K_2021_17_01/images/ADE/training --out DIR
+  python -m data_tools.convert cityscapes --images leftImg8bit/val --masks gtFine/val --out DIR
+  python -m data_tools.convert bbbc038 --images stage1_train --out DIR
   python -m data_tools.convert bsds  --images images/val --ground-truth groundTruth/val --out DIR
   python -m data_tools.convert masks --images photos --masks masks --out DIR
   python -m data_tools.convert rle   --images images --masks masks_rle.json --out DIR
@@ -85,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     ade.add_argument("--no-parts", dest="parts", action="store_false", help="objects only")
     ade.set_defaults(list=lambda a: list_ade20k(a.images, masks=a.masks, parts=a.parts))
 
+    cityscapes = kinds.add_parser("cityscapes", parents=[common], help="Cityscapes' instanceIds")
+    cityscapes.add_argument("--masks", type=Path, required=True, metavar="DIR", help="gtFine")
+    cityscapes.set_defaults(list=lambda a: list_cityscapes(a.images, a.masks))
+
+    nuclei = kinds.add_parser("bbbc038", parents=[common], help="BBBC038v1: ID/images, ID/masks")
+    nuclei.set_defaults(list=lambda a: list_bbbc038(a.images))
+
     bsds = kinds.add_parser("bsds", parents=[common], help="BSDS500's .mat files")
     bsds.add_argument("--ground-truth", type=Path, required=True, metavar="DIR")
     bsds.add_argument(
@@ -93,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     bsds.set_defaults(list=lambda a: list_bsds(a.images, a.ground_truth, dedupe_iou=a.dedupe))
 
+    _add_masks(kinds, common)
+    rle = kinds.add_parser(
+        "rle", parents=[common], help='a JSON {image: {"size": [h, w], "counts": [RLE, ...]}}'
+    )
+    rle.add_argument("--masks", type=Path, required=True, metavar="JSON")
+    rle.set_defaults(list=lambda a: list_rle(a.images, a.masks))
+    return parser
+
+
+def _add_masks(kinds: Any, common: argparse.ArgumentParser) -> None:
     masks = kinds.add_parser("masks", parents=[common], help="mask PNGs")
     masks.add_argument("--masks", type=Path, required=True, metavar="DIR")
     masks.add_argument(
@@ -112,13 +134,6 @@ def _parser() -> argparse.ArgumentParser:
             a.images, a.masks, layout=a.layout, suffix=a.mask_suffix, ignore=a.ignore
         )
     )
-
-    rle = kinds.add_parser(
-        "rle", parents=[common], help='a JSON {image: {"size": [h, w], "counts": [RLE, ...]}}'
-    )
-    rle.add_argument("--masks", type=Path, required=True, metavar="JSON")
-    rle.set_defaults(list=lambda a: list_rle(a.images, a.masks))
-    return parser
 
 
 def _with_progress(

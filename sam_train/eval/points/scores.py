@@ -62,7 +62,7 @@ def score(
     keys = list(values[0])
     counts = np.array([len(each) for each in iou], dtype=np.float64)
     sums = np.array([[each[key].sum() for key in keys] for each in values])
-    means = sums.sum(0) / counts.sum()
+    means = (sums.sum(0) / counts.sum()).tolist()
     # A seed of its own: data sets of equally many images must not be drawn alike, or the draws of
     # their average would not be independent.
     drawn = resampled_means(sums, counts, times=shared.bootstrap, seed=zlib.crc32(name.encode()))
@@ -73,7 +73,7 @@ def score(
         images=len(records),
         masks=int(counts.sum()),
         curve=every[:, : max(points.clicks)].mean(0).tolist(),
-        figures={key: float(mean) for key, mean in zip(keys, means, strict=True)},
+        figures=dict(zip(keys, means, strict=True)),
         resampled={key: drawn[:, k] for k, key in enumerate(keys)} if shared.bootstrap else {},
     )
 
@@ -85,7 +85,9 @@ def _per_mask(iou: Floats, record: Record, first: str, points: PointsConfig) -> 
     for percent in points.noc:
         there = iou[:, : points.noc_clicks] >= percent / 100
         reached = there.any(axis=1)
-        found[f"noc_{percent}"] = np.where(reached, there.argmax(axis=1) + 1.0, points.noc_clicks)
+        clicks = there.argmax(axis=1) + 1.0
+        clicks[~reached] = points.noc_clicks
+        found[f"noc_{percent}"] = clicks
         found[f"never_{percent}"] = (~reached).astype(np.float64)
     return found
 
