@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from sam_train.eval.coco import TruthMask
+from sam_train.eval.coco import Results, TruthImage, TruthMask
 from sam_train.eval.coco.truth import FREQUENCIES
 from sam_train.types import RLE
 
@@ -43,6 +43,22 @@ def _match(iou: Floats, thresholds: Floats) -> Ints:
     return found
 
 
+def given_proposals(results: Results, image: TruthImage) -> tuple[list[RLE], list[float], int]:
+    """Masks of another program and their scores, and how many could not be read.
+
+    By category where they have one: so pycocotools orders equal scores.
+    """
+    masks, scores, unreadable = [], [], 0
+    for result in sorted(results.of(image), key=lambda one: one.category_id or 0):
+        mask, score = result.mask(image), result.rank()
+        if mask is None or score is None:
+            unreadable += 1
+            continue
+        masks.append(mask)
+        scores.append(score)
+    return masks, scores, unreadable
+
+
 def count_found(
     masks: Sequence[TruthMask],
     proposals: Sequence[RLE],
@@ -64,7 +80,7 @@ def count_found(
         By kind (all, small, ..., rare) `masks`, their number, and `found` [numbers][thresholds]:
         how many are found by the first AT (and at last `limit`) proposals.
     """
-    real = [mask for mask in masks if not mask.crowd]
+    real = [m for m in sorted(masks, key=lambda mask: mask.category) if not m.crowd]
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:limit]
     iou = np.zeros((len(order), len(real)))
     if len(order) and real:
@@ -101,4 +117,4 @@ def average_recall(counted: Sequence[Mapping[str, Any]], kind: str) -> list[floa
     return means
 
 
-__all__ = ["AT", "SIZES", "THRESHOLDS", "average_recall", "count_found"]
+__all__ = ["AT", "SIZES", "THRESHOLDS", "average_recall", "count_found", "given_proposals"]

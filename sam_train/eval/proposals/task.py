@@ -15,7 +15,13 @@ from sam_train.errors import UserError
 from sam_train.eval.coco import Results, Truth, TruthImage, TruthMask, open_truth, read_results
 from sam_train.eval.coco.truth import FREQUENCIES, find_truth
 from sam_train.eval.proposals.config import check
-from sam_train.eval.proposals.recall import AT, SIZES, average_recall, count_found
+from sam_train.eval.proposals.recall import (
+    AT,
+    SIZES,
+    average_recall,
+    count_found,
+    given_proposals,
+)
 from sam_train.eval.records import Record
 from sam_train.eval.result import Picture, Row, TaskResult, Value
 from sam_train.eval.tasks import Run, Task
@@ -114,14 +120,8 @@ class Proposals(Task[ProposalItem]):
         if self._results is None:
             proposals, scores = self._propose(run, loaded.photo)
         else:
-            proposals, scores = [], []
-            for result in self._results.of(item.image):
-                mask, score = result.mask(item.image), result.rank()
-                if mask is None or score is None:
-                    left_out["result: mask unreadable or of another size"] += 1
-                    continue
-                proposals.append(mask)
-                scores.append(score)
+            proposals, scores, unreadable = given_proposals(self._results, item.image)
+            left_out["result: mask unreadable or of another size"] += unreadable
         categories = {k: c.frequency for k, c in self._truth.categories.items()}
         found = count_found(
             loaded.masks,
@@ -130,7 +130,7 @@ class Proposals(Task[ProposalItem]):
             limit=run.cfg.proposals.limit,
             frequencies=categories,
         )
-        return {"found": found, "proposals": len(proposals), "left_out": dict(left_out)}
+        return {"found": found, "proposals": len(proposals), "left_out": dict(+left_out)}
 
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:
         """See `Task`; and the curve of recall over the number of proposals."""
