@@ -49,6 +49,8 @@ def masks_of_boxes(
         refine: rounds in which the mask goes back with the box.
         max_masks: decoded at once; bounds memory.
     """
+    if not boxes:
+        return []
     device = next(sam.parameters()).device
     frame = InputFrame(original=(image.shape[0], image.shape[1]), side=sam.image_size)
     height, width = frame.size
