@@ -87,9 +87,10 @@ def chosen_tasks(cfg: RunConfig) -> tuple[list[Task[Any]], dict[str, str]]:
         UserError: no task, an unknown one, or one whose settings do not fit.
     """
     if not cfg.task:
-        raise UserError(f"task is not set: task={'|'.join(TASKS)}|all, or several with commas")
+        raise UserError(f"task is not set: task={'|'.join(TASKS)}|all, or a list of them")
     if cfg.task != "all":
-        names = list(dict.fromkeys(name.strip() for name in cfg.task.split(",")))
+        given = [cfg.task] if isinstance(cfg.task, str) else cfg.task
+        names = list(dict.fromkeys(str(name) for name in given))
         tasks = [load_task(name) for name in names]
         for task in tasks:
             task.check(cfg)
