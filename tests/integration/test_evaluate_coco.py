@@ -99,7 +99,8 @@ def test_boxes_of_the_ground_truth(folder: Path, tmp_path: Path) -> None:
     assert [mask["image_id"] for mask in masks] == [0, 0, 1, 1]
     assert found.columns[-1] == "mIoU"
     assert any("LVIS" in row.source for row in found.rows)
-    assert (tmp_path / found.pictures[0].path).is_file()
+    assert {"bars", "film", "worst"} == {picture.kind for picture in found.pictures}
+    assert all((tmp_path / picture.path).is_file() for picture in found.pictures)
     # The same command again finds its records; other settings have others.
     again = evaluate(folder, tmp_path, "instances")
     assert again.figures == found.figures

@@ -122,7 +122,7 @@ def _mean(values: npt.NDArray[np.float64]) -> float | None:
 
 
 def _dataset(truth: Truth, images: Sequence[TruthImage]) -> dict[str, Any]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image in images:
         for mask in truth.masks(image)[0]:
             x0, y0, x1, y1 = mask.box
@@ -139,7 +139,7 @@ def _dataset(truth: Truth, images: Sequence[TruthImage]) -> dict[str, Any]:
             )
     listed: list[dict[str, Any]] = []
     for image in images:
-        entry = {"id": image.id, "height": image.height, "width": image.width}
+        entry: dict[str, Any] = {"id": image.id, "height": image.height, "width": image.width}
         if truth.lvis:
             entry["neg_category_ids"] = image.neg_category_ids or []
             entry["not_exhaustive_category_ids"] = image.not_exhaustive_category_ids or []

@@ -115,14 +115,13 @@ class Truth:
             elif pixels == 0:
                 left_out["mask: empty"] += 1
             else:
-                x, y, w, h = item.bbox if _is_box(item.bbox) else coco_mask.toBbox(rle).tolist()
                 found.append(
                     TruthMask(
                         id=item.id,
                         category=item.category_id,
                         rle=rle,
                         area=float(pixels) if item.area is None else item.area,
-                        box=(x, y, x + w, y + h),
+                        box=_corners(item.bbox, rle),
                         crowd=bool(item.iscrowd),
                     )
                 )
@@ -240,8 +239,11 @@ def read_truth(path: Path, photos: Path) -> Truth:
     return truth
 
 
-def _is_box(box: Sequence[float] | None) -> bool:
-    return box is not None and len(box) == 4 and box[2] > 0 and box[3] > 0
+def _corners(box: Sequence[float] | None, rle: RLE) -> tuple[float, float, float, float]:
+    if box is None or len(box) != 4 or box[2] <= 0 or box[3] <= 0:
+        box = coco_mask.toBbox(rle).tolist()
+    x, y, w, h = box
+    return x, y, x + w, y + h
 
 
 __all__ = [

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from pycocotools import mask as coco_mask
 
-from sam_train.eval.coco import Results, Truth, TruthImage, open_truth, read_results
+from sam_train.eval.coco import Results, Truth, TruthImage, TruthMask, open_truth, read_results
 from sam_train.eval.coco.precision import LVIS_MAX_DETECTIONS, average_precision
 from sam_train.eval.coco.results import Box
 from sam_train.eval.coco.truth import find_truth
 from sam_train.eval.instances.config import InstancesConfig, check
+from sam_train.eval.instances.film import draw_films
 from sam_train.eval.instances.masks import masks_of_boxes
 from sam_train.eval.instances.result import result_of
 from sam_train.eval.records import Record
@@ -45,8 +46,8 @@ class Prompted:
     box: Box
     score: float
     """The detector's."""
-    truth: Any = None
-    """Of a ground-truth box: its mask's RLE."""
+    truth: TruthMask | None = None
+    """Of a ground-truth box: its mask."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Instances(Task[InstanceItem]):
     summary = "instance segmentation: average precision of masks for the boxes of a detector"
     _truth: Truth
     _given: Results | None = None
+    _images: dict[str, TruthImage]
 
     def check(self, cfg: RunConfig) -> None:
         """See `Task`."""
@@ -96,10 +98,12 @@ class Instances(Task[InstanceItem]):
                 Path(given).expanduser(), self._truth, option=option, categories=True
             )
             source += self._given.digest
-        return [
+        items = [
             InstanceItem(key=f"{image.id}@{source}", image=image)
             for image in self._truth.chosen(run.cfg.eval.images)
         ]
+        self._images = {item.key: item.image for item in items}
+        return items
 
     def load(self, run: Run, item: InstanceItem) -> Loaded:
         """Boxes, best first, and the photo."""
@@ -140,15 +144,16 @@ class Instances(Task[InstanceItem]):
                 "counts": mask.rle["counts"],
             }
             if each.truth is not None:
-                found["iou"] = float(coco_mask.iou([dict(mask.rle)], [dict(each.truth)], [0])[0, 0])
+                pair = [dict(mask.rle)], [dict(each.truth.rle)]
+                found["iou"] = float(coco_mask.iou(*pair, [0])[0, 0])
+                found["area"] = each.truth.area
             results.append(found)
         return {"results": results, "left_out": dict(left_out)}
 
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:
         """See `Task`; also `instances/results.json`, in COCO's form."""
         own = run.cfg.instances
-        by_key = {item.key: item.image for item in self.items(run)}
-        images = [by_key[record["key"]] for record in records]
+        images = [self._images[record["key"]] for record in records]
         results = [
             _as_result(image, found, own)
             for image, record in zip(images, records, strict=True)
@@ -189,6 +194,9 @@ class Instances(Task[InstanceItem]):
         )
         if empty := sum(_is_empty(result) for result in results):
             result.notes.append(f"{empty} masks are empty; they count as wrong")
+        result.pictures += draw_films(
+            self._truth, records, self._images, folder=folder, refine=own.refine
+        )
         result.skipped = dict(left_out.most_common())
         result.details["settings"] = asdict(own)
         return result
@@ -197,7 +205,7 @@ class Instances(Task[InstanceItem]):
         if self._given is None:
             # A crowd is no single object: nothing a box could ask for.
             return [
-                Prompted(category=mask.category, box=mask.box, score=1.0, truth=mask.rle)
+                Prompted(category=mask.category, box=mask.box, score=1.0, truth=mask)
                 for mask in self._truth.masks(image)[0]
                 if not mask.crowd
             ]
