@@ -33,6 +33,7 @@ from sam_train.engine.health import HealthConfig
 from sam_train.engine.health import check as check_health
 from sam_train.engine.rotation import CheckpointConfig
 from sam_train.engine.rotation import check as check_checkpoint
+from sam_train.engine.strategies import check as check_strategy
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.edges.config import EdgesConfig
@@ -193,6 +194,13 @@ def check_config(cfg: RunConfig) -> None:
     check_doctor(cfg.doctor)
     check_optim(cfg.optim)
     check_data(cfg.data)
+    check_strategy(
+        cfg.trainer.strategy,
+        optimizer=cfg.optim.name,
+        precision=cfg.trainer.precision,
+        deepspeed=cfg.trainer.deepspeed,
+        offload=cfg.trainer.offload,
+    )
     resolve(cfg.model)
     try:
         schedule(cfg.prompts)

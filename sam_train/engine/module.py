@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sam_train.config import RunConfig
 from sam_train.engine.full_state import grouped_names, name_parameters, number_parameters
+from sam_train.engine.health.ranks import Stopwatch
 from sam_train.engine.health.skipping import skip_if_nonfinite, spoil_if_nonfinite
 from sam_train.engine.parallel import prepare, split
 from sam_train.engine.records import RoundLog
@@ -55,6 +56,7 @@ class SamModule(LightningModule):
         self._split = False
         self.last_rounds: RoundLog | None = None
         self.last_grad_norm: Tensor | None = None
+        self.stopwatch = Stopwatch()
 
     def configure_model(self) -> None:
         """Split the model over the ranks where the strategy asks for it (Lightning calls it)."""
@@ -63,6 +65,24 @@ class SamModule(LightningModule):
             mesh = strategy.device_mesh["data_parallel"]
             split(self.sam, mesh, precision=self.cfg.trainer.precision)
             self._split = True
+
+    def whole_sam(self) -> Sam:
+        """The model for a rank to use as it likes: itself, or a copy where it is split.
+
+        A forward pass of a split model needs all ranks at once. A collective where it is split.
+        """
+        strategy: Any = self.trainer.strategy
+        if not getattr(strategy, "splits_weights", False):
+            return self.sam
+        weights = strategy.whole_weights(everywhere=True)
+        with torch.device("meta"):
+            copy = build_from_config(self.cfg.model)
+        values = {name.removeprefix("sam."): value for name, value in weights.items()}
+        copy.load_state_dict(values, assign=True)
+        for name, buffer in self.sam.named_buffers():
+            owner, _, own_name = name.rpartition(".")
+            copy.get_submodule(owner).register_buffer(own_name, buffer, persistent=name in values)
+        return copy.train(self.sam.training)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Encode each image once, then let a simulated person correct every mask for 11 rounds.
@@ -114,9 +134,11 @@ class SamModule(LightningModule):
                 if r + 1 < rounds.number:
                     prompts = rounds.next(r + 1, prompts, prediction)
 
-        loss = backward_round_by_round(
-            play, embeddings=embeddings, parameters=self._decoder_parameters()
-        )
+        # No rank waits for another in here: what they take can be compared.
+        with self.stopwatch.measure(batch.num_masks, device=self.device):
+            loss = backward_round_by_round(
+                play, embeddings=embeddings, parameters=self._decoder_parameters()
+            )
         if self.last_rounds is None or batch_idx % self.cfg.trainer.accumulate == 0:
             self.last_rounds = log
         else:

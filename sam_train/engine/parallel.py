@@ -13,6 +13,7 @@ import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from sam_train.model import Sam
+from sam_train.model.image_encoder import Block
 from sam_train.optim import freeze
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def prepare(sam: Sam, *, frozen_blocks: int, recompute: str, compiled: bool) -> 
     encoder = sam.image_encoder
     freeze(sam.named_parameters(), blocks=frozen_blocks, depth=len(encoder.blocks))
     for block in encoder.blocks:
+        assert isinstance(block, Block)
         block.recompute = recompute
         if compiled:
             # In place: neither names nor hooks change. Blocks of a kind share one compilation.

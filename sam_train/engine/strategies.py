@@ -74,18 +74,30 @@ class Fsdp2Strategy(ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The model's whole tensors on the first rank, nothing on the others; a collective."""
+        return self.whole_weights(everywhere=False)
+
+    splits_weights = True
+    """Whether a forward pass needs all ranks at once."""
+
+    def whole_weights(self, *, everywhere: bool) -> dict[str, Tensor]:
+        """The model's whole tensors, on every rank or on the first only; a collective."""
         assert self.model is not None
-        whole = {name: whole_tensor(value) for name, value in self.model.state_dict().items()}
-        return whole if self.is_global_zero else {}
+        whole = {}
+        for name, value in self.model.state_dict().items():
+            tensor = whole_tensor(value)
+            if everywhere or self.is_global_zero:
+                whole[name] = tensor
+        return whole
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """As torch's, of whole tensors, on the first rank; a collective."""
         state = getattr(optimizer, "_optimizer", optimizer).state_dict()
-        whole = {
-            number: {key: whole_tensor(value) for key, value in moments.items()}
-            for number, moments in state["state"].items()
-        }
-        return state | {"state": whole if self.is_global_zero else {}}
+        whole = {}
+        for number, moments in state["state"].items():
+            tensors = {key: whole_tensor(value) for key, value in moments.items()}
+            if self.is_global_zero:
+                whole[number] = tensors
+        return state | {"state": whole}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
         """One file for all ranks, each of which takes its part of every tensor."""
@@ -140,7 +152,7 @@ def average_whole_gradients(model: nn.Module) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    pieces = flat.split([gradient.numel() for gradient in gradients])
+    pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, piece in zip(gradients, pieces, strict=True):
         gradient.copy_(piece.view_as(gradient))
 
@@ -162,6 +174,33 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
         # As torch.nn.utils.clip_grad_norm_.
         torch._foreach_mul_(split + whole, (limit / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+
+def check(name: str, *, optimizer: str, precision: str, deepspeed: str, offload: bool) -> None:
+    """Refuse what a strategy cannot do.
+
+    Args:
+        name, precision, deepspeed, offload: of `trainer`.
+        optimizer: `optim.name`.
+
+    Raises:
+        UserError: names the two settings.
+    """
+    if offload and name != "deepspeed":
+        raise UserError("trainer.offload is DeepSpeed's: set trainer.strategy=deepspeed, too")
+    if name not in ("fsdp2", "deepspeed"):
+        return
+    if optimizer == "muon":
+        raise UserError(
+            f"optim.name=muon needs whole matrices, and trainer.strategy={name} splits them: use "
+            "optim.name=adamw, or trainer.strategy=ddp"
+        )
+    if precision == "64-true":
+        raise UserError(
+            f"trainer.precision=64-true does not go with trainer.strategy={name}: use ddp"
+        )
+    if name == "deepspeed":
+        deepspeed_config(deepspeed, offload=offload, clip=0.0)
 
 
 def build_strategy(name: str, *, deepspeed: str, offload: bool, clip: float) -> Strategy | str:
@@ -190,5 +229,6 @@ __all__ = [
     "STRATEGIES",
     "Fsdp2Strategy",
     "build_strategy",
+    "check",
     "clip_gradients",
 ]

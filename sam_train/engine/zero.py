@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,9 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """As Lightning's, which would refuse CPUs."""
+        # ZeRO 3 replaces it for the whole process.
+        self._linear = torch.nn.functional.linear
+        self._spare_kept_products()
         if self._on_cpu:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
             import deepspeed  # noqa: PLC0415 - it chooses its accelerator when imported
@@ -80,6 +83,24 @@ class ZeroStrategy(DeepSpeedStrategy):
             DDPStrategy.setup_environment(self)
         else:
             super().setup_environment()
+
+    def teardown(self) -> None:
+        """As Lightning's, and what comes next in this process finds torch as it was."""
+        super().teardown()
+        torch.nn.functional.linear = self._linear
+
+    def _spare_kept_products(self) -> None:
+        """Selective recomputation: torch's own linear layers.
+
+        ZeRO 3's add the bias in place, to products that were kept for the backward pass, where it
+        would be added once more: gradients would be wrong. They exist to let go of a block's whole
+        weights after its forward pass, which recomputation does anyway.
+        """
+        assert self.lightning_module is not None
+        blocks = (m for m in self.lightning_module.modules() if isinstance(m, Block))
+        if any(block.recompute == "selective" for block in blocks):
+            assert isinstance(self.config, dict)
+            self.config.setdefault("zero_optimization", {})["memory_efficient_linear"] = False
 
     def setup_distributed(self) -> None:
         """As Lightning's, which would look for GPU numbers."""
@@ -102,17 +123,25 @@ class ZeroStrategy(DeepSpeedStrategy):
         module: Any = self.lightning_module
         if (norm := self.deepspeed_engine.get_global_grad_norm()) is not None:
             module.last_grad_norm = torch.as_tensor(norm)
+        # DeepSpeed does so behind an update, but not behind one that it skips.
+        self._bring_back()
         return result
+
+    def _bring_back(self) -> None:
+        """ZeRO 3: give every rank what it shall hold whole, where something took it away."""
+        zero = self.deepspeed_engine.optimizer
+        if self.zero_stage_3 and zero.persistent_parameters:
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
 
     def _setup_model_and_optimizer(self, model: nn.Module, *optimizer: Any) -> Any:
         """As Lightning's; with ZeRO 3 weights come and go block by block, the decoder's stay."""
         import deepspeed  # noqa: PLC0415 - an extra
 
         if self.zero_stage_3:
-            deepspeed.utils.set_z3_leaf_modules(model, [Block, PromptEncoder, MaskDecoder])
+            deepspeed.utils.set_z3_leaf_modules(model, [Block])
         engine, zero = super()._setup_model_and_optimizer(model, *optimizer)
         if self.zero_stage_3:
-            _keep_whole(zero, (m for m in model.modules() if isinstance(m, WHOLE)))
+            _keep_whole(zero, [m for m in model.modules() if isinstance(m, WHOLE)])
         return engine, zero
 
     @property
@@ -127,19 +156,33 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The model's whole tensors on the first rank, nothing on the others; a collective."""
+        return self.whole_weights(everywhere=False)
+
+    @property
+    def splits_weights(self) -> bool:
+        """Whether a forward pass needs all ranks at once."""
+        return bool(self.zero_stage_3)
+
+    def whole_weights(self, *, everywhere: bool) -> dict[str, Tensor]:
+        """The model's whole tensors, on every rank or on the first only; a collective."""
         assert self.lightning_module is not None
         whole = {}
         for name, value in self.lightning_module.state_dict(keep_vars=True).items():
             with self._gathered(value):
-                if self.is_global_zero:
+                if everywhere or self.is_global_zero:
                     whole[name] = value.detach().clone() if self.zero_stage_3 else value.detach()
+        self._bring_back()
         return whole
 
     def _gathered(self, value: Tensor, *, write: bool = False) -> AbstractContextManager[Any]:
         import deepspeed  # noqa: PLC0415 - an extra
 
-        split = [value] if hasattr(value, "ds_id") else []
-        return deepspeed.zero.GatheredParameters(split, modifier_rank=0 if write else None)
+        if not hasattr(value, "ds_id"):
+            return nullcontext()
+        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
+            [value], modifier_rank=0 if write else None
+        )
+        return gathered
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """As torch's optimizer would have it, on the first rank; a collective."""
@@ -196,10 +239,8 @@ class ZeroStrategy(DeepSpeedStrategy):
             if name in stored:
                 with self._gathered(value, write=True):
                     value.data.copy_(stored[name])
-        zero = self.deepspeed_engine.optimizer
-        if self.zero_stage_3 and zero.persistent_parameters:
-            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
-        zero.refresh_fp32_params()
+        self._bring_back()
+        self.deepspeed_engine.optimizer.refresh_fp32_params()
 
     @torch.no_grad()
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -229,14 +270,19 @@ class ZeroStrategy(DeepSpeedStrategy):
 WHOLE = (PromptEncoder, MaskDecoder)
 
 
-def _keep_whole(zero: Any, modules: Iterator[nn.Module]) -> None:
-    """ZeRO 3: weights that stay on every rank, updates arriving after each step."""
+def _keep_whole(zero: Any, modules: list[nn.Module]) -> None:
+    """ZeRO 3: weights that stay on every rank; updates of their parts arrive after each step."""
     parameters: list[Any] = [p for module in modules for p in module.parameters()]
     for parameter in parameters:
         if not parameter.ds_persist:
             parameter.ds_persist = True
             zero.persistent_parameters.append(parameter)
     parameters[0].all_gather(parameters)
+    for part in (part for module in modules for part in module.modules()):
+        # They would fetch and release weights, and note in which order: of rounds that differ from
+        # step to step, each with a backward pass of its own within the forward pass.
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
 
 
 def _inner(zero: Any) -> Any:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -33,6 +34,19 @@ class PatchEmbed(nn.Module):
         """[B, 3, S, S] to [B, h, w, D]."""
         tokens: Tensor = self.proj(images)
         return tokens.movedim(1, -1)
+
+
+class StreamNorm(nn.LayerNorm):
+    """LayerNorm of the residual stream, in the stream's dtype also where fsdp2 brings the weights
+    as bfloat16."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dim] to [..., dim]."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
 RECOMPUTE = ("none", "selective", "full")
@@ -75,9 +89,9 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.recompute = recompute
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = StreamNorm(dim)
         self.attn = GridAttention(dim, heads=heads, size=window or grid, window=window)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm2 = StreamNorm(dim)
         self.mlp = MLPBlock(dim, hidden=mlp_dim)
         self.drop_path = DropPath(drop_path)
 
