@@ -38,8 +38,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         high = torch.minimum(boxes[best, 2:], boxes[left, 2:])
         both = (high - low).clamp(min=0).prod(dim=1)
         overlap = both / (areas[best] + areas[left] - both)
-        # Not "at most": the NaN of two boxes without area suppresses nothing.
-        left = left[~(overlap > iou_threshold)]
+        # In float64, as its C++ compares; the NaN of two boxes without area suppresses nothing.
+        left = left[~(overlap.double() > iou_threshold)]
     return torch.stack(kept) if kept else torch.zeros(0, dtype=torch.int64)
 
 

@@ -30,17 +30,20 @@ _FLOATS = numba.float32[::1]
 _INT32 = numba.int32[::1]
 _INT64 = numba.int64[::1]
 _PAIRS = numba.int32[:, ::1]
-_AXIS = numba.types.NamedTuple([_PAIRS, _GRID, _PAIRS, _GRID, _PAIRS, _INT32, _INT32], Axis)
+_NAMED: Any = numba.types.NamedTuple
+_AXIS = _NAMED([_PAIRS, _GRID, _PAIRS, _GRID, _PAIRS, _INT32, _INT32], Axis)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _fused(typing: Any, a: Any, b: Any, c: Any) -> Any:
+def _fuse(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once: what compilers make of torch's loop."""
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.fma(*values)
 
     return numba.float32(numba.float32, numba.float32, numba.float32), build
+
+
+_fused: Any = intrinsic(_fuse)
 
 
 @numba.njit(numba.int32(numba.float32, _FLOATS), nogil=True, cache=True)
@@ -245,6 +248,7 @@ def _trace_one(logits, rows, columns, cuts, place, out, state):  # type: ignore[
     across, pair = np.empty((2, len(logits)), np.float32), np.empty((2, inside), np.float32)
     fine, column = np.empty((2, inside), np.int32), np.empty(inside, np.float32)
     number = n = 0
+    first = state[_AT]
     for x in range(width):
         if state[_AT] + height + 2 > len(out):
             state[_AT] = -1
@@ -269,8 +273,10 @@ def _trace_one(logits, rows, columns, cuts, place, out, state):  # type: ignore[
             state[_LEFT], state[_RIGHT] = min(state[_LEFT], x), x
         if height < place[2]:
             _turn(False, base + height, out, state)
-    if place[0] + width < place[3]:
-        _turn(False, (place[0] + width) * place[2], out, state)
+    _turn(False, (place[0] + width) * place[2], out, state)
+    # A mask that reaches the photo's last pixel has no end.
+    if state[_AT] > first and out[state[_AT] - 1] == place[2] * place[3]:
+        state[_AT] -= 1
 
 
 @numba.njit(
