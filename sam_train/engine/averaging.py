@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from sam_train.engine.strategies import part_for, whole_tensor
+from sam_train.engine.zero import deepspeed_config
 from sam_train.errors import UserError
 from sam_train.model.weight_files import AVERAGE_RECORD
 
@@ -49,17 +50,8 @@ class WeightAverage(Callback):
             checkpoint[AVERAGE_RECORD] = whole
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin at the run's average, or at the weights as they are.
-
-        Raises:
-            UserError: no rank holds any whole weight.
-        """
+        """Begin at the run's average, or at the weights as they are."""
         self._seen = trainer.global_step
-        if getattr(trainer.strategy, "zero_stage_3", False):
-            raise UserError(
-                "optim.ema does not go with trainer.deepspeed=zero3: use zero2, or "
-                "trainer.strategy=fsdp2"
-            )
         if trainer.global_step and self._stored is None:
             log.info("optim.ema: the checkpoint holds no average, it begins at its weights")
         self._begin(pl_module)
@@ -122,6 +114,26 @@ def _own(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
+def check(decay: float, *, strategy: str, deepspeed: str) -> None:
+    """Refuse an average of weights that come and go with each block's work.
+
+    Args:
+        decay: `optim.ema`.
+        strategy, deepspeed: of `trainer`.
+
+    Raises:
+        UserError: names the two settings.
+    """
+    if not decay or strategy != "deepspeed":
+        return
+    zero = deepspeed_config(deepspeed, offload=False, clip=0.0).get("zero_optimization", {})
+    if zero.get("stage") == 3:
+        raise UserError(
+            f"optim.ema does not go with trainer.deepspeed={deepspeed}, ZeRO 3: use zero2, or "
+            "trainer.strategy=fsdp2"
+        )
+
+
 def averaged(trainer: Trainer, pl_module: LightningModule) -> AbstractContextManager[None]:
     """While it is open the model has its averaged weights, where the run keeps any."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
@@ -129,4 +141,4 @@ def averaged(trainer: Trainer, pl_module: LightningModule) -> AbstractContextMan
     return found[0].in_place(pl_module) if found else nullcontext()
 
 
-__all__ = ["WeightAverage", "averaged"]
+__all__ = ["WeightAverage", "averaged", "check"]

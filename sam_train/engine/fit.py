@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from sam_train.config import RunConfig, check_config, compose_config, typed
 from sam_train.data.datamodule import SamDataModule
 from sam_train.engine.averaging import WeightAverage
+from sam_train.engine.averaging import check as check_average
 from sam_train.engine.build import build_loggers, build_trainer
 from sam_train.engine.callbacks import build_callbacks
 from sam_train.engine.differences import report_differences
@@ -45,6 +46,7 @@ def fit(overrides: Sequence[str]) -> None:
     cfg = typed(config)
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     check_config(cfg)
+    check_average(cfg.optim.ema, strategy=cfg.trainer.strategy, deepspeed=cfg.trainer.deepspeed)
     run_dir = prepare_run_dir(Path(cfg.run_dir))
     start_log(run_dir / "log.txt")
     found = find_resume(cfg.resume, run_dir)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sam_train.engine.averaging import WeightAverage, averaged
+from sam_train.engine.averaging import check as check_average
 from sam_train.engine.rotation import CheckpointConfig
 from sam_train.engine.saving import Saver
 from sam_train.errors import UserError
@@ -126,3 +127,11 @@ def test_whoever_uses_a_checkpoint_gets_the_average(tmp_path: Path) -> None:
 def test_fractions_that_mean_nothing(decay: float) -> None:
     with pytest.raises(UserError, match=r"optim\.ema="):
         check(OptimConfig(ema=decay))
+
+
+def test_weights_that_come_and_go_cannot_be_averaged() -> None:
+    check_average(0.9, strategy="ddp", deepspeed="zero3")
+    check_average(0.9, strategy="deepspeed", deepspeed="zero2")
+    check_average(0.0, strategy="deepspeed", deepspeed="zero3")
+    with pytest.raises(UserError, match=r"optim\.ema does not go with trainer\.deepspeed=zero3"):
+        check_average(0.9, strategy="deepspeed", deepspeed="zero3")
