@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from data_tools.sa1b_format import ShardSample, annotation, write_shards
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
-from sam_train.eval.datasets import EvalSample, open_datasets, read_specs
+from sam_train.eval.datasets import READERS, EvalSample, open_datasets, read_specs
 from sam_train.eval.tasks import SkipItem
 
 H, W = 24, 36
@@ -246,3 +246,15 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     with pytest.raises(UserError, match="masks has no image"):
         open_datasets(EvalConfig(datasets=f"masks:{tmp_path}"))
+
+
+def test_the_page_has_the_readers_and_the_papers_sets() -> None:
+    page = (Path(__file__).resolve().parents[4] / "docs/datasets.md").read_text()
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| ")]
+    sets = [[cell.strip() for cell in row] for row in rows if len(row) == 7][1:]
+    assert len(sets) == 23
+    for row in sets:
+        # Code, every second piece between backticks: one of them is the reader.
+        assert set(row[5].split("`")[1::2]) & set(READERS), row
+    told = {row[0].strip().strip("`") for row in rows if len(row) == 2}
+    assert told >= {*READERS, "shards"}
