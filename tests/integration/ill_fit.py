@@ -5,7 +5,7 @@ FAULTS is `KIND@RANK:STEP+STEP`, joined by commas; steps count from 0, KIND is
     gradient  the local gradient of one parameter is infinite, before ranks are averaged
     slow      every round takes a fifth of a second longer
     sleep     the process stands still in the middle of its step
-    memory    the address space ends 64 MiB above what is taken
+    memory    the address space ends 700 MiB above what is taken
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def ill_step(self: SamModule, batch: Any, batch_idx: int) -> Any:
     now = FAULTS.get(self.global_step, "")
     if now == "memory":
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (taken + 2**26, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (taken + 700 * 2**20, resource.RLIM_INFINITY))
     if now == "gradient":
         parameter = dict(self.sam.named_parameters())[PARAMETER]
         hook = parameter.register_hook(lambda g: torch.full_like(g, float("inf")))

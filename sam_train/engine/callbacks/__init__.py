@@ -12,6 +12,7 @@ from sam_train.engine.callbacks.progress import ProgressConfig, TrainingProgress
 from sam_train.engine.callbacks.skips import SkipReport
 from sam_train.engine.callbacks.validation import ClickValidation, ClickValidationConfig
 from sam_train.engine.health.config import HealthConfig
+from sam_train.engine.health.memory import MemoryBase
 from sam_train.engine.health.nonfinite import NonfiniteWatch
 from sam_train.engine.health.ranks import RankWatch
 from sam_train.engine.health.watchdog import Watchdog
@@ -38,6 +39,7 @@ def build_callbacks(
     meter = StepMeter(recorder, log_every=log_every, nonfinite=nonfinite, ranks=ranks)
     return [
         Watchdog(health, run_dir=run_dir),
+        MemoryBase(),
         recorder,
         nonfinite,
         ClickValidation(cfg.validation, run_dir=run_dir, meter=meter),

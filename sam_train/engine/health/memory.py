@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 
 from sam_train.engine.health.pulse import PULSE
 from sam_train.errors import UserError
@@ -35,8 +37,10 @@ _KILLED = "killed by signal: Killed"
 """What torch says of a data worker that the kernel ended, which it does where memory ends."""
 GIB = 2.0**30
 _ROOM = 0.9
-"""Share that a suggestion may take of what was in use when it was too little: allocators leave
-gaps, and other programs may hold the rest."""
+"""Share of all there is that a suggestion may take: allocators leave gaps."""
+_ON_CPU = 2.7
+"""On a CPU a step takes so many times the estimate, which knows only what GPU kernels keep: 2.3 to
+2.7 measured over accumulation and recomputation (vit_t at 512 pixels, float32)."""
 
 # Saved for the backward pass, in values per token and feature of a block: first those that stay
 # float32 under autocast (the residual stream and norms), then those that become bfloat16.
@@ -64,7 +68,24 @@ class Memory:
     """Bytes of the device (or of this process, on a CPU)."""
 
     used: float
+    """At most."""
     total: float
+    """There are for this process."""
+    base: float = 0.0
+    """In use before the first step: weights, on a CPU the program, too."""
+    floor: float = 1.0
+    """Least factor between `estimate` and what is needed: measured."""
+
+
+class MemoryBase(Callback):
+    """Notes what is in use before the first step: settings change what is added to it."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Once."""
+        if not PULSE.in_use:
+            PULSE.in_use.update(_in_use())
 
 
 @contextmanager
@@ -98,24 +119,40 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def measure() -> Memory:
     """The most that was in use and all there is: of the GPU, else of what this process may take."""
+    base = PULSE.in_use
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return Memory(used=torch.cuda.max_memory_allocated(), total=torch.cuda.mem_get_info()[1])
+        return Memory(
+            used=torch.cuda.max_memory_allocated(),
+            # Without what other programs and the driver hold.
+            total=torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved(),
+            base=base.get("gpu", 0.0),
+        )
     status = _kibibytes("/proc/self/status")
-    resident, mapped = status.get("VmHWM", 0.0), status.get("VmPeak", 0.0)
-    found = [Memory(used=resident, total=_kibibytes("/proc/meminfo").get("MemTotal", math.inf))]
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
-        found.append(Memory(used=mapped, total=float(limit)))
+    resident = {"used": status.get("VmHWM", 0.0), "base": base.get("resident", 0.0)}
+    totals = [_kibibytes("/proc/meminfo").get("MemTotal", math.inf)]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):
-            found.append(Memory(used=resident, total=float(Path(path).read_text())))
+            totals.append(float(Path(path).read_text()))
+    found = [Memory(**resident, total=total, floor=_ON_CPU) for total in totals]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        mapped = {"used": status.get("VmPeak", 0.0), "base": base.get("mapped", 0.0)}
+        found.append(Memory(**mapped, total=float(limit), floor=_ON_CPU))
     # The one that it came closest to.
     return max(found, key=lambda memory: memory.used / memory.total)
 
 
+def _in_use() -> dict[str, float]:
+    status = _kibibytes("/proc/self/status")
+    found = {"resident": status.get("VmRSS", 0.0), "mapped": status.get("VmSize", 0.0)}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found["gpu"] = torch.cuda.memory_allocated()
+    return found
+
+
 def estimate(cfg: RunConfig, load: Load, *, ranks: int) -> float:
-    """Bytes of weights, gradients, moments and activations: right within a factor of about two,
-    which comparing with what was in use takes out.
+    """Bytes that a step adds to the weights: gradients, moments and activations. Right within a
+    factor, the same for all settings of a model, which `advice` takes out.
 
     Args:
         cfg: the model's sizes.
@@ -126,8 +163,9 @@ def estimate(cfg: RunConfig, load: Load, *, ranks: int) -> float:
     size = cfg.model.image_size or arch.image_size
     tokens = (size / arch.patch_size) ** 2
     encoder = 12 * arch.depth * arch.embed_dim**2
-    # float32: weights, gradients and two moments; and the decoder's 4 million, whole everywhere.
-    fixed = 16 * (encoder / (ranks if load.split else 1) + 4e6)
+    decoder = 4e6 * (arch.prompt_dim / 256) ** 2
+    # float32: gradients and two moments; the decoder's are whole everywhere.
+    fixed = 12 * (encoder / (ranks if load.split else 1) + decoder)
     whole, half = _SAVED[load.recompute]
     width = 2 if load.low else 4
     per_image = arch.depth * (4 * whole + width * half) * tokens * arch.embed_dim
@@ -155,11 +193,11 @@ def advice(cfg: RunConfig, memory: Memory, *, ranks: int | None = None) -> str:
         f"{now.masks} masks per process at a time"
     )
     # It needed more than it had: what the estimate misses counts for the others, too.
-    factor = max(1.0, memory.used / estimate(cfg, now, ranks=ranks))
+    factor = max(memory.floor, (memory.used - memory.base) / estimate(cfg, now, ranks=ranks))
     fitting: list[str] = []
     for words, load in choices(cfg, now, ranks=ranks):
-        need = factor * estimate(cfg, load, ranks=ranks)
-        if need < _ROOM * memory.used:
+        need = memory.base + factor * estimate(cfg, load, ranks=ranks)
+        if need < _ROOM * memory.total:
             fitting.append(f"{words} (about {_gib(need)})")
     if not fitting:
         return f"{head}\nno setting of these would fit: a smaller model, or more memory"
@@ -231,6 +269,7 @@ def _distributed() -> bool:
 __all__ = [
     "Load",
     "Memory",
+    "MemoryBase",
     "advice",
     "choices",
     "estimate",

@@ -26,11 +26,14 @@ class Pulse:
     """Seconds between two of them, so far."""
     steps: int = 0
     """Finished by this process, since its start."""
+    in_use: dict[str, float] = field(default_factory=dict)
+    """Bytes before the first step, by kind of memory."""
 
     def restart(self) -> None:
         """A run begins in this process."""
         self.step, self.stage, self.at = 0, STAGES[0], time.monotonic()
         self.longest, self.steps = 0.0, 0
+        self.in_use.clear()
 
     def beat(self, stage: str, *, step: int | None = None) -> None:
         """Note that `stage` is reached."""

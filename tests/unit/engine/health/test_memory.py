@@ -80,8 +80,14 @@ def test_the_mildest_setting_that_fits_comes_first() -> None:
     first, second = text.splitlines()
     assert "40 GiB of 40 GiB were in use, with 8 image(s) of 16 masks" in first
     assert second.startswith("would fit, by estimate: trainer.accumulate=2 (about")
-    # Weights and moments alone take 1.4 GiB.
+    # Gradients and moments alone take 1 GiB.
     assert "no setting of these would fit" in advice(config(), Memory(used=GIB, total=GIB), ranks=1)
+    # What was in use before is there with every setting; and there may be room that was not enough.
+    base = advice(config(), Memory(used=40 * GIB, total=40 * GIB, base=30 * GIB), ranks=1)
+    assert "trainer.accumulate=2" not in base
+    assert "trainer.accumulate=" in base
+    roomy = Memory(used=10 * GIB, total=40 * GIB, floor=8.0)
+    assert "would fit, by estimate: trainer.accumulate=" in advice(config(), roomy, ranks=1)
 
 
 def test_the_paper_measured_vit_h_fits_as_it_was_trained() -> None:
