@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from sam_train.engine.averaging import WeightAverage, averaged
 from sam_train.engine.averaging import check as check_average
 from sam_train.engine.rotation import CheckpointConfig
 from sam_train.engine.saving import Saver
+from sam_train.engine.strategies import Fsdp2Strategy, whole_tensor
 from sam_train.errors import UserError
 from sam_train.model.weight_files import AVERAGE_RECORD, MODEL_RECORD, read_weights
 from sam_train.optim import OptimConfig, check
@@ -42,6 +47,16 @@ class Line(LightningModule):
         return torch.optim.SGD([self.line.weight], lr=0.002)
 
 
+class SplitLine(Line):
+    """The same as fsdp2 has it."""
+
+    def configure_model(self) -> None:
+        """Called by Lightning once the process knows of its mesh."""
+        assert self.device_mesh is not None
+        fully_shard(self.line, mesh=self.device_mesh["data_parallel"])
+        assert isinstance(self.line.weight, DTensor)
+
+
 class History(Callback):
     """The weights after each update, and what `averaged` shows of them."""
 
@@ -59,26 +74,30 @@ class History(Callback):
 
     def note(self, trainer: Trainer, module: Line) -> None:
         """With a look at what comes back afterwards."""
-        before = module.line.weight.detach().clone()
+        before = whole_tensor(module.line.weight.detach()).clone()
         with averaged(trainer, module):
-            self.shown.append(module.line.weight.detach().clone())
-        assert torch.equal(module.line.weight, before)
+            self.shown.append(whole_tensor(module.line.weight.detach()).clone())
+        assert torch.equal(whole_tensor(module.line.weight), before)
         self.weights.append(before)
 
 
-def train(folder: Path, *, until: int, ckpt: Path | None = None, ema: bool = True) -> History:
+def train(
+    folder: Path, *, until: int, ckpt: Path | None = None, ema: bool = True, split: bool = False
+) -> History:
     history = History()
     data = DataLoader(TensorDataset(torch.arange(8.0).view(4, 2)), batch_size=4)
     averages: list[Callback] = [WeightAverage(DECAY)] if ema else []
     trainer = Trainer(
         max_steps=until,
         accelerator="cpu",
+        devices=1,
+        strategy=Fsdp2Strategy() if split else "auto",
         logger=False,
         callbacks=[*averages, history, Saver(CheckpointConfig(), run_dir=folder)],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Line(), data, ckpt_path=ckpt, weights_only=True)
+    trainer.fit(SplitLine() if split else Line(), data, ckpt_path=ckpt, weights_only=True)
     return history
 
 
@@ -99,6 +118,24 @@ def test_it_goes_on_over_a_stop_bit_for_bit(tmp_path: Path) -> None:
     last = tmp_path / "broken" / "checkpoints" / "last.ckpt"
     rest = train(tmp_path / "broken", until=STEPS, ckpt=last)
     assert torch.equal(torch.stack(rest.shown), torch.stack(whole.shown[5:]))
+
+
+@pytest.fixture
+def _no_group_left() -> Iterator[None]:
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_no_group_left")
+def test_split_weights_have_the_same_average_and_go_on_with_it(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", until=STEPS)
+    train(tmp_path / "one", until=5)
+    saved = tmp_path / "one" / "checkpoints" / "last.ckpt"
+    middle = train(tmp_path / "two", until=8, ckpt=saved, split=True)
+    assert torch.equal(torch.stack(middle.shown), torch.stack(whole.shown[5:9]))
+    saved = tmp_path / "two" / "checkpoints" / "last.ckpt"
+    rest = train(tmp_path / "three", until=STEPS, ckpt=saved)
+    assert torch.equal(torch.stack(rest.shown), torch.stack(whole.shown[8:]))
 
 
 def test_a_run_may_begin_to_average_and_cease_to(tmp_path: Path) -> None:
