@@ -167,6 +167,7 @@ class AutomaticMaskGenerator:
         Raises:
             ValueError: not an RGB photo of bytes.
         """
+        image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
                 f"image must be uint8 [H, W, 3] RGB, not {image.dtype} {list(image.shape)}"
