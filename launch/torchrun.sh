@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# Train with torchrun: one process per device, on one machine or several.
+# Train with torchrun: one process per device, on one machine or several without a scheduler.
 #
 #   launch/torchrun.sh +experiment=vit_b trainer.devices=8
 #
-# Several machines: the same command on each, with the address of the first one (any free port).
+# Several machines: the same command on each, with the address of one of them (any free port).
 #
-#   MASTER_ADDR=node0 NNODES=4 NODE_RANK=0 launch/torchrun.sh +experiment=vit_h trainer.devices=8
-#   MASTER_ADDR=node0 NNODES=4 NODE_RANK=1 launch/torchrun.sh +experiment=vit_h trainer.devices=8
-#   ...
+#   MASTER_ADDR=node0 NNODES=4 launch/torchrun.sh +experiment=vit_h trainer.devices=8
 #
-# Every argument is a setting of `python -m sam_train fit`. On one machine none of this is needed:
-# `python -m sam_train fit ... trainer.devices=8` starts its processes itself. torchrun is for
-# several machines without a scheduler, and for restarts: MAX_RESTARTS=3 starts all processes anew
-# when one dies, and they continue from the newest checkpoint (resume=auto).
+# Elastic: NNODES=2:4 begins with as many machines as come, 2 to 4 of them. When one leaves or
+# joins, all processes start again from the newest checkpoint (resume=auto) with those that are
+# there: the same samples in the same order, as long as data.batch_size can be divided among them.
+#
+# Every argument is a setting of `python -m sam_train fit`; VERB=doctor looks at the machines
+# instead. On one machine `python -m sam_train fit ... trainer.devices=8` starts its processes
+# itself; what torchrun adds there are restarts: MAX_RESTARTS=3 starts all processes anew when one
+# dies, before it gives up.
 set -euo pipefail
 
 nodes="${NNODES:-1}"
@@ -32,6 +34,10 @@ if ! [[ "$devices" =~ ^[0-9]+$ ]]; then
   echo "error: trainer.devices=$devices: torchrun takes a number; choose devices by CUDA_VISIBLE_DEVICES" >&2
   exit 2
 fi
+if ! [[ "$nodes" =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]]; then
+  echo "error: NNODES=$nodes must be a number, or two such as 2:4" >&2
+  exit 2
+fi
 
 PROCESSES_PER_NODE="$devices"
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -39,22 +45,24 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/env.sh"
 
 # On one machine torchrun finds a free port by itself (--standalone), so that two runs do not meet.
-# On several the first one listens at MASTER_ADDR:MASTER_PORT and everyone connects to it; the id
-# keeps the processes of two runs on the same machines apart.
-if ((nodes == 1)); then
+# On several, whichever finds MASTER_ADDR to be its own address listens there and everyone connects
+# to it; the id keeps the processes of two runs on the same machines apart.
+if [[ "$nodes" == 1 ]]; then
   rendezvous=(--standalone)
 else
-  : "${MASTER_ADDR:?set MASTER_ADDR to the name or address of the first machine}"
-  : "${NODE_RANK:?set NODE_RANK to the number of this machine: 0 for the first, 1, 2 ...}"
+  : "${MASTER_ADDR:?set MASTER_ADDR to the name or address of one of the machines}"
   rendezvous=(
     --rdzv-backend=c10d
     "--rdzv-endpoint=$MASTER_ADDR:${MASTER_PORT:-29500}"
     "--rdzv-id=${RUN_ID:-sam_train}"
-    "--node-rank=$NODE_RANK"
   )
 fi
+# To torchrun a machine that leaves is a failure like any other; one that joins is not counted.
+restarts="${MAX_RESTARTS:-$([[ "$nodes" == *:* ]] && echo 10 || echo 0)}"
 
+# torchrun says how many machines there are now; the number may be another after a restart.
+# shellcheck disable=SC2016
+count='trainer.num_nodes=${oc.env:GROUP_WORLD_SIZE}'
 exec "$PYTHON" -m torch.distributed.run \
-  --nnodes="$nodes" --nproc-per-node="$devices" --max-restarts="${MAX_RESTARTS:-0}" \
-  "${rendezvous[@]}" \
-  -m sam_train fit "$@" "trainer.devices=$devices" "trainer.num_nodes=$nodes"
+  --nnodes="$nodes" --nproc-per-node="$devices" --max-restarts="$restarts" "${rendezvous[@]}" \
+  -m sam_train "${VERB:-fit}" "$@" "trainer.devices=$devices" "$count"

@@ -43,7 +43,9 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
 KillWait=30
-SlurmdTimeout=9
+SlurmdTimeout=15
+# A busy machine answers late, and a message that is sent twice ends a job's next life, too.
+MessageTimeout=100
 GresTypes=gpu
 {nodes}
 PartitionName=all Nodes={names} Default=YES MaxTime=2-0 OverTimeLimit=0 State=UP
@@ -68,8 +70,10 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def wait_until(true: Callable[[], object], *, what: str, seconds: float) -> None:
-    """Look twice a second.
+def wait_until(
+    true: Callable[[], object], *, what: str, seconds: float, pause: float = 0.5
+) -> None:
+    """Look again and again.
 
     Raises:
         TimeoutError: it did not become so; says `what`.
@@ -78,7 +82,7 @@ def wait_until(true: Callable[[], object], *, what: str, seconds: float) -> None
     while not true():
         if time.monotonic() > end:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.5)
+        time.sleep(pause)
 
 
 @dataclass
@@ -158,6 +162,35 @@ class Cluster:
     def start_node(self, node: str) -> None:
         """Its slurmd."""
         self._spawn("slurmd", "-D", "-N", node, "-f", f"{self.folder}/slurm.conf", name=node)
+
+    def ranks(self, job: str) -> dict[int, int]:
+        """Rank -> process of the training of a job, wherever it runs."""
+        found: dict[int, tuple[int, int]] = {}
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                if b"sam_train" not in words or b"fit" not in words:
+                    continue
+                entries = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+                variables = dict(entry.split("=", 1) for entry in entries if "=" in entry)
+                if variables.get("SLURM_CONF") != str(self.folder / "slurm.conf"):
+                    continue
+                if variables.get("SLURM_JOB_ID") == job and "SLURM_STEP_ID" in variables:
+                    # srun has a rank's words, too; data workers come later than their parents.
+                    started = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[19])
+                    rank = int(variables["SLURM_PROCID"])
+                    process = (started, int(folder.name))
+                    found[rank] = min(found.get(rank, process), process)
+        return {rank: pid for rank, (_, pid) in found.items()}
+
+    def steps(self, job: str) -> list[int]:
+        """The processes through which the nodes run a job's tasks, also of a node that is lost."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (folder / "cmdline").read_bytes().startswith(f"slurmstepd: [{job}.".encode()):
+                    found.append(int(folder.name))
+        return found
 
     def kill_node(self, node: str) -> None:
         """`kill -9` of its slurmd; what that had started lives on, as after a real one."""

@@ -27,7 +27,6 @@ from sam_train.doctor.place import Place, devices, uses_gpus
 from sam_train.model import build
 from sam_train.model.build import build_from_config
 
-GIB = 2.0**30
 _SHARDS = 64
 """Shards that a node tries; each begins with another, so that many nodes try them all."""
 _PROBE = 1 << 24
@@ -112,7 +111,7 @@ def gpus(cfg: RunConfig, place: Place) -> Result:
     least = min(free, key=lambda index: free[index])
     share = free[least] / total
     name = torch.cuda.get_device_name(wanted[0])
-    found = f"{len(wanted)} x {name}, {free[least] / GIB:.0f} of {total / GIB:.0f} GiB free or more"
+    found = f"{len(wanted)} x {name}, {size(free[least])} of {size(total)} free or more"
     if share < _FREE:
         status = WARN if share >= _HALF_FREE else FAIL
         return Result(found, status, f"somebody else uses GPU {least}: nvidia-smi says who")
@@ -159,11 +158,11 @@ def spread(paths: Sequence[str], *, count: int, first: int) -> list[str]:
 def _problem_of(path: str) -> str:
     try:
         source = open_source(path)
-        size = source.size()
-        if size < 2 * BLOCK or parse_header(source.read(0, BLOCK)) is None:
+        length = source.size()
+        if length < 2 * BLOCK or parse_header(source.read(0, BLOCK)) is None:
             return f"{source.name} is no tar"
         # A file that was cut has its size, but not its end, on some object stores.
-        source.read(size - BLOCK, BLOCK)
+        source.read(length - BLOCK, BLOCK)
     except OSError as error:
         return f"{path}: {error.strerror or one_line(error)}"
     return ""
@@ -171,11 +170,11 @@ def _problem_of(path: str) -> str:
 
 def _read_rate(path: str) -> str:
     source = open_source(path)
-    size = min(source.size(), _PROBE)
+    length = min(source.size(), _PROBE)
     begin = time.monotonic()
-    source.read(0, size)
-    rate = size / 1e6 / max(time.monotonic() - begin, 1e-6)
-    return f", {rate:.0f} MB/s from {source.name}" if size >= _TELLING else ""
+    source.read(0, length)
+    rate = length / 1e6 / max(time.monotonic() - begin, 1e-6)
+    return f", {rate:.0f} MB/s from {source.name}" if length >= _TELLING else ""
 
 
 def run_dir(cfg: RunConfig, place: Place) -> Result:
@@ -186,7 +185,7 @@ def run_dir(cfg: RunConfig, place: Place) -> Result:
     need = _checkpoint_bytes(cfg) * (cfg.checkpoint.keep_last + cfg.checkpoint.keep_best + 1)
     free = shutil.disk_usage(folder).free
     rate = _write_rate(folder, place)
-    found = f"{free / GIB:.3g} GiB free, {need / GIB:.2g} for checkpoints, {rate:.0f} MB/s written"
+    found = f"{size(free)} free, {size(need)} for checkpoints, {rate:.0f} MB/s written"
     if free < need:
         return Result(
             found,
@@ -201,6 +200,15 @@ def _checkpoint_bytes(cfg: RunConfig) -> float:
     with torch.device("meta"):
         sam = build_from_config(cfg.model)
     return 12.0 * sum(p.numel() for p in sam.parameters())
+
+
+def size(amount: float) -> str:
+    """Bytes for people."""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while amount >= 1000 and len(units) > 1:
+        amount /= 1000
+        del units[0]
+    return f"{amount:.3g} {units[0]}"
 
 
 def gradient_bytes(cfg: RunConfig) -> float:
@@ -243,7 +251,7 @@ def shared_memory(cfg: RunConfig, place: Place) -> Result:
     in_flight = place.local_ranks * cfg.data.workers * (cfg.data.prefetch + 1)
     need = in_flight * images * (3 * arch.image_size**2 + masks)
     free = shutil.disk_usage(folder).free
-    found = f"{free / GIB:.3g} GiB free, batches take up to {need / GIB:.2g}"
+    found = f"{size(free)} free, batches take up to {size(need)}"
     if free < need:
         return Result(
             found,

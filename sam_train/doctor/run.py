@@ -40,11 +40,11 @@ class Verdict:
     @property
     def report(self) -> str:
         """The table, and whether to go on."""
-        last = f"{self.checks} checks in {self.seconds:.1f} s"
+        last = f"doctor: {self.checks} checks in {self.seconds:.1f} s, "
         if self.problems:
-            last = f"doctor refuses: {self.problems} of {last} failed"
+            last += f"{self.problems} failed: this job would not train"
         else:
-            last = f"doctor: {last}, nothing stands in the way of training"
+            last += "nothing stands in the way of training"
         return f"{self.table}\n{last}"
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from slurm_cluster import wait_until
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 
@@ -22,7 +26,7 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **more}
 
 
-@pytest.mark.parametrize("script", sorted(p.name for p in LAUNCH.iterdir()))
+@pytest.mark.parametrize("script", sorted(p.name for p in LAUNCH.iterdir() if p.is_file()))
 def test_bash_reads_it(script: str) -> None:
     subprocess.run(["bash", "-n", str(LAUNCH / script)], check=True)
 
@@ -53,6 +57,76 @@ def test_torchrun_trains_with_two_processes(tiny: Any, tmp_path: Path) -> None:
     assert checkpoint["SamDataModule"] == {"position": 4, "step": 2}
 
 
+@pytest.mark.slow
+def test_a_machine_leaves_and_the_others_go_on(tiny: Any, tmp_path: Path) -> None:
+    shard = tiny.pack(tmp_path / "sa_000000.tar", tiny.good(4))
+    run_dir, metrics = tmp_path / "run", tmp_path / "run" / "metrics.csv"
+    settings = [w for w in tiny.settings if not w.startswith(("trainer.devices", "trainer.max"))]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = clean_environment(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=port,
+        NNODES="1:2",
+        # torchrun's own variable, so that it is not patient for minutes.
+        PET_RDZV_CONF="last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=3",
+    )
+    machines = []
+    for number in range(2):
+        with (tmp_path / f"machine-{number}.txt").open("w") as out:
+            words = [*settings, f"data.train={shard}", f"run_dir={run_dir}", "trainer.devices=1"]
+            machines.append(
+                subprocess.Popen(
+                    [
+                        *(str(LAUNCH / "torchrun.sh"), *words),
+                        *("trainer.max_steps=120", "checkpoint.every_steps=5"),
+                    ],
+                    cwd=tmp_path,
+                    env=environment,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    try:
+        wait_until(
+            lambda: metrics.is_file() and len(metrics.read_text().splitlines()) > 10,
+            what="training",
+            seconds=300,
+            pause=0.05,
+        )
+        said = (tmp_path / "machine-0.txt").read_text() + (tmp_path / "machine-1.txt").read_text()
+        # Whichever of the two has rank 0 speaks; the other one is taken away.
+        silent = int("step 1/120" in (tmp_path / "machine-0.txt").read_text())
+        for process in family(machines[silent].pid):
+            os.kill(process, signal.SIGKILL)
+        assert machines[1 - silent].wait(timeout=300) == 0, said
+    finally:
+        for machine in machines:
+            for process in family(machine.pid) if machine.poll() is None else []:
+                os.kill(process, signal.SIGKILL)
+            machine.wait()
+    said = (tmp_path / f"machine-{1 - silent}.txt").read_text()
+    assert "continuing " in said
+    record = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]
+    assert record["processes"] == 1
+    with metrics.open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 121))
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it started: torchrun's workers have sessions of their own."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            children.setdefault(parent, []).append(int(folder.name))
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
 def test_torchrun_wants_a_number_of_devices(tmp_path: Path) -> None:
     done = subprocess.run(
         [str(LAUNCH / "torchrun.sh"), "trainer.devices=[0,1]"],
@@ -73,36 +147,12 @@ def stand_in(folder: Path, name: str) -> None:
     script.chmod(0o755)
 
 
-def test_slurm_starts_a_task_per_gpu_with_all_settings(tmp_path: Path) -> None:
-    """There is no Slurm here: what srun would be called with, in the environment of a job."""
-    stand_in(tmp_path, "srun")
-    words = ["+experiment=vit_b", "data.train=[a b.tar,c.tar]"]
-    done = subprocess.run(
-        ["bash", str(LAUNCH / "slurm.sbatch"), *words],
-        env=clean_environment(
-            PATH=f"{tmp_path}:{os.environ['PATH']}",
-            SLURM_SUBMIT_DIR=str(LAUNCH.parent),
-            SLURM_NNODES="4",
-            SLURM_NTASKS_PER_NODE="8",
-            SLURM_CPUS_PER_TASK="6",
-        ),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.splitlines() == [
-        "--kill-on-bad-exit=1",
-        *(sys.executable, "-m", "sam_train", "fit", *words),
-        *("trainer.num_nodes=4", "trainer.devices=8"),
-    ]
-
-
 def test_several_machines_meet_at_the_first(tmp_path: Path) -> None:
     stand_in(tmp_path, "python")
     done = subprocess.run(
         [str(LAUNCH / "torchrun.sh"), "trainer.devices=8"],
         env=clean_environment(
-            PYTHON=str(tmp_path / "python"), MASTER_ADDR="node0", NNODES="4", NODE_RANK="3"
+            PYTHON=str(tmp_path / "python"), MASTER_ADDR="node0", NNODES="2:4", VERB="doctor"
         ),
         capture_output=True,
         text=True,
@@ -110,7 +160,7 @@ def test_several_machines_meet_at_the_first(tmp_path: Path) -> None:
     )
     said = done.stdout.splitlines()
     for word in (
-        *("--nnodes=4", "--nproc-per-node=8", "--node-rank=3", "--rdzv-endpoint=node0:29500"),
-        *("trainer.num_nodes=4", "trainer.devices=8"),
+        *("--nnodes=2:4", "--nproc-per-node=8", "--rdzv-endpoint=node0:29500", "doctor"),
+        *("trainer.num_nodes=${oc.env:GROUP_WORLD_SIZE}", "trainer.devices=8"),
     ):
         assert word in said
