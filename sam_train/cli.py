@@ -74,6 +74,8 @@ def _export(overrides: Sequence[str]) -> None:
 def _doctor(overrides: Sequence[str]) -> None:
     import os
 
+    # What torch's store says of each message that does not come, the table says once.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from sam_train.doctor.run import examine
 
     verdict = examine(overrides)
