@@ -37,6 +37,7 @@ from sam_train.engine.strategies import check as check_strategy
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.edges.config import EdgesConfig
+from sam_train.eval.fairness.config import FairnessConfig
 from sam_train.eval.instances.config import InstancesConfig
 from sam_train.eval.points.config import PointsConfig
 from sam_train.eval.proposals.config import ProposalsConfig
@@ -56,6 +57,7 @@ PATHS = (
     *("proposals.ground_truth", "proposals.images", "proposals.results"),
     *("instances.ground_truth", "instances.images", "instances.boxes", "instances.results"),
     *("generate.input", "generate.output", "generate.existing"),
+    "fairness.groups",
 )
 
 
@@ -96,6 +98,7 @@ class RunConfig:
     edges: EdgesConfig = field(default_factory=EdgesConfig)
     proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
     instances: InstancesConfig = field(default_factory=InstancesConfig)
+    fairness: FairnessConfig = field(default_factory=FairnessConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

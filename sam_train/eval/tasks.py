@@ -143,6 +143,7 @@ TASKS = {
     "edges": "sam_train.eval.edges.task:Edges",
     "proposals": "sam_train.eval.proposals.task:Proposals",
     "instances": "sam_train.eval.instances.task:Instances",
+    "fairness": "sam_train.eval.fairness.task:Fairness",
 }
 """Name -> where its class is."""
 
