@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -177,6 +178,7 @@ class Proposals(Task[ProposalItem]):
 
     def _propose(self, run: Run, photo: Any) -> tuple[list[RLE], list[float]]:
         from sam_train.generate import AutomaticMaskGenerator, MaskConfig  # noqa: PLC0415
+        from sam_train.generate.rle import compressed  # noqa: PLC0415
 
         own = run.cfg.proposals
         settings = MaskConfig(
@@ -186,10 +188,13 @@ class Proposals(Task[ProposalItem]):
             stability_score_thresh=0.0,
             box_nms_thresh=own.nms,
         )
-        generator = AutomaticMaskGenerator(run.sam, settings, output_mode="coco_rle")
-        found = [mask for mask in generator.generate(photo) if mask["area"] > 0]
-        scores = [(mask["predicted_iou"] + mask["stability_score"]) / 2 for mask in found]
-        return [RLE(**mask["segmentation"]) for mask in found], scores
+        found = AutomaticMaskGenerator(run.sam, settings).propose(photo)
+        masks = found.masks
+        scores = np.where(masks.areas > 0, (masks.iou + masks.stability) / 2, -np.inf)
+        best = np.argsort(-scores, kind="stable")[: own.limit]
+        best = best[np.isfinite(scores[best])]
+        rles = [RLE(**compressed(masks.changes[k], found.photo)) for k in best]
+        return rles, scores[best].tolist()
 
 
 def _draw(curves: Mapping[str, Sequence[float]], numbers: Sequence[int], out: Path) -> None:
