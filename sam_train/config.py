@@ -48,6 +48,7 @@ from sam_train.model.build import ModelConfig, resolve
 from sam_train.model.init import InitConfig
 from sam_train.optim import OptimConfig
 from sam_train.optim import check as check_optim
+from sam_train.plan.config import PlanConfig
 from sam_train.prompts import PromptsConfig, schedule
 
 # What people type as paths, see `readable`.
@@ -102,6 +103,7 @@ class RunConfig:
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     doctor: DoctorConfig = field(default_factory=DoctorConfig)

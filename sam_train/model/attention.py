@@ -60,8 +60,9 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = 
     if q.device.type == "cpu" and k.shape[2] <= FEW_KEYS:
         scores = q @ k.transpose(2, 3)
         return (scores if bias is None else scores + bias).softmax(dim=3).to(v.dtype) @ v
-    # Fused kernels want values as wide as keys.
-    wide = F.pad(v, (0, q.shape[3] - v.shape[3]))
+    # Fused kernels want values as wide as keys; padding by nothing would copy them.
+    narrow = q.shape[3] - v.shape[3]
+    wide = F.pad(v, (0, narrow)) if narrow else v
     out = F.scaled_dot_product_attention(q, k, wide, attn_mask=bias, scale=1.0)
     return out[..., : v.shape[3]]
 
