@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from sam_train.config import RunConfig
 from sam_train.doctor.findings import FAIL, WARN, Check, Result
@@ -133,7 +134,7 @@ def all_reduce(cfg: RunConfig, meeting: Meeting) -> Result:
         torch.cuda.set_device(device)
     dist.init_process_group(
         backend,
-        store=dist.PrefixStore("all-reduce", meeting.store),
+        store=PrefixStore("all-reduce", meeting.store),
         rank=place.rank,
         world_size=place.ranks,
         timeout=timedelta(seconds=meeting.seconds),
