@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,6 +47,8 @@ class Fsdp2Strategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """As Lightning's, which knows the number of ranks only here."""
+        # The encoder's output is one; nothing changes it in place.
+        warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
         super().setup_environment()

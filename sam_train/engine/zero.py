@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -70,6 +71,9 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """As Lightning's, which would refuse CPUs."""
+        # Of DeepSpeed's calls, hundreds; and that it clips, which is wanted.
+        warnings.filterwarnings("ignore", message=".*`torch.distributed.* is deprecated.*")
+        warnings.filterwarnings("ignore", message=".*handles gradient clipping internally.*")
         # ZeRO 3 replaces it for the whole process.
         self._linear = torch.nn.functional.linear
         self._spare_kept_products()

@@ -61,10 +61,7 @@ ONE = [
     Run("one frozen", ["optim.frozen_blocks=1", FEW]),
 ]
 
-RECOMPUTED = [
-    *(("ddp", "selective"), ("ddp", "full"), ("fsdp2", "selective"), ("fsdp2", "full")),
-    ("zero3", "selective"),
-]
+RECOMPUTED = [("ddp", "selective"), ("fsdp2", "full"), ("zero3", "selective")]
 TWO = [
     *(
         Run(name, overrides if name != "zero1" else [*overrides, FEW])
@@ -85,10 +82,7 @@ TWO = [
         Run(f"{name} offload", [*STRATEGIES[name], FEW, "trainer.offload=true"], load=["ddp"])
         for name in ("zero2", "zero3")
     ),
-    *(
-        Run(f"{name} compiled", [*STRATEGIES[name], FEW, "trainer.compile=true"])
-        for name in ("ddp", "fsdp2")
-    ),
+    Run("fsdp2 compiled", [FSDP2, FEW, "trainer.compile=true"]),
     *(
         Run(
             f"{source} to {name}",
@@ -258,9 +252,8 @@ def test_offload_changes_nothing(results: Results, name: str) -> None:
     assert results.figures[f"{name} offload"]["came_back"] == {"ddp": True}
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
-def test_compiled_blocks_round_otherwise_at_most(results: Results, name: str) -> None:
-    assert results.loss(f"{name} compiled") == pytest.approx(results.loss(name)[:4], rel=1e-5)
+def test_compiled_blocks_round_otherwise_at_most(results: Results) -> None:
+    assert results.loss("fsdp2 compiled") == pytest.approx(results.loss("fsdp2")[:4], rel=2e-6)
 
 
 def test_frozen_blocks_stay_as_they_are(results: Results) -> None:
