@@ -40,6 +40,7 @@ from sam_train.eval.edges.config import EdgesConfig
 from sam_train.eval.fairness.config import FairnessConfig
 from sam_train.eval.instances.config import InstancesConfig
 from sam_train.eval.points.config import PointsConfig
+from sam_train.eval.probe.config import ProbeConfig
 from sam_train.eval.proposals.config import ProposalsConfig
 from sam_train.export.config import OnnxConfig
 from sam_train.generate.config import GenerateConfig
@@ -58,7 +59,7 @@ PATHS = (
     *("proposals.ground_truth", "proposals.images", "proposals.results"),
     *("instances.ground_truth", "instances.images", "instances.boxes", "instances.results"),
     *("generate.input", "generate.output", "generate.existing"),
-    "fairness.groups",
+    *("fairness.groups", "probe.groups"),
 )
 
 
@@ -100,6 +101,7 @@ class RunConfig:
     proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
     instances: InstancesConfig = field(default_factory=InstancesConfig)
     fairness: FairnessConfig = field(default_factory=FairnessConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

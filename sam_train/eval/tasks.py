@@ -144,6 +144,7 @@ TASKS = {
     "proposals": "sam_train.eval.proposals.task:Proposals",
     "instances": "sam_train.eval.instances.task:Instances",
     "fairness": "sam_train.eval.fairness.task:Fairness",
+    "probe": "sam_train.eval.probe.task:Probe",
 }
 """Name -> where its class is."""
 

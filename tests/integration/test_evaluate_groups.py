@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sam_train.cli import main
 from sam_train.eval.evaluate import evaluate
@@ -99,3 +101,18 @@ def test_a_table_about_other_photos(
         "mask: named in the CSV, not in the data": 1,
         "no mask that the CSV names": 1,
     }
+
+
+def test_what_lies_next_to_what(shards: Path, names: list[str], tmp_path: Path) -> None:
+    table = tmp_path / "kinds.csv"
+    table.write_text("image,mask,kind\n" + "".join(f"{n},{k},{k}\n" for n in names for k in (0, 1)))
+    words = [*shared(shards, tmp_path), f"probe.groups={table}", "probe.queries=3"]
+    (result,) = evaluate(["task=probe", *words])
+    assert result.rows[0].values["masks"] == 8
+    assert (result.figures["similarity_nearest"] or 0) > (result.figures["similarity_any"] or 0)
+    assert result.figures["kind/chance"] == pytest.approx(0.5)
+    with np.load(tmp_path / "probe/embeddings.npz") as saved:
+        assert saved["vectors"].shape == (8, 128)
+        assert saved["masks"].tolist() == ["mask 0", "mask 1"] * 4
+    with Image.open(tmp_path / result.pictures[0].path) as image:
+        assert image.height > 3 * 132

@@ -1,0 +1,100 @@
+"""Which masks are most alike, and whether that is more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+_CHUNK = 1024
+"""Masks compared with all others at once."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Nearest:
+    """The most similar masks of other photos, at most one of each."""
+
+    index: Ints
+    """[q, k], -1 where there are no more photos."""
+    similarity: Floats
+    """[q, k] cosines; NaN where there are no more photos."""
+
+
+def nearest(vectors: Floats, photos: Ints, queries: Ints, *, count: int) -> Nearest:
+    """The `count` masks most like each query, best first.
+
+    Args:
+        vectors: [n, C], of length 1.
+        photos: [n] whose mask each is.
+        queries: [q] positions among the n.
+    """
+    found = Nearest(
+        index=np.full((len(queries), count), -1, dtype=np.int64),
+        similarity=np.full((len(queries), count), np.nan, dtype=np.float32),
+    )
+    for start in range(0, len(queries), _CHUNK):
+        rows = queries[start : start + _CHUNK]
+        for row, similarity in enumerate(vectors[rows] @ vectors.T, start=start):
+            order = np.argsort(-similarity, kind="stable")
+            order = order[photos[order] != photos[queries[row]]]
+            # The first of each photo: two masks of one thing would say the same twice.
+            first = np.sort(np.unique(photos[order], return_index=True)[1])
+            best = order[first[:count]]
+            found.index[row, : len(best)] = best
+            found.similarity[row, : len(best)] = similarity[best]
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How often neighbours are of a mask's own group."""
+
+    masks: int
+    """That have a group and a neighbour with one."""
+    share: float
+    """Of those neighbours, of the same group; mean over masks."""
+    chance: float
+    """The same for any mask of another photo in place of a neighbour."""
+
+
+def agreement(groups: Sequence[str | None], photos: Ints, found: Nearest) -> Agreement | None:
+    """Of all n masks, whose neighbours `found` are; None if no group meets another.
+
+    Args:
+        groups: [n] of one attribute.
+    """
+    names = np.array([group or "" for group in groups])
+    labelled = names != ""
+    shares, chances = [], []
+    for mask in np.flatnonzero(labelled):
+        beside = found.index[mask][found.index[mask] >= 0]
+        beside = beside[labelled[beside]]
+        others = labelled & (photos != photos[mask])
+        if len(beside):
+            shares.append(float((names[beside] == names[mask]).mean()))
+            chances.append(float((names[others] == names[mask]).mean()))
+    if not shares:
+        return None
+    return Agreement(
+        masks=len(shares), share=float(np.mean(shares)), chance=float(np.mean(chances))
+    )
+
+
+def usual_similarity(vectors: Floats, photos: Ints) -> float:
+    """The mean cosine of two masks of different photos; NaN if there is but one photo."""
+    every = np.unique(photos, return_inverse=True)[1]
+    sums = np.zeros((every.max() + 1, vectors.shape[1]))
+    np.add.at(sums, every, vectors)
+    counts = np.bincount(every)
+    total = sums.sum(0)
+    # All pairs less those within a photo, from sums alone.
+    pairs = counts.sum() ** 2 - (counts**2).sum()
+    return float((total @ total - (sums**2).sum()) / pairs) if pairs else float("nan")
+
+
+__all__ = ["Agreement", "Nearest", "agreement", "nearest", "usual_similarity"]
