@@ -17,6 +17,7 @@ from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
 from sam_train.engine.log import start_log
 from sam_train.errors import UserError
 from sam_train.eval.config import check as check_eval
+from sam_train.eval.report import write_report
 from sam_train.eval.result import TaskResult
 from sam_train.eval.tasks import TASKS, Run, Task, load_task
 from sam_train.eval.work import run_task
@@ -32,7 +33,7 @@ def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
 
     Each writes `run_dir/TASK/`: result.json, table.csv, pictures, and the records of its items, by
     which the same command goes on after a stop. Several processes (torchrun, srun, a SLURM array)
-    share the items; the last one makes the result.
+    share the items; the last one makes the result. `run_dir/report.html` shows all of them.
 
     Returns:
         The results that are complete; of none if other processes are still at work.
@@ -56,7 +57,10 @@ def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
     if needs_model:
         loaded = load_checkpoint(cfg)
         run.model, run.source = loaded.sam.to(run.device), loaded.source
-    return run_tasks(tasks, run)
+    results = run_tasks(tasks, run)
+    if results:
+        log.info("%s", write_report(results, run_dir, left_out=left_out))
+    return results
 
 
 def run_tasks(tasks: Sequence[Task[Any]], run: Run) -> list[TaskResult]:
