@@ -16,7 +16,8 @@ import torch
 def rng_state() -> dict[str, Any]:
     """Of Python, numpy, torch and this process's GPU."""
     version, numbers, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
+    numpy: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
+    name, keys, *rest = numpy
     state: dict[str, Any] = {
         # As tensors: a list of 625 numbers a rank is slow to read back.
         "python": [version, torch.tensor(numbers), gauss],
