@@ -38,12 +38,13 @@ def shrink(masks: Runs, frame: InputFrame) -> list[npt.NDArray[np.int64]]:
     stops = np.zeros(n + 1, dtype=np.int64)
     rows, columns = frame.cell_rows(frame.side), frame.cell_columns(frame.side)
     _shrink(masks.ends, masks.starts, masks.height, rows, columns, height, width, ends, stops)
-    return [
-        np.diff(ends[stops[k] : stops[k + 1]].astype(np.int64), prepend=0)
-        if masks.status[k] == 0
-        else np.empty(0, dtype=np.int64)
-        for k in range(n)
-    ]
+    counts = []
+    for k in range(n):
+        own = ends[stops[k] : stops[k + 1]].astype(np.int64)
+        if masks.status[k] == 0:
+            own[1:] -= own[:-1].copy()
+        counts.append(own if masks.status[k] == 0 else own[:0])
+    return counts
 
 
 @numba.njit(
