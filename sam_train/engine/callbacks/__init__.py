@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch.callbacks import Callback
 
+from sam_train.engine.callbacks.evaluation import EvaluationConfig, TaskEvaluation
 from sam_train.engine.callbacks.meter import Recorder, StepMeter
 from sam_train.engine.callbacks.progress import ProgressConfig, TrainingProgress
 from sam_train.engine.callbacks.skips import SkipReport
@@ -24,6 +25,8 @@ class CallbacksConfig:
 
     validation: ClickValidationConfig = field(default_factory=ClickValidationConfig)
     """k-click scores, filmstrips and curves."""
+    evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Tasks of `evaluate` on a few images, and their trend."""
     progress: ProgressConfig = field(default_factory=ProgressConfig)
     """The bar, or lines where there is no terminal."""
 
@@ -37,12 +40,15 @@ def build_callbacks(
     nonfinite = NonfiniteWatch(health, run_dir=run_dir, log_every=log_every)
     ranks = RankWatch(health, run_dir=run_dir)
     meter = StepMeter(recorder, log_every=log_every, nonfinite=nonfinite, ranks=ranks)
+    watched = cfg.evaluate.every > 0
+    evaluation = [TaskEvaluation(cfg.evaluate, run_dir=run_dir, meter=meter)] if watched else []
     return [
         Watchdog(health, run_dir=run_dir),
         MemoryBase(),
         recorder,
         nonfinite,
         ClickValidation(cfg.validation, run_dir=run_dir, meter=meter),
+        *evaluation,
         meter,
         TrainingProgress(cfg.progress, meter),
         SkipReport(),

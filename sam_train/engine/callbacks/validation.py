@@ -173,7 +173,7 @@ class ClickValidation(Callback):
 
     def _measure_weights(self, trainer: Trainer, pl_module: LightningModule) -> ClickScores:
         film = ClickFilm(rows=self.cfg.film_rows, shown=self.cfg.clicks)
-        sam = _whole_sam(pl_module)
+        sam = whole_sam(pl_module)
         with trainer.precision_plugin.forward_context():
             scores = evaluate_clicks(
                 sam,
@@ -221,7 +221,7 @@ class ClickValidation(Callback):
             draw_curves(self.recorder.file.path, self._curves_file)
 
 
-def _whole_sam(pl_module: LightningModule) -> Sam:
+def whole_sam(pl_module: LightningModule) -> Sam:
     """A model that one rank may use alone: ranks have different numbers of images."""
     whole: Any = getattr(pl_module, "whole_sam", None)
     return cast(Sam, pl_module.sam if whole is None else whole())
@@ -240,4 +240,4 @@ def take_images(batches: Iterable[Batch], images: int) -> list[Batch]:
     return taken
 
 
-__all__ = ["ClickValidation", "ClickValidationConfig", "take_images"]
+__all__ = ["ClickValidation", "ClickValidationConfig", "take_images", "whole_sam"]
