@@ -89,7 +89,14 @@ class Simulator:
         return states.weights + states.moments + states.buffers + states.gradients
 
     def memory(self, setting: Setting) -> Memory:
-        """Of one GPU."""
+        """Of one GPU, at the moment when it holds most."""
+        every = self.moments(setting)
+        moment = max(every, key=lambda name: sum(every[name].values()))
+        states = states_of(setting.applied_to(self.cfg), ranks=self.ranks)
+        return Memory(moment=moment, parts=every[moment], host=states.host)
+
+    def moments(self, setting: Setting) -> dict[str, dict[str, int]]:
+        """Bytes of one GPU by part, for each moment that may be the fullest."""
         states = states_of(setting.applied_to(self.cfg), ranks=self.ranks)
         encoder, rounds = self.encoder(setting, states), self.rounds(setting)
         held = {
@@ -100,6 +107,7 @@ class Simulator:
             "gradients": states.gradients,
             "batch": self.batch_bytes(setting),
         }
+        later = 0 if _gradients(setting, states) == Gradients.made else states.gradients
         moments = {
             "while the photos are encoded": {"encoder's activations": encoder.forward_peak},
             "in the last round of the decoder": {
@@ -107,14 +115,11 @@ class Simulator:
                 "decoder's round": rounds.peak,
             },
             "in the encoder's backward pass": {
-                "gradients": rounds.at_end
-                + (0 if _gradients(setting, states) == Gradients.made else states.gradients),
+                "gradients": rounds.at_end + later,
                 "encoder's activations": encoder.backward_peak,
             },
         }
-        every = {moment: held | parts for moment, parts in moments.items()}
-        moment = max(every, key=lambda name: sum(every[name].values()))
-        return Memory(moment=moment, parts=every[moment], host=states.host)
+        return {moment: held | parts for moment, parts in moments.items()}
 
 
 def _gradients(setting: Setting, states: States) -> Gradients:

@@ -34,7 +34,8 @@ class States:
     weights: int
     gradients: int
     moments: int
-    """The optimizer's state, and the float32 copy of weights that DeepSpeed updates."""
+    """The optimizer's state, the average of `optim.ema`, and the float32 copy of weights that
+    DeepSpeed updates."""
     buffers: int
     """What is sent or has arrived from other ranks."""
     host: int = 0
@@ -55,6 +56,8 @@ class Counts:
     trained: int
     moments: int
     """AdamW keeps two for each trained weight, Muon one for those that it updates."""
+    averaged: int
+    """Of the moving average of the weights, where `optim.ema` keeps one."""
 
 
 def whole_model(cfg: RunConfig) -> Sam:
@@ -81,7 +84,8 @@ def count(cfg: RunConfig, named_parameters: Iterator[tuple[str, nn.Parameter]]) 
             trained += own
             muon = cfg.optim.name == "muon" and orthogonalises(name, parameter)
             moments += own if muon else 2 * own
-    return Counts(weights=weights, trained=trained, moments=moments)
+    averaged = trained if cfg.optim.ema else 0
+    return Counts(weights=weights, trained=trained, moments=moments, averaged=averaged)
 
 
 def states_of(cfg: RunConfig, *, ranks: int) -> States:
@@ -100,7 +104,7 @@ def states_of(cfg: RunConfig, *, ranks: int) -> States:
     return States(
         weights=FLOAT * counts.weights,
         gradients=FLOAT * counts.trained,
-        moments=FLOAT * counts.moments,
+        moments=FLOAT * (counts.moments + counts.averaged),
         # DDP's buckets are as large as all gradients together.
         buffers=0 if alone else FLOAT * counts.trained,
         sent=0 if alone else 2 * FLOAT * counts.trained * (ranks - 1) // ranks,
@@ -126,7 +130,7 @@ def _fsdp2(cfg: RunConfig, sam: Sam, *, ranks: int) -> States:
     return States(
         weights=FLOAT * counts.weights,
         gradients=FLOAT * counts.trained,
-        moments=FLOAT * counts.moments,
+        moments=FLOAT * (counts.moments + counts.averaged),
         buffers=gathered + FLOAT * rest,
         sent=volume * (ranks - 1) // ranks,
         sends_gradients=True,
@@ -160,7 +164,7 @@ def _deepspeed(cfg: RunConfig, sam: Sam, counts: Counts, *, ranks: int) -> State
     return States(
         weights=weights,
         gradients=FLOAT * (counts.trained if stage == 1 else part),
-        moments=0 if on_host else updated,
+        moments=FLOAT * counts.averaged + (0 if on_host else updated),
         buffers=buckets + gathered,
         host=updated + FLOAT * part if on_host else 0,
         sent=(2 if stage < 3 else 3) * FLOAT * counts.trained * (ranks - 1) // ranks,

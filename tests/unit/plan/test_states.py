@@ -92,6 +92,13 @@ def test_frozen_blocks_have_no_gradients() -> None:
     assert states.moments == 2 * states.gradients
 
 
+def test_an_average_is_one_more_copy() -> None:
+    cfg = small()
+    without = states_of(cfg, ranks=1)
+    cfg.optim.ema = 0.999
+    assert states_of(cfg, ranks=1).moments == without.moments + without.weights
+
+
 def test_a_stage_that_does_not_exist(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text('{"zero_optimization": {"stage": 0}}')
