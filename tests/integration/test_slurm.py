@@ -223,3 +223,37 @@ def same(first: Any, second: Any) -> bool:
 def learnt(run_dir: Path) -> list[dict[str, str]]:
     rows = read_rows(run_dir / "metrics.csv")
     return [{k: v for k, v in row.items() if LEARNT.match(k)} for row in rows]
+
+
+@pytest.mark.slow
+def test_shards_are_copied_to_the_node_first(
+    slurm: Cluster, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shared").mkdir()
+    shard = tiny.pack(tmp_path / "shared" / "sa_000000.tar", tiny.good(4))
+    scratch = tmp_path / "scratch"
+    monkeypatch.setenv("STAGE_TO", str(scratch))
+    monkeypatch.setenv("SKIP_DOCTOR", "1")
+    words = [w for w in tiny.settings if not w.startswith("trainer.devices")]
+    # Two ranks on one node, which copies once.
+    options = ("--ntasks-per-node=2", "--gpus-per-node=2")
+    job = submit(slurm, tmp_path / "run", [*words, f"data.train={shard}"], *options)
+    job.done()
+    assert (scratch / "sa_000000.tar").read_bytes() == shard.read_bytes()
+    assert job.said().count("1 shard, 1 copied") == 1
+    assert f"train: {scratch}/shards.txt" in (job.run_dir / "config.yaml").read_text()
+    record = torch.load(job.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]
+    assert record["processes"] == 2
+
+
+@pytest.mark.slow
+def test_what_a_person_has_to_mend_is_not_tried_again(slurm: Cluster, tmp_path: Path) -> None:
+    job = submit(slurm, tmp_path / "run", ["data.train=nowhere/sa_000000.tar"])
+    job.wait(lambda: job.slurm.job(job.number)["JobState"] == "FAILED", "the refusal")
+    assert slurm.job(job.number)["ExitCode"] == "2:0"
+    assert job.restarts() == 0
+    said = job.said()
+    assert re.search(
+        r"^FAIL  shards +n1 .*nowhere/sa_000000.tar does not exist", said, re.MULTILINE
+    )
+    assert not (job.run_dir / "metrics.csv").exists()
