@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sam_train.errors import UserError
 from sam_train.model.build import ModelConfig, build_from_config
@@ -51,7 +54,12 @@ def recorded_model(path: Path) -> ModelConfig | None:
             f"{path}: its model has a setting that this version lacks ({unknown[0]}); update "
             "sam_train"
         )
-    return ModelConfig(**record)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), dict(record))
+        return cast(ModelConfig, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: its model's sizes are no such sizes ({reason})") from error
 
 
 __all__ = ["load_sam", "recorded_model"]

@@ -36,6 +36,7 @@ EXPORTED = "sam_train"
 """Under this key the `.json` of an exported model keeps the same fields (as `model`)."""
 BESIDE = ".json"
 """Ending of the file beside an exported `.pth`."""
+_LARGEST_BESIDE = 1_000_000
 _FORBIDDEN = re.compile(r"GLOBAL\s+([\w.]+)")
 
 
@@ -82,8 +83,17 @@ def read_model_record(path: Path) -> dict[str, Any]:
     record = content.get(MODEL_RECORD) if isinstance(content, Mapping) else None
     if isinstance(record, Mapping):
         return dict(record)
-    beside = path.with_suffix(BESIDE)
-    return _exported_record(_read_json(beside)) if beside.is_file() else {}
+    return _exported_record(_read_beside(path.with_suffix(BESIDE)))
+
+
+def _read_beside(file: Path) -> dict[str, Any]:
+    """A `.json` that may be of anything: {} if it is not one of ours."""
+    if not file.is_file() or file.stat().st_size > _LARGEST_BESIDE:
+        return {}
+    try:
+        return _read_json(file)
+    except UserError:
+        return {}
 
 
 def _exported_record(content: Mapping[str, Any]) -> dict[str, Any]:
