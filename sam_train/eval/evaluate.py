@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sam_train.allocator import keep_freed_memory
 from sam_train.config import RunConfig, load_config
 from sam_train.engine.build import check_accelerator
 from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
@@ -122,6 +123,7 @@ def _start(cfg: RunConfig, part: Part) -> Path:
         raise UserError(
             f"run_dir={run_dir} cannot be written ({error.strerror}): choose another with run_dir="
         ) from error
+    keep_freed_memory()  # upscaled masks: else half the time of a large photo is the kernel's
     torch.set_float32_matmul_precision(cfg.trainer.matmul_precision)
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
