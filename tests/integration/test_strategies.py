@@ -22,9 +22,11 @@ import pytest
 import torch
 from PIL import Image
 
+from sam_train.cli import main
 from sam_train.config import check_config, load_config
 from sam_train.engine.callbacks.metrics_file import read_columns
 from sam_train.errors import UserError
+from sam_train.model.load import load_sam
 
 PROGRAM = Path(__file__).with_name("strategies.py")
 RANKS = 2
@@ -285,6 +287,20 @@ def test_resume_takes_a_run_to_another_strategy_and_back(results: Results, run: 
     assert results.rows(run.name, "loss") == pytest.approx(expected, rel=1e-5)
     state = torch.load(results.folder / run.name / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["SamDataModule"] == {"position": 24, "step": 6}
+
+
+@pytest.mark.parametrize("name", ["fit ddp", "fit fsdp2", "fit zero3", "fit fsdp2 to zero2"])
+def test_whatever_a_strategy_leaves_is_exported(
+    results: Results, name: str, tmp_path: Path
+) -> None:
+    """From a file that two processes wrote, in one; bit for bit."""
+    ckpt = results.folder / name / "checkpoints" / "last.ckpt"
+    trained = torch.load(ckpt, weights_only=True)["state_dict"]
+    for out in ("sam.safetensors", "sam.pth", "hf"):
+        main(["export", f"ckpt={ckpt}", f"out={tmp_path / out}", "dtype=float32"])
+        found = load_sam(tmp_path / out).state_dict()
+        assert {f"sam.{key}" for key in found} == set(trained)
+        assert all(torch.equal(found[key], trained[f"sam.{key}"]) for key in found)
 
 
 @pytest.mark.parametrize("name", ["fit fsdp2", "fit zero3"])
