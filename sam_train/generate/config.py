@@ -59,8 +59,8 @@ class GenerateConfig(MaskConfig):
     input: Any = ""
     """Photos: folders (with those below), files, globs, shards (tar), `.txt` lists; one of
     these or a list of them."""
-    output: str = "${run_dir}/masks"
-    """Folder for the results."""
+    output: str | None = None
+    """Folder for the results. Left out: `masks` in run_dir."""
     formats: Any = "shards"
     """Of shards (SA-1B's tars), coco (coco.json) and overlays (a PNG for each photo),
     one or a list."""

@@ -69,7 +69,8 @@ def generate(overrides: Sequence[str]) -> Summary:
     check(cfg.generate)
     check_accelerator(cfg.trainer)
     part = _part(cfg.generate)
-    _start(cfg, part)
+    output = Path(cfg.generate.output or f"{cfg.run_dir}/masks")
+    _start(cfg, part, output)
     photos = list_photos(listed(cfg.generate.input))
     existing = listed(cfg.generate.existing)
     annotated = Annotated(existing) if existing else None
@@ -82,9 +83,10 @@ def generate(overrides: Sequence[str]) -> Summary:
         weights=weights_digest(loaded.sam),
         settings={k: v for k, v in asdict(cfg.generate).items() if k not in _FREE},
     )
-    plan = agree(Path(cfg.generate.output), mine)
+    plan = agree(output, mine)
     work = _Work(
         cfg=cfg.generate,
+        output=output,
         generator=AutomaticMaskGenerator(loaded.sam.to(_device(cfg)), masks),
         photos=photos,
         ids=_image_ids(photos),
@@ -104,6 +106,7 @@ class _Work:
         self,
         *,
         cfg: GenerateConfig,
+        output: Path,
         generator: AutomaticMaskGenerator,
         photos: Sequence[PhotoPlace],
         ids: Sequence[int],
@@ -115,7 +118,7 @@ class _Work:
         self._ids = ids
         self._annotated = annotated
         self._formats = listed(cfg.formats)
-        self._output = Path(cfg.output)
+        self._output = output
         self._began = self._said = time.monotonic()
         self._count = 0
         if annotated is not None:
@@ -260,11 +263,11 @@ def _part(cfg: GenerateConfig) -> Part:
     return Part.from_environment()
 
 
-def _start(cfg: RunConfig, part: Part) -> None:
+def _start(cfg: RunConfig, part: Part, output: Path) -> None:
     run_dir = Path(cfg.run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        Path(cfg.generate.output).mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
         start_log(run_dir / ("log.txt" if part.index == 0 else f"log_{part.index}.txt"))
     except OSError as error:
         raise UserError(
