@@ -9,13 +9,16 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import torch
-from torch import nn
+
+from sam_train.model import Sam
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Of every name, shape and byte of the state dict; the same on any device."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
+def weights_digest(sam: Sam) -> str:
+    """Of every name, shape and byte of the state dict, and of the sizes that do not show in it;
+    the same on any device and from any kind of file."""
+    attention = [(block.attn.heads, block.attn.window) for block in sam.image_encoder.blocks]
+    digest = hashlib.blake2b(f"{sam.image_size} {attention}\n".encode(), digest_size=16)
+    for name, tensor in sorted(sam.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         whole = tensor.detach().cpu().contiguous().flatten()
         if whole.numel():
