@@ -17,8 +17,8 @@ from sam_train.eval.records import Record
 from sam_train.eval.result import Picture
 from sam_train.eval.tasks import Run, SkipItem
 
-_SMALLEST = 100
-"""Pixels below which a mask shows nothing in a picture."""
+_SMALLEST = 1 / 400
+"""Part of the photo below which a mask shows nothing in a picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,12 @@ def draw_films(
     last = max(run.cfg.points.clicks)
     for name, kind, chosen, title in (
         ("film.png", "film", typical(records, run, rows), "typical masks (median IoU)"),
-        ("worst.png", "worst", worst(records, run, rows), f"worst masks after {last} clicks"),
+        (
+            "worst.png",
+            "worst",
+            worst(records, run, rows),
+            f"worst masks after {last} clicks, of 1/400 of the photo or more",
+        ),
     ):
         strip = [
             row for choice in chosen if (row := _play(run, choice, images[choice.key])) is not None
@@ -93,7 +98,7 @@ def _choices(record: Record, run: Run, *, at: int) -> list[Choice]:
     return [
         Choice(key=record["key"], mask=k, iou=float(iou[k]))
         for k in range(len(iou))
-        if record["areas"][k] >= _SMALLEST
+        if record["areas"][k] >= _SMALLEST * record["size"][0] * record["size"][1]
     ]
 
 

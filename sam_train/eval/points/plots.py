@@ -61,11 +61,13 @@ def draw_bars(scores: Sequence[DatasetScores], out: Path, *, confidence: float) 
         value, best = each.figures[key], each.figures["oracle"]
         axis.barh(place, value, color="#0072b2", height=0.62, zorder=2)
         axis.plot([best, best], [place - 0.36, place + 0.36], color="#d55e00", lw=2.5, zorder=3)
+        right = max(value, best)
         if key in each.resampled:
             ends = interval(each.resampled[key], confidence=confidence)
             axis.plot([ends.low, ends.high], [place, place], color="black", lw=1.5, zorder=4)
+            right = max(right, ends.high)
         axis.annotate(
-            f"{value:.3f}", (max(value, best), place), xytext=(6, 0), textcoords="offset points",
+            f"{value:.3f}", (right, place), xytext=(6, 0), textcoords="offset points",
             va="center", fontsize=9,
         )  # fmt: skip
     axis.set_yticks(range(len(shown)), [f"{each.name} ({each.masks:,})" for each in shown])

@@ -30,7 +30,7 @@ from sam_train.types import Batch
 if TYPE_CHECKING:
     from sam_train.config import RunConfig
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when the game changes: records of another version are not used."""
 _DIGITS = 6
 
@@ -97,6 +97,7 @@ class Points(Task[EvalImage]):
             "dataset": item.dataset,
             "names": loaded.names,
             "areas": loaded.areas,
+            "size": loaded.batch.original_sizes[0].tolist(),
             "left_out": loaded.left_out,
         }
         for first in cfg.points.first:
