@@ -65,6 +65,11 @@ class Simulator:
                 )
         return self._encoders[key]
 
+    def share_rounds(self, other: Simulator) -> None:
+        """Take over what `other` counts of the decoder, and the other way round: for models that
+        differ in the encoder only."""
+        self._rounds = other._rounds
+
     def rounds(self, setting: Setting) -> RoundsCost:
         """Of one turn's masks."""
         key = (setting.images, setting.masks, setting.precision)

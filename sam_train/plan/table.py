@@ -52,11 +52,11 @@ def _model(plan: Plan) -> Table:
         table.add_row(
             name,
             "" if number is None else f"{number:,}",
-            "" if flops is None else f"{flops / 1e12:.3f}",
+            "" if flops is None else f"{flops / 1e12:.3g}",
             "" if flops is None else f"{flops / total:.1%}",
         )
     table.add_section()
-    table.add_row("all", f"{sum(plan.parameters.values()):,}", f"{total / 1e12:.3f}", "")
+    table.add_row("all", f"{sum(plan.parameters.values()):,}", f"{total / 1e12:.3g}", "")
     return table
 
 
@@ -102,9 +102,10 @@ def _verdict(console: Console, plan: Plan, cfg: RunConfig, way: Way | None) -> N
 def _run(plan: Plan, cfg: RunConfig) -> Table:
     speed, feed, saved = plan.speed, plan.feed, plan.checkpoints
     gpus = plan.nodes * plan.devices
+    limit = cfg.plan.mfu * speed.at_most / speed.at_mfu
     rows: dict[str, str] = {
         f"images a second at {cfg.plan.mfu:.0%} MFU": _each(speed.at_mfu, gpus),
-        "at most, by the card's data sheet": _each(speed.at_most, gpus),
+        "at most, by the card's data sheet": f"{_each(speed.at_most, gpus)}, {limit:.0%} MFU",
         f"hours for {cfg.trainer.max_steps:,} steps": f"{speed.hours:,.1f}",
         "GPU-hours": f"{speed.gpu_hours:,.0f}{_beside_paper(cfg)}",
         "sent per GPU and update": f"{speed.sent_mb:,.0f} MB",
@@ -134,8 +135,8 @@ def _notes(console: Console, plan: Plan, cfg: RunConfig) -> None:
     speed = plan.speed
     if speed.at_most < speed.at_mfu:
         console.print(
-            f"plan.mfu={cfg.plan.mfu} is more than this card can do here: hours are counted with "
-            "the lower figure",
+            f"plan.mfu={cfg.plan.mfu} is more than this card can do here: hours are those of its "
+            "data sheet, expect more",
             style="yellow",
         )
     assumed: Mapping[str, object] = {
