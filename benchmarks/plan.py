@@ -184,7 +184,7 @@ holds and {gaps:.0%} for gaps, which are assumptions (`plan.reserve_gib`, `plan.
 memory that each size of card shows to programs.
 
 No row of this table has been measured on a GPU yet: `python benchmarks/gpu_check.py` on one does.
-`trainer.compile=true` takes less than is counted here.
+What `trainer.compile=true` fuses away is not counted.
 
 {fitting}
 
@@ -199,9 +199,9 @@ counts hours with the lower one. The paper's A100 made 0.37 images of ViT-H a se
 
 ## Planned beside measured
 
-First steps of one process on a CPU with two clicks and one round without (four rounds): weights, batch and everything
-that the step allocates at its fullest, by torch's allocator, and FLOPs by torch's counter. All
-rows are measured. The same counting with a GPU's kernels and dtypes makes the tables above.
+First steps of one process on a CPU, four rounds: weights, batch and everything that the step
+allocates at its fullest, by torch's allocator, and FLOPs by torch's counter. **All rows of this
+table are measured.** The same counting, with a GPU's kernels and dtypes, makes the tables above.
 
 {measured}
 
