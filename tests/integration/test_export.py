@@ -32,7 +32,7 @@ from sam_train.types import FOREGROUND, PAD, Prompts
 
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"
 PHOTO = Path(__file__).resolve().parents[2] / "../shared/data/photos/dog.jpg"
-# Windows, GELU in the decoder, three of its layers: what the shipped model has not.
+# Windows, GELU in the decoder, one of its layers: what the shipped model has not.
 OTHER = ModelConfig(
     name="vit_t",
     image_size=64,
@@ -42,7 +42,7 @@ OTHER = ModelConfig(
     global_blocks=[1],
     window_size=3,
     prompt_dim=32,
-    decoder_depth=3,
+    decoder_depth=1,
     decoder_heads=2,
     decoder_mlp_dim=64,
     decoder_activation="gelu",
