@@ -107,10 +107,7 @@ def evaluate_clicks(
                 observer=observer,
                 batch_number=number,
             )
-            tally.iou.append(torch.from_numpy(played.iou))
-            tally.oracle.append(torch.from_numpy(played.oracle))
-            tally.predicted.extend(played.predicted)
-            tally.real.extend(played.real)
+            played.add_to(tally)
     finally:
         sam.train(was_training)
     return tally.scores(sorted(set(clicks)), device=place)
@@ -127,6 +124,13 @@ class Clicked:
     predicted: list[float] = field(default_factory=list)
     real: list[float] = field(default_factory=list)
     """IoU of every mask that was returned, predicted and measured."""
+
+    def add_to(self, tally: ClickTally) -> None:
+        """Count these masks."""
+        tally.iou.append(torch.from_numpy(self.iou))
+        tally.oracle.append(torch.from_numpy(self.oracle))
+        tally.predicted.extend(self.predicted)
+        tally.real.extend(self.real)
 
 
 @torch.no_grad()
