@@ -89,9 +89,11 @@ def edge_map_of(
     chosen = masks.logits[torch.from_numpy(kept).to(masks.logits.device)]
     if not len(chosen):
         return torch.zeros(frame.original, device=chosen.device)
-    return edge_map(
-        chunk.sigmoid() for chunk in _upscaled(sam, chosen, frame, at_once=points_at_once)
-    )
+    # Autocast would round Sobel's sums to bfloat16.
+    with torch.autocast(chosen.device.type, enabled=False):
+        return edge_map(
+            chunk.sigmoid() for chunk in _upscaled(sam, chosen, frame, at_once=points_at_once)
+        )
 
 
 def write_edge_map(edges: Tensor, path: Path) -> None:
@@ -125,7 +127,8 @@ def _masks(
     embeddings = sam.encode(images.to(device), torch.tensor([[h, w]], device=device))
     # segment-anything's arithmetic: points of the grid are scaled without a half pixel.
     grid = point_grid(points_per_side) * np.array([w, h])
-    logits, boxes, scores = [], [], []
+    g, boxes, scores = sam.grid_size, [], []
+    logits = torch.empty(3 * len(grid), g, g, dtype=torch.float16, device=device)
     for asked in torch.from_numpy(grid.astype(np.float32)).split(at_once):
         coords = torch.stack([asked, torch.zeros_like(asked)], dim=1).to(device)
         labels = torch.tensor([[FOREGROUND, PAD]], device=device).expand(len(asked), 2)
@@ -138,14 +141,13 @@ def _masks(
             all_present=True,
         )
         found = answer.mask_logits.flatten(0, 1)
-        logits.append(found.half())
+        begin = sum(map(len, scores))
+        logits[begin : begin + len(found)] = found
         scores.append(answer.iou.float().flatten().cpu().numpy())
         boxes += [
             _boxes(chunk > 0).cpu().numpy() for chunk in _upscaled(sam, found, frame, at_once=64)
         ]
-    return _Masks(
-        logits=torch.cat(logits), boxes=np.concatenate(boxes), scores=np.concatenate(scores)
-    )
+    return _Masks(logits=logits, boxes=np.concatenate(boxes), scores=np.concatenate(scores))
 
 
 def _upscaled(sam: Sam, logits: Tensor, frame: InputFrame, *, at_once: int) -> Iterator[Tensor]:

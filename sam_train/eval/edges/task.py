@@ -54,11 +54,12 @@ class Edges(Task[EdgeItem]):
     def settings(self, cfg: RunConfig) -> Mapping[str, Any]:
         """See `Task`."""
         edges = cfg.edges
+        made = [edges.points_per_side, edges.nms, cfg.trainer.precision]
         return {
             "version": _VERSION,
             "thresholds": edges.thresholds,
             "max_distance": edges.max_distance,
-            "made": None if edges.maps else [edges.points_per_side, edges.nms],
+            "made": None if edges.maps else made,
         }
 
     def items(self, run: Run) -> Sequence[EdgeItem]:

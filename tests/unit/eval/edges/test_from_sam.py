@@ -78,6 +78,17 @@ def test_the_recipe_mask_by_mask(sam: Sam) -> None:
     assert found.max() == 1
 
 
+def test_mixed_precision(sam: Sam) -> None:
+    photo = render_scene(0, 5, height=90, width=120).image
+    full = edge_map_of(sam, photo, points_per_side=SIDE, nms_iou=0.7)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = edge_map_of(sam, photo, points_per_side=SIDE, nms_iou=0.7)
+    assert mixed.dtype == torch.float32
+    # Sums of eight bits would take few values.
+    assert len(mixed.unique()) > 500
+    assert ((full > 0) & (mixed > 0)).sum() > 0.3 * (full > 0).sum()
+
+
 def test_the_file_is_what_the_benchmark_reads(tmp_path: Path) -> None:
     write_edge_map(torch.tensor([[0.0, 0.5], [1.0, 1.2]]), tmp_path / "a.png")
     assert np.asarray(Image.open(tmp_path / "a.png")).tolist() == [[0, 128], [255, 255]]
