@@ -83,13 +83,14 @@ class Fsdp2Strategy(ModelParallelStrategy):
     """Whether a forward pass needs all ranks at once."""
 
     def whole_weights(self, *, everywhere: bool) -> dict[str, Tensor]:
-        """The model's whole tensors, on every rank or on the first only; a collective."""
+        """The model's whole tensors: on every rank, or the first, in CPU memory. A collective."""
         assert self.model is not None
         whole = {}
         for name, value in self.model.state_dict().items():
             tensor = whole_tensor(value)
             if everywhere or self.is_global_zero:
-                whole[name] = tensor
+                # One at a time: a card that holds its part only has no room for all of them.
+                whole[name] = tensor if everywhere else tensor.cpu()
         return whole
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class Fsdp2Strategy(ModelParallelStrategy):
         state = getattr(optimizer, "_optimizer", optimizer).state_dict()
         whole = {}
         for number, moments in state["state"].items():
-            tensors = {key: whole_tensor(value) for key, value in moments.items()}
+            tensors = {key: whole_tensor(value).cpu() for key, value in moments.items()}
             if self.is_global_zero:
                 whole[number] = tensors
         return state | {"state": whole}

@@ -168,13 +168,18 @@ class ZeroStrategy(DeepSpeedStrategy):
         return bool(self.zero_stage_3)
 
     def whole_weights(self, *, everywhere: bool) -> dict[str, Tensor]:
-        """The model's whole tensors, on every rank or on the first only; a collective."""
+        """The model's whole tensors: on every rank, or the first, in CPU memory. A collective."""
         assert self.lightning_module is not None
         whole = {}
         for name, value in self.lightning_module.state_dict(keep_vars=True).items():
             with self._gathered(value):
-                if everywhere or self.is_global_zero:
-                    whole[name] = value.detach().clone() if self.zero_stage_3 else value.detach()
+                if not (everywhere or self.is_global_zero):
+                    continue
+                whole[name] = value.detach()
+                if self.zero_stage_3:
+                    # One at a time: a card that holds its part only has no room for all of them.
+                    place = value.device if everywhere else torch.device("cpu")
+                    whole[name] = value.detach().to(place, copy=True)
         self._bring_back()
         return whole
 
@@ -201,7 +206,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             whole: dict[str, Any] = {
                 key: value.detach().clone()
                 if value.ndim == 0
-                else safe_get_full_optimizer_state(parameter, key)
+                else safe_get_full_optimizer_state(parameter, key).cpu()
                 for key, value in flat[0].items()
             }
             if self.is_global_zero:
