@@ -3,7 +3,7 @@
 A tool is `def NAME(args: argparse.Namespace) -> str | Answer` and
 
     def main(argv: Sequence[str] | None = None) -> int:
-        return command.run(lambda: NAME(_parser().parse_args(argv)))
+        return command.run(lambda: NAME(parser().parse_args(argv)))
 """
 
 from __future__ import annotations

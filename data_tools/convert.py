@@ -69,7 +69,8 @@ def _common() -> argparse.ArgumentParser:
     return common
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = command.parser("convert", description=__doc__, examples=EXAMPLES)
     common = _common()
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
@@ -181,7 +182,7 @@ def convert(args: argparse.Namespace) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 for what the user must mend."""
     return command.run(
-        lambda: convert(_parser().parse_args(argv)), stopped="stopped; nothing was left behind"
+        lambda: convert(parser().parse_args(argv)), stopped="stopped; nothing was left behind"
     )
 
 

@@ -205,7 +205,8 @@ def _answer(plan: _Plan, last: str) -> command.Answer:
     return command.Answer("\n".join([*lines, last]), status=status)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = command.parser("index", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS",
@@ -223,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 1 where a shard could not be read, see
     `command.run`."""
     return command.run(
-        lambda: index(_parser().parse_args(argv)),
+        lambda: index(parser().parse_args(argv)),
         stopped="stopped; run it again, and it goes on from here",
     )
 

@@ -136,7 +136,8 @@ def _write(folder: _Folder, shards: Shards, args: argparse.Namespace) -> list[st
     ]
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = command.parser("reshard", description=__doc__, examples=EXAMPLES)
     whole = command.between(1, sys.maxsize, int)
     part = command.between(0, 1, float)
@@ -175,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 1 if something was left out, 2 for what the
     user must mend."""
     return command.run(
-        lambda: reshard(_parser().parse_args(argv)),
+        lambda: reshard(parser().parse_args(argv)),
         stopped="stopped; the same command goes on with the shards that are missing",
     )
 

@@ -34,7 +34,8 @@ Finished shards are kept in OUT/parts/: a stopped run goes on where it was, and 
 changed are read again."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = command.parser("stats", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS",
@@ -161,7 +162,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     return command.run(
-        lambda: stats(_parser().parse_args(argv)), stopped="stopped; run it again to go on"
+        lambda: stats(parser().parse_args(argv)), stopped="stopped; run it again to go on"
     )
 
 

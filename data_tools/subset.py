@@ -172,7 +172,8 @@ def subset(args: argparse.Namespace) -> str:
     return "\n".join(answer)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = command.parser("subset", description=__doc__, examples=EXAMPLES)
     part = command.between(0, 1, float)
     parser.add_argument("shards", nargs="*", metavar="SHARDS", help="tars, folders, globs or URLs")
@@ -195,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 for what the user must mend."""
-    return command.run(lambda: subset(_parser().parse_args(argv)))
+    return command.run(lambda: subset(parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ With --report, finished shards are kept in REPORT.parts/: a stopped run goes on 
 only shards that changed are checked again. Exit status: 0 nothing found, 1 problems, 2 an error."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = command.parser("verify", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS",
@@ -150,7 +151,7 @@ def summary(reports: list[ShardReport]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 clean, 1 problems, 2 user error."""
     return command.run(
-        lambda: verify(_parser().parse_args(argv)),
+        lambda: verify(parser().parse_args(argv)),
         stopped="stopped; with --report, run again to go on with the next shard",
     )
 

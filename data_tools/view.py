@@ -39,7 +39,8 @@ class _Tile:
     caption: str
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = command.parser("view", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS",
@@ -185,7 +186,7 @@ def _arranged(tiles: Sequence[_Tile], *, columns: int) -> Image.Image:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    return command.run(lambda: view(_parser().parse_args(argv)))
+    return command.run(lambda: view(parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

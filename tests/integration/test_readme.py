@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
-from data_tools import convert, download, index, sample, verify
 from sam_train.cli import VERBS, main
 from sam_train.config import RunConfig, check_config, compose_config, typed
 from sam_train.config_errors import flat_keys
@@ -26,13 +24,6 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")
 # The log tells what was typed at the time; settings may have moved since.
 LIVING = [page for page in PAGES if page.name != "log.md" and "benchmarks" not in page.parts]
 TOP = ("sam_train/", "conf/", "data_tools/", "tests/", "docs/", "launch/", "benchmarks/", ".ci/")
-PARSERS: dict[str, ArgumentParser] = {
-    "data_tools.sample": sample.parser(),
-    "data_tools.convert": convert._parser(),
-    "data_tools.download": download.parser(),
-    "data_tools.index": index._parser(),
-    "data_tools.verify": verify._parser(),
-}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_OURS = ("weights_only", "iscrowd")
 """Keys of torch and COCO."""
@@ -99,7 +90,7 @@ def test_settings_compose_and_fit_together(command: str) -> None:
 @pytest.mark.parametrize("command", TOOLS)
 def test_options_of_the_data_tools_exist(command: str) -> None:
     module, *words = shlex.split(command)[2:]
-    assert vars(PARSERS[module].parse_args(words))
+    assert vars(importlib.import_module(module).parser().parse_args(words))
 
 
 @pytest.mark.parametrize("page", LIVING, ids=lambda page: page.name)
