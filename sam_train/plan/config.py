@@ -19,8 +19,8 @@ class PlanConfig:
     """Memory of one GPU; 0: that of `gpu`."""
     mfu: float = 0.1
     """Share of the GPU's peak that the step's arithmetic reaches, recomputation included. An
-    assumption, below what the rounds' way through the memory allows on any card (`plan` prints
-    that limit): the paper reached 0.03. Measure yours over a hundred steps and put it here."""
+    assumption: the rounds' way through the memory allows no more than 0.07 to 0.25 (`plan` prints
+    that limit), and the paper reached 0.03. Measure yours over a hundred steps and put it here."""
     reserve_gib: float = 2.0
     """Of each GPU's memory, for what no tensor holds: the CUDA context, NCCL's and cuBLAS's
     buffers. An assumption."""
