@@ -86,6 +86,8 @@ class Run:
     """Runs whose last state is put into this one's strategy and taken out again, at the end."""
     verb: bool = False
     """`python -m sam_train fit`, with a folder of its own; then `resume` is RUN@STEP."""
+    measured: bool = False
+    """Then, too: k-click scores and filmstrips."""
 
 
 class Watch(Checkpoint):
@@ -130,7 +132,8 @@ def fit(run: Run, folder: Path, shards: str, *, devices: int) -> dict[str, Any]:
     resume = [f"resume={folder / source / 'checkpoints' / f'step={step}.ckpt'}"] if source else []
     command_line(
         [
-            *("fit", *SETTINGS, *FIT, f"data.train={shards}", f"data.val={shards}"),
+            *("fit", *SETTINGS, *FIT, f"data.train={shards}"),
+            *([f"data.val={shards}"] if run.measured else []),
             *(f"run_dir={folder / run.name}", f"trainer.devices={devices}"),
             *(*resume, *run.overrides),
         ]
