@@ -13,7 +13,7 @@ from sam_train.plan.gpus import Gpu, gpu_of
 from sam_train.plan.ledger import Work
 from sam_train.plan.memory import GIB, Memory, Simulator
 from sam_train.plan.settings import Setting, devices_of, setting_of
-from sam_train.plan.states import FLOAT, States, count, states_of, whole_model
+from sam_train.plan.states import FLOAT, States, count, whole_model
 from sam_train.prompts import schedule
 
 SAMPLES_PER_CORE = {"exact": 43.0, "scaled": 75.0}
@@ -104,7 +104,7 @@ def make_plan(cfg: RunConfig, simulator: Simulator) -> Plan:
     """
     setting, plan = setting_of(cfg), cfg.plan
     gpu, devices = gpu_of(plan.gpu), devices_of(cfg)
-    states = states_of(setting.applied_to(cfg), ranks=simulator.ranks)
+    states = simulator.states(setting)
     memory = {mode: simulator.memory(replace(setting, recompute=mode)) for mode in RECOMPUTE}
     encoder, rounds = simulator.encoder(setting, states), simulator.rounds(setting)
     sam = whole_model(cfg)

@@ -48,6 +48,8 @@ class Simulator:
         default_factory=dict
     )
     _rounds: dict[tuple[int, int, str], RoundsCost] = field(default_factory=dict)
+    _states: dict[tuple[str, str, bool, str], States] = field(default_factory=dict)
+    _batches: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def encoder(self, setting: Setting, states: States) -> EncoderCost:
         """Of one turn's images."""
@@ -82,27 +84,36 @@ class Simulator:
 
     def batch_bytes(self, setting: Setting) -> int:
         """Of one turn's photos and masks."""
-        with fake_tensors(as_gpu=self.as_gpu):
-            module = fake_module(setting.applied_to(self.cfg))
-            batch = empty_batch(module, images=setting.images, masks=setting.masks)
-            tensors = (getattr(batch, name) for name in batch.__slots__)
-            return sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+        key = (setting.images, setting.masks)
+        if key not in self._batches:
+            with fake_tensors(as_gpu=self.as_gpu):
+                module = fake_module(setting.applied_to(self.cfg))
+                batch = empty_batch(module, images=setting.images, masks=setting.masks)
+                tensors = (getattr(batch, name) for name in batch.__slots__)
+                self._batches[key] = sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+        return self._batches[key]
+
+    def states(self, setting: Setting) -> States:
+        """Of one rank."""
+        key = (setting.strategy, setting.deepspeed, setting.offload, setting.precision)
+        if key not in self._states:
+            self._states[key] = states_of(setting.applied_to(self.cfg), ranks=self.ranks)
+        return self._states[key]
 
     def least(self, setting: Setting) -> int:
         """Bytes of one GPU that it takes without any activations."""
-        states = states_of(setting.applied_to(self.cfg), ranks=self.ranks)
+        states = self.states(setting)
         return states.weights + states.moments + states.buffers + states.gradients
 
     def memory(self, setting: Setting) -> Memory:
         """Of one GPU, at the moment when it holds most."""
         every = self.moments(setting)
         moment = max(every, key=lambda name: sum(every[name].values()))
-        states = states_of(setting.applied_to(self.cfg), ranks=self.ranks)
-        return Memory(moment=moment, parts=every[moment], host=states.host)
+        return Memory(moment=moment, parts=every[moment], host=self.states(setting).host)
 
     def moments(self, setting: Setting) -> dict[str, dict[str, int]]:
         """Bytes of one GPU by part, for each moment that may be the fullest."""
-        states = states_of(setting.applied_to(self.cfg), ranks=self.ranks)
+        states = self.states(setting)
         encoder, rounds = self.encoder(setting, states), self.rounds(setting)
         held = {
             "weights": states.weights,
