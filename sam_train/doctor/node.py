@@ -69,7 +69,7 @@ def versions() -> Result:
     ]
     if torch.cuda.is_available():
         parts.append(f"CUDA {torch.version.cuda}")
-        parts.append(f"NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}")
+        parts.append(f"NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}")  # type: ignore[no-untyped-call]
     return Result(", ".join(parts))
 
 

@@ -45,7 +45,7 @@ class ZeroPrecision(DeepSpeedPrecision):
             return super().forward_context()
         return torch.autocast(self._device, self._autocast)
 
-    def backward(
+    def backward(  # type: ignore[override]
         self, tensor: Tensor, model: LightningModule, optimizer: Any, *args: Any, **kwargs: Any
     ) -> None:
         """DeepSpeed's, which must not divide by the number of turns: Lightning did already."""

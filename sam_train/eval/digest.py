@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from sam_train.model import Sam
+from sam_train.model.image_encoder import Block
 
 
 def weights_digest(sam: Sam) -> str:
     """Of every name, shape and byte of the state dict, and of the sizes that do not show in it;
     the same on any device and from any kind of file."""
-    attention = [(block.attn.heads, block.attn.window) for block in sam.image_encoder.blocks]
+    blocks = [block for block in sam.image_encoder.blocks if isinstance(block, Block)]
+    attention = [(block.attn.heads, block.attn.window) for block in blocks]
     digest = hashlib.blake2b(f"{sam.image_size} {attention}\n".encode(), digest_size=16)
     for name, tensor in sorted(sam.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())

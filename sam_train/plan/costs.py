@@ -8,6 +8,7 @@ once for each way of recomputing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -81,7 +82,7 @@ def modules_of(sam: Sam) -> dict[str, list[nn.Module]]:
     windows = [block.attn for block in blocks if block.attn.window]
     whole = [block.attn for block in blocks if not block.attn.window]
     norms = [norm for block in blocks for norm in (block.norm1, block.norm2)]
-    parts: dict[str, list[nn.Module]] = {
+    parts: dict[str, Sequence[nn.Module]] = {
         "encoder: patches": [encoder.patch_embed],
         f"encoder: attention in windows, {len(windows)} blocks": windows,
         f"encoder: global attention, {len(whole)} blocks": whole,
@@ -92,7 +93,7 @@ def modules_of(sam: Sam) -> dict[str, list[nn.Module]]:
         "decoder: upscaling and heads": [decoder],
         "decoder: two-way transformer": [decoder.transformer],
     }
-    return {name: members for name, members in parts.items() if members}
+    return {name: list(members) for name, members in parts.items() if members}
 
 
 def autocast(module: StepModule) -> AbstractContextManager[Any]:
@@ -126,11 +127,12 @@ def encoder_cost(
     encoder = module.sam.image_encoder.train()
     hooks = []
     for block in encoder.blocks:
-        block.recompute = recompute
+        block.recompute = recompute  # type: ignore[assignment]
     for parameter in (p for p in encoder.parameters() if p.requires_grad):
         parameter.grad = torch.zeros_like(parameter) if gradients == Gradients.added else None
         if gradients == Gradients.sent:
-            hooks.append(parameter.register_post_accumulate_grad_hook(_send))
+            hook = parameter.register_post_accumulate_grad_hook(_send)  # type: ignore[no-untyped-call]
+            hooks.append(hook)
     ledger = Ledger(_known(module, batch))
     with ledger, ledger.attribute(modules_of(module.sam)):
         with autocast(module), ledger.phase() as forward:

@@ -141,14 +141,14 @@ def _fused_attention(
         # As torch does: this kernel takes widths that are multiples of 8.
         if width % 8:
             q, k, v = (F.pad(t, (0, -width % 8)) for t in (q, k, v))
-        out = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)[0]
+        out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)[0]
         return out[..., :width]
     if attn_mask is not None:
         attn_mask = attn_mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
-    out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
+    answer: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
         q, k, v, attn_mask, torch.is_grad_enabled(), scale=scale
     )[0]
-    return out
+    return answer
 
 
 __all__ = ["StepModule", "empty_batch", "fake_module", "fake_tensors"]

@@ -49,7 +49,7 @@ class Phase:
     """How often each kind of operation ran."""
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps books while it is entered.
 
     Storages that exist before are not counted: `known` names them. What kernels take and give back
@@ -60,7 +60,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self._known: dict[int, Any] = {}
         self._phase = Phase()
@@ -157,9 +157,10 @@ def flops_of(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
     """FLOPs of matrix products, convolutions and attention; everything else counts nothing."""
     packet = func.overloadpacket
     if packet is aten._scaled_dot_product_flash_attention_for_cpu:
-        return int(sdpa_flop_count(*(t.shape for t in args[:3])))
+        return int(sdpa_flop_count(*(t.shape for t in args[:3])))  # type: ignore[no-untyped-call]
     if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
-        return int(sdpa_backward_flop_count(*(t.shape for t in args[:4])))
+        shapes = [t.shape for t in args[:4]]
+        return int(sdpa_backward_flop_count(*shapes))  # type: ignore[no-untyped-call]
     formula = flop_registry.get(packet)
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -55,7 +56,7 @@ def compare(cfg: RunConfig, setting: Setting) -> Comparison:
         module.zero_grad()
         with autocast(module):
             loss = module.training_step(batch, 0)
-        loss.backward()
+        torch.autograd.backward(loss)
 
     counter = FlopCounterMode(display=False)
     # torch's way to tell modules apart fails in a backward pass inside a forward pass.

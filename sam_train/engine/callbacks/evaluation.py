@@ -140,7 +140,7 @@ class TaskEvaluation(Callback):
             PULSE.beat("measuring")
             return measure(*args)
 
-        task.measure = beating  # type: ignore[method-assign]
+        task.measure = beating  # type: ignore[method-assign, assignment]
         run_task(task, run)
         # Whoever was last has written the result.
         trainer.strategy.barrier()

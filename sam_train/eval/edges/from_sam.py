@@ -127,9 +127,11 @@ def _masks(
     embeddings = sam.encode(images.to(device), torch.tensor([[h, w]], device=device))
     # segment-anything's arithmetic: points of the grid are scaled without a half pixel.
     grid = point_grid(points_per_side) * np.array([w, h])
-    g, boxes, scores = sam.grid_size, [], []
+    g = sam.grid_size
+    boxes: list[npt.NDArray[np.generic]] = []
+    scores: list[npt.NDArray[np.float32]] = []
     logits = torch.empty(3 * len(grid), g, g, dtype=torch.float16, device=device)
-    for asked in torch.from_numpy(grid.astype(np.float32)).split(at_once):
+    for asked in torch.split(torch.from_numpy(grid.astype(np.float32)), at_once):
         coords = torch.stack([asked, torch.zeros_like(asked)], dim=1).to(device)
         labels = torch.tensor([[FOREGROUND, PAD]], device=device).expand(len(asked), 2)
         owners = torch.zeros(len(asked), dtype=torch.int64, device=device)
@@ -141,7 +143,7 @@ def _masks(
             all_present=True,
         )
         found = answer.mask_logits.flatten(0, 1)
-        begin = sum(map(len, scores))
+        begin = sum(len(few) for few in scores)
         logits[begin : begin + len(found)] = found
         scores.append(answer.iou.float().flatten().cpu().numpy())
         boxes += [
@@ -152,7 +154,7 @@ def _masks(
 
 def _upscaled(sam: Sam, logits: Tensor, frame: InputFrame, *, at_once: int) -> Iterator[Tensor]:
     """[n, g, g] logits in the original frame, some masks at a time: float32 [k, H, W]."""
-    for chunk in logits.split(at_once) if len(logits) else ():
+    for chunk in torch.split(logits, at_once) if len(logits) else ():
         yield sam.postprocess(
             chunk[:, None].float(), image_size=frame.size, original_size=frame.original
         )[:, 0]

@@ -61,7 +61,7 @@ def masks_of_boxes(
     scale = torch.tensor([width / image.shape[1], height / image.shape[0]])
     corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 2, 2) * scale
     found: list[BoxMask] = []
-    for part in corners.split(max_masks):
+    for part in torch.split(corners, max_masks):
         logits, iou = _decode(sam, embeddings, part.to(device), refine=refine)
         found += [
             BoxMask(rle=rle, predicted_iou=value)
@@ -90,7 +90,7 @@ def _decode(sam: Sam, embeddings: Tensor, corners: Tensor, *, refine: int) -> tu
 
 def _encoded(sam: Sam, logits: Tensor, frame: InputFrame) -> Iterator[RLE]:
     room = max(1, _PIXELS_AT_ONCE // (frame.original[0] * frame.original[1]))
-    for part in logits.float().split(room):
+    for part in torch.split(logits.float(), room):
         upscaled = sam.postprocess(part, image_size=frame.size, original_size=frame.original)
         for bitmap in (upscaled[:, 0] > 0).to(torch.uint8).cpu().numpy():
             rle = coco_mask.encode(np.asfortranarray(bitmap))

@@ -85,10 +85,10 @@ def _per_mask(iou: Floats, record: Record, first: str, points: PointsConfig) -> 
     for percent in points.noc:
         there = iou[:, : points.noc_clicks] >= percent / 100
         reached = there.any(axis=1)
-        clicks = there.argmax(axis=1) + 1.0
+        clicks = np.asarray(there.argmax(axis=1) + 1, dtype=np.float64)
         clicks[~reached] = points.noc_clicks
         found[f"noc_{percent}"] = clicks
-        found[f"never_{percent}"] = (~reached).astype(np.float64)
+        found[f"never_{percent}"] = np.asarray(~reached, dtype=np.float64)
     return found
 
 

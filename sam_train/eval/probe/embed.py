@@ -43,7 +43,7 @@ def cut_out(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], *, margin
         mask: [H, W], not empty.
     """
     ends = []
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     grow = round(margin * max(np.ptp(rows) + 1, np.ptp(columns) + 1))
     for places, length in zip((rows, columns), mask.shape, strict=True):
         ends.append(slice(max(0, places[0] - grow), min(length, places[-1] + 1 + grow)))

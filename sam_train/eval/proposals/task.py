@@ -193,8 +193,12 @@ class Proposals(Task[ProposalItem]):
         scores = np.where(masks.areas > 0, (masks.iou + masks.stability) / 2, -np.inf)
         best = np.argsort(-scores, kind="stable")[: own.limit]
         best = best[np.isfinite(scores[best])]
-        rles = [RLE(**compressed(masks.changes[k], found.photo)) for k in best]
+        rles = [_rle(compressed(masks.changes[k], found.photo)) for k in best]
         return rles, scores[best].tolist()
+
+
+def _rle(found: Mapping[str, Any]) -> RLE:
+    return RLE(size=found["size"], counts=found["counts"])
 
 
 def _draw(curves: Mapping[str, Sequence[float]], numbers: Sequence[int], out: Path) -> None:
