@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +26,6 @@ from sam_train.model.load import load_sam
 STEPS = 6
 LEARNT = re.compile(r"step|loss|lr$|grad_norm|iou|predicted_iou|val/")
 """Columns of metrics.csv that no clock decides."""
-
-
-@pytest.fixture(autouse=True)
-def _no_log_left_open() -> Iterator[None]:
-    """A handler of one test would write to the captured stdout of it in the next."""
-    yield
-    logger = logging.getLogger("sam_train")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.propagate = True
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +22,6 @@ from sam_train.export.run import export
 
 ROOT = Path(__file__).resolve().parents[2]
 NANO = ROOT / "sam_train/assets/nano.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _no_log_left_open() -> Iterator[None]:
-    """A handler of one test would write to the captured stdout of it in the next."""
-    yield
-    logger = logging.getLogger("sam_train")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.propagate = True
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,6 @@ from sam_train.eval.evaluate import evaluate
 from sam_train.eval.result import TaskResult
 
 NANO = Path(__file__).resolve().parents[2] / "sam_train/assets/nano.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _no_log_left_open() -> Iterator[None]:
-    """A handler of one test would write to the captured stdout of it in the next."""
-    yield
-    logger = logging.getLogger("sam_train")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.propagate = True
 
 
 @pytest.fixture(scope="module")

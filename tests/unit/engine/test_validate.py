@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,17 +26,6 @@ from sam_train.model.load import load_sam
 
 SIZES = ["model.image_size=64", "model.depth=2", "model.global_blocks=[0,1]", "model.prompt_dim=64"]
 MODEL = ModelConfig(name="vit_t", image_size=64, depth=2, global_blocks=[0, 1], prompt_dim=64)
-
-
-@pytest.fixture(autouse=True)
-def _no_log_left_open() -> Iterator[None]:
-    """A handler of one test would write to the captured stdout of it in the next."""
-    yield
-    logger = logging.getLogger("sam_train")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.propagate = True
 
 
 @pytest.fixture(scope="module")
