@@ -7,6 +7,7 @@ read back by this project, which shows that it is whole but not that the other u
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -99,6 +100,16 @@ def _ask_segment_anything(path: Path, probe: Probe) -> Answer:
     return Answer(embeddings=embeddings, logits=logits, iou=iou)
 
 
+def _segment_anything() -> Any:
+    try:
+        return import_module("segment_anything")
+    except ImportError:
+        # The parts that it got to would pass for the whole package at the next try.
+        for name in [name for name in sys.modules if name.split(".")[0] == "segment_anything"]:
+            del sys.modules[name]
+        raise
+
+
 def read_segment_anything(path: Path) -> Any:
     """segment-anything's own `Sam` with the weights of an exported `.pth`: by its registry where
     that has it, else constructed as the `.json` beside it says.
@@ -106,7 +117,7 @@ def read_segment_anything(path: Path) -> Any:
     Raises:
         ImportError: segment-anything or its torchvision is not installed.
     """
-    package: Any = import_module("segment_anything")
+    package = _segment_anything()
     sizes = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if sizes["registry"]:
         return package.sam_model_registry[sizes["registry"]](checkpoint=str(path))

@@ -4,6 +4,7 @@ Hugging Face's SamModel and SamProcessor, onnxruntime."""
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,6 +271,21 @@ def test_a_file_that_answers_otherwise_is_refused(segment_anything: Any, tmp_pat
     torch.save(state | {name: state[name].flip(0)}, out)
     with pytest.raises(UserError, match="answers otherwise"):
         check_export(load_sam(NANO), out, format="segment_anything")
+
+
+def test_a_reader_that_is_not_whole_is_missing_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """segment-anything stops in the middle of its import where torchvision is not installed."""
+    sam, out = build_from_config(OTHER), tmp_path / "sam.pth"
+    save_segment_anything(sam, out, model=OTHER)
+    for name in [name for name in sys.modules if name.startswith("segment_anything.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "segment_anything", raising=False)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    for _ in range(2):
+        check = check_export(sam, out, format="segment_anything")
+        assert check.reader.startswith("sam_train only (segment-anything: torchvision")
 
 
 @pytest.mark.parametrize(

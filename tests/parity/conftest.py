@@ -1,19 +1,17 @@
 """segment-anything 1.0 as the reference: importable without torchvision, at any size, randomised.
 
-Nothing of it that is compared here touches torchvision, which has no CPU build: a stub satisfies
-its imports. Its fresh weights hide mistakes (relative-position tables are zeros, norms are ones),
+Its fresh weights hide mistakes (relative-position tables are zeros, norms are ones),
 so every parameter and buffer is randomised before a comparison.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import pytest
+import segment_anything_reference
 import torch
 from torch import Tensor, nn
 
@@ -23,31 +21,10 @@ RELATIVE = 1e-5
 """Largest difference allowed, relative to the largest value."""
 
 
-def _stub_torchvision() -> None:
-    names: dict[str, list[str]] = {
-        "torchvision": [],
-        "torchvision.transforms": [],
-        "torchvision.transforms.functional": ["resize", "to_pil_image"],
-        "torchvision.ops": [],
-        "torchvision.ops.boxes": ["batched_nms", "box_area"],
-    }
-    for name, attributes in names.items():
-        module = ModuleType(name)
-        for attribute in attributes:
-            setattr(module, attribute, None)
-        sys.modules.setdefault(name, module)
-
-
 @pytest.fixture(scope="session")
 def segment_anything() -> Any:
     """The package segment-anything 1.0."""
-    present = {name for name in sys.modules if name.split(".")[0] == "torchvision"}
-    _stub_torchvision()
-    package = pytest.importorskip("segment_anything")
-    # Others (transformers) look for torchvision to decide what they can do: hide the stub again.
-    for name in [n for n in sys.modules if n.split(".")[0] == "torchvision" and n not in present]:
-        del sys.modules[name]
-    return package
+    return segment_anything_reference.load()
 
 
 @pytest.fixture(scope="session")

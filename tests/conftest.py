@@ -1,0 +1,30 @@
+"""What no test may leave to the next one of its process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """The environment, which child processes inherit and where Lightning leaves a rank; the log's
+    handlers, which would write to the captured stdout of a test that is over; torch's precision
+    and threads, which a recipe sets."""
+    logger = logging.getLogger("sam_train")
+    environment, level = dict(os.environ), logger.level
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+    logger.setLevel(level)
+    torch.set_float32_matmul_precision(precision)
+    torch.set_num_threads(threads)
