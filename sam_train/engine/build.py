@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class TrainerConfig:
     profiler: str = ""
     """'' (off), simple, advanced or pytorch: Lightning's, into fit-profile.txt of run_dir."""
     threads: int = 0
-    """CPU threads of torch in each process; 0 leaves torch's own choice."""
+    """CPU threads of torch in each process; 0 shares the cores out among them."""
 
 
 @dataclass
@@ -186,6 +187,8 @@ def build_trainer(
     keep_freed_memory()
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
+        # Lightning would set it anew, and the processes that it starts read it.
+        os.environ["OMP_NUM_THREADS"] = str(cfg.threads)
     accelerator = cfg.accelerator
     if accelerator == "auto":
         # Lightning's auto would take a Mac's GPU, which lacks the float64 of prompts/rng.py.
