@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sam_train.data import rle
 from sam_train.types import RLE
@@ -71,6 +71,8 @@ def open_photo(data: bytes) -> Image.Image:
             photo = Image.open(io.BytesIO(data), formats=("JPEG",))
     except Image.DecompressionBombError:
         raise BadSample("bad_jpeg", f"more than {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise BadSample("bad_jpeg", "not a readable JPEG") from None  # it would print an address
     except (OSError, ValueError, SyntaxError) as error:
         raise BadSample("bad_jpeg", f"not a readable JPEG ({error})") from None
     if photo.width * photo.height > MAX_PIXELS:

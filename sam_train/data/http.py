@@ -196,6 +196,9 @@ def _pool(url: str) -> urllib3.PoolManager:
         _pools[place] = make(
             num_pools=16,
             maxsize=16,
-            retries=urllib3.Retry(connect=0, read=0, status=0, other=0, redirect=5),
+            # Left to itself it would take a 503 with Retry-After for its own affair.
+            retries=urllib3.Retry(
+                connect=0, read=0, status=0, other=0, redirect=5, respect_retry_after_header=False
+            ),
         )
     return _pools[place]

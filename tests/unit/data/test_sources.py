@@ -115,6 +115,7 @@ def test_passing_trouble_is_waited_out_and_lasting_trouble_is_one_line(
         source.read(1000, 2000)
     assert "\n" not in str(caught.value)
     assert "(3 tries)" in str(caught.value)
+    assert f"answers {trouble.status}" in str(caught.value) or trouble.status is None
     trouble.times = 0
     assert source.read(3000, 100) == DATA[3000:3100]
 
