@@ -69,27 +69,10 @@ def fit(overrides: Sequence[str]) -> None:
         seed=cfg.seed,
     )
     notice = Notice(grace_seconds=cfg.checkpoint.grace_seconds)
-    callbacks: list[Callback] = [
-        notice,
-        *([WeightAverage(cfg.optim.ema)] if cfg.optim.ema else []),
-        *build_callbacks(
-            cfg.callbacks,
-            run_dir=run_dir,
-            log_every=cfg.trainer.log_every,
-            health=cfg.health,
-        ),
-        Saver(
-            cfg.checkpoint,
-            run_dir=run_dir,
-            notice=notice,
-            record={"config": plain, "versions": versions()},
-            resume_from=found.path if found else None,
-        ),
-    ]
     trainer = build_trainer(
         cfg.trainer,
         run_dir=run_dir,
-        callbacks=callbacks,
+        callbacks=run_callbacks(cfg, run_dir=run_dir, notice=notice, plain=plain, found=found),
         loggers=build_loggers(cfg.logger, run_dir=run_dir, name=cfg.name, config=plain),
         grad_clip=cfg.optim.grad_clip,
     )
@@ -103,6 +86,31 @@ def fit(overrides: Sequence[str]) -> None:
         raise SystemExit(exit_status(trainer)) from None
     finally:
         notice.restore()
+
+
+def run_callbacks(
+    cfg: RunConfig, *, run_dir: Path, notice: Notice, plain: Any, found: Found | None
+) -> list[Callback]:
+    """All that watches, measures and saves a run, in the order in which it is called.
+
+    Args:
+        plain: the settings as they go into each checkpoint.
+        found: the checkpoint that the run goes on from.
+    """
+    return [
+        notice,
+        *([WeightAverage(cfg.optim.ema)] if cfg.optim.ema else []),
+        *build_callbacks(
+            cfg.callbacks, run_dir=run_dir, log_every=cfg.trainer.log_every, health=cfg.health
+        ),
+        Saver(
+            cfg.checkpoint,
+            run_dir=run_dir,
+            notice=notice,
+            record={"config": plain, "versions": versions()},
+            resume_from=found.path if found else None,
+        ),
+    ]
 
 
 def exit_status(trainer: Trainer) -> int:
