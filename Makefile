@@ -52,7 +52,7 @@ photos: install ## real photos from raw data (RAW=FOLDER), scored before and aft
 	    ckpt=$(RUN)/photos/checkpoints/last.ckpt run_dir=$(RUN)/photos/coco128_after
 
 test: install-test ## all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: install-test ## the fast ones
 	$(BIN)/python -m pytest tests/unit

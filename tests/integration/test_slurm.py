@@ -31,10 +31,10 @@ STATE = ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "rng_
 TWO_NODES = ("--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=1")
 PATIENCE = 400.0
 """Seconds: for machines that do other things, too."""
-LOST = ("FAILED", "CANCELLED", "TIMEOUT", "BOOT_FAIL")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "BOOT_FAIL")
 """States of a job that Slurm will not start again."""
-SLOW = Behaviour(bytes_per_second=4000)
-"""About one step in two seconds."""
+SLOW = Behaviour(bytes_per_second=800)
+"""About one step in five seconds: Slurm may take a minute to see what has happened to a node."""
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ class Job:
         """Until it is so, or the job has ended otherwise."""
 
         def looked() -> bool:
-            return true() or self.slurm.job(self.number)["JobState"] in LOST
+            return true() or self.slurm.job(self.number)["JobState"] in ENDED
 
         try:
             wait_until(looked, what=what, seconds=PATIENCE, pause=0.2)

@@ -30,6 +30,7 @@ def start(_worker: int) -> None:
 def test_signals_of_others_change_nothing() -> None:
     loader = DataLoader(
         Pids(),
+        batch_size=None,  # plain numbers: nothing that torch would hand over by a socket
         num_workers=1,
         worker_init_fn=start,
         multiprocessing_context="fork",
