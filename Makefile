@@ -8,7 +8,7 @@ DATA   := data/sample
 RAW    ?= ../shared/data
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test fit nano photos test test-unit test-kill fuzz lint format bench clean
+.PHONY: help install install-test fit nano photos report test test-unit test-kill fuzz lint format bench clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,13 @@ photos: install ## real photos from raw data (RAW=FOLDER), scored before and aft
 	    init_from=dinov2:$(RAW)/weights/dinov2_vits14_fp16.pt run_dir=$(RUN)/photos
 	$(BIN)/python -m sam_train validate +experiment=photos data.val=data/photos/coco128 \
 	    ckpt=$(RUN)/photos/checkpoints/last.ckpt run_dir=$(RUN)/photos/coco128_after
+
+report: install ## all that the paper measures, of the real-photo run, on one page: half an hour
+	$(BIN)/python -m sam_train evaluate task=all ckpt=$(RUN)/photos/checkpoints/last.ckpt \
+	    'eval.datasets=[COCO128=coco:$(RAW)/coco128,BSDS=bsds:$(RAW)/bsds500,DSB2018=rle:$(RAW)/dsb2018,ADE20K=ade20k:$(RAW)/ade20k]' \
+	    eval.images=40 points.noc=[85] points.noc_clicks=12 proposals.points_per_side=32 \
+	    edges.images=$(RAW)/bsds500/images/val edges.ground_truth=$(RAW)/bsds500/groundTruth/val \
+	    run_dir=$(RUN)/report
 
 test: install-test ## all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -12,7 +12,11 @@ import torch
 
 
 def pytest_configure() -> None:
-    """A suite that is started in the background ignores Ctrl-C, and so would all that it starts."""
+    """The same on every machine, for the tests and for all that they start: one thread, whose sums
+    do not depend on the number of cores and which waits for no other; Ctrl-C, which a suite that is
+    started in the background ignores."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -23,7 +27,7 @@ def _nothing_left_behind() -> Iterator[None]:
     handlers, which would write to the captured stdout of a test that is over; torch's precision
     and threads, which a recipe sets."""
     logger = logging.getLogger("sam_train")
-    environment, level = dict(os.environ), logger.level
+    environment = dict(os.environ)
     precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     yield
     os.environ.clear()
@@ -32,6 +36,6 @@ def _nothing_left_behind() -> Iterator[None]:
         logger.removeHandler(handler)
         handler.close()
     logger.propagate = True
-    logger.setLevel(level)
+    logger.setLevel(logging.NOTSET)
     torch.set_float32_matmul_precision(precision)
     torch.set_num_threads(threads)
