@@ -26,14 +26,13 @@ from sam_train.data.config import DataConfig
 from sam_train.data.config import check as check_data
 from sam_train.doctor.config import DoctorConfig
 from sam_train.doctor.config import check as check_doctor
-from sam_train.engine.build import LoggerConfig, TrainerConfig
-from sam_train.engine.build import check as check_trainer
-from sam_train.engine.callbacks import CallbacksConfig
+from sam_train.engine.callbacks.config import CallbacksConfig
+from sam_train.engine.config import LoggerConfig, TrainerConfig, check_strategy
+from sam_train.engine.config import check as check_trainer
 from sam_train.engine.health import HealthConfig
 from sam_train.engine.health import check as check_health
 from sam_train.engine.rotation import CheckpointConfig
 from sam_train.engine.rotation import check as check_checkpoint
-from sam_train.engine.strategies import check as check_strategy
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.edges.config import EdgesConfig

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sam_train.engine.build import TrainerConfig, parse_devices
+from sam_train.engine.config import TrainerConfig, parse_devices
 from sam_train.errors import UserError
 
 _NOT_JOBS = ("bash", "interactive")

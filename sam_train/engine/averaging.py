@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from sam_train.engine.config import deepspeed_config
 from sam_train.engine.strategies import part_for, whole_tensor
-from sam_train.engine.zero import deepspeed_config
 from sam_train.errors import UserError
 from sam_train.model.weight_files import AVERAGE_RECORD
 

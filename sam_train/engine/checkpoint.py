@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lightning import seed_everything
+import torch
 
 from sam_train.config import RunConfig, load_config
 from sam_train.errors import UserError
@@ -62,7 +62,7 @@ def load_checkpoint(cfg: RunConfig) -> Loaded:
     """
     source = cfg.ckpt or cfg.init_from or ""
     # What the file does not hold keeps its random values: the same ones in every call.
-    seed_everything(cfg.seed, verbose=False)
+    torch.manual_seed(cfg.seed)
     sam = build_from_config(cfg.model)
     log.info("%s", initialise(sam, source, cfg.init))
     return Loaded(cfg=cfg, sam=sam.eval(), source=source)

@@ -21,7 +21,7 @@ from sam_train.data.datamodule import SamDataModule
 from sam_train.engine.averaging import WeightAverage
 from sam_train.engine.averaging import check as check_average
 from sam_train.engine.build import build_loggers, build_trainer
-from sam_train.engine.callbacks import build_callbacks
+from sam_train.engine.callbacks.build import build_callbacks
 from sam_train.engine.differences import report_differences
 from sam_train.engine.health.memory import memory_advice
 from sam_train.engine.log import rank_zero, start_log

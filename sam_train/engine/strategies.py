@@ -30,10 +30,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from sam_train.engine.zero import ZeroStrategy, deepspeed_config
+from sam_train.engine.config import deepspeed_config
+from sam_train.engine.zero import ZeroStrategy
 from sam_train.errors import UserError
-
-STRATEGIES = ("auto", "ddp", "fsdp2", "deepspeed")
 
 
 class Fsdp2Strategy(ModelParallelStrategy):
@@ -180,33 +179,6 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     return norm
 
 
-def check(name: str, *, optimizer: str, precision: str, deepspeed: str, offload: bool) -> None:
-    """Refuse what a strategy cannot do.
-
-    Args:
-        name, precision, deepspeed, offload: of `trainer`.
-        optimizer: `optim.name`.
-
-    Raises:
-        UserError: names the two settings.
-    """
-    if offload and name != "deepspeed":
-        raise UserError("trainer.offload is DeepSpeed's: set trainer.strategy=deepspeed, too")
-    if name not in ("fsdp2", "deepspeed"):
-        return
-    if optimizer == "muon":
-        raise UserError(
-            f"optim.name=muon needs whole matrices, and trainer.strategy={name} splits them: use "
-            "optim.name=adamw, or trainer.strategy=ddp"
-        )
-    if precision == "64-true":
-        raise UserError(
-            f"trainer.precision=64-true does not go with trainer.strategy={name}: use ddp"
-        )
-    if name == "deepspeed":
-        deepspeed_config(deepspeed, offload=offload, clip=0.0)
-
-
 def build_strategy(name: str, *, deepspeed: str, offload: bool, clip: float) -> Strategy | str:
     """What Lightning's Trainer takes as `strategy`.
 
@@ -230,9 +202,7 @@ def build_strategy(name: str, *, deepspeed: str, offload: bool, clip: float) -> 
 
 
 __all__ = [
-    "STRATEGIES",
     "Fsdp2Strategy",
     "build_strategy",
-    "check",
     "clip_gradients",
 ]

@@ -14,9 +14,9 @@ import torch
 from sam_train.config import RunConfig
 from sam_train.data.datamodule import SamDataModule
 from sam_train.data.loader import SizedLoader
-from sam_train.engine.build import check_accelerator
 from sam_train.engine.callbacks.curves import draw_calibration
 from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
+from sam_train.engine.config import check_accelerator
 from sam_train.engine.log import start_log
 from sam_train.errors import UserError
 from sam_train.eval.film_rows import ClickFilm

@@ -5,12 +5,10 @@ DeepSpeed takes over what Lightning else does itself: averaging, clipping and th
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -308,33 +306,4 @@ def _flat_parts(zero: Any) -> list[Tensor]:
     raise UserError("trainer.deepspeed: only ZeRO 1, 2 and 3 can go on from a checkpoint")
 
 
-def deepspeed_config(name: str, *, offload: bool, clip: float) -> dict[str, Any]:
-    """DeepSpeed's settings: a file of launch/deepspeed by its name, or any by its path.
-
-    Raises:
-        UserError: there is none, or it is not JSON.
-    """
-    path = Path(name)
-    if path.suffix != ".json":
-        package = Path(__file__).resolve().parents[1]
-        folders = [root / "launch" / "deepspeed" for root in (package.parent, package)]
-        known = next((f for f in folders if f.is_dir()), folders[0])
-        path = known / f"{name}.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"trainer.deepspeed={name}: {path} cannot be read ({error.strerror}); use zero1, "
-            "zero2, zero3 or a path to a .json"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"trainer.deepspeed={name}: {path} is not JSON: {error}") from error
-    config.setdefault("gradient_clipping", clip)
-    if offload:
-        zero = config.setdefault("zero_optimization", {})
-        config["zero_force_ds_cpu_optimizer"] = False
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    return config
-
-
-__all__ = ["ZeroPrecision", "ZeroStrategy", "deepspeed_config"]
+__all__ = ["ZeroPrecision", "ZeroStrategy"]

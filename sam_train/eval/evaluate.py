@@ -13,8 +13,8 @@ import torch
 
 from sam_train.allocator import keep_freed_memory
 from sam_train.config import RunConfig, load_config
-from sam_train.engine.build import check_accelerator
 from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
+from sam_train.engine.config import check_accelerator
 from sam_train.engine.log import start_log
 from sam_train.errors import UserError
 from sam_train.eval.config import check as check_eval

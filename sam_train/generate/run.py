@@ -18,8 +18,8 @@ import torch
 
 from data_tools.sa1b_format import shard_path
 from sam_train.config import RunConfig
-from sam_train.engine.build import check_accelerator
 from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
+from sam_train.engine.config import check_accelerator
 from sam_train.engine.log import start_log
 from sam_train.errors import UserError
 from sam_train.eval.digest import weights_digest

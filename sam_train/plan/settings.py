@@ -8,7 +8,7 @@ import torch
 
 from sam_train.config import RunConfig
 from sam_train.data.order import micro_batch
-from sam_train.engine.build import parse_devices
+from sam_train.engine.config import parse_devices
 from sam_train.model.build import recompute_of
 
 GPUS_OF_A_NODE = 8

@@ -18,8 +18,8 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from sam_train.config import RunConfig
+from sam_train.engine.config import deepspeed_config
 from sam_train.engine.parallel import split
-from sam_train.engine.zero import deepspeed_config
 from sam_train.errors import UserError
 from sam_train.model import Sam, build_from_config
 from sam_train.optim import freeze, orthogonalises

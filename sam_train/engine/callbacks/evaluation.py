@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sam_train.engine.averaging import averaged
+from sam_train.engine.callbacks.config import EvaluationConfig
 from sam_train.engine.callbacks.meter import StepMeter
 from sam_train.engine.callbacks.metrics_file import read_columns
 from sam_train.engine.callbacks.validation import whole_sam
@@ -28,22 +29,6 @@ log = logging.getLogger("sam_train")
 
 _LINES = 8
 """Of one panel, at most."""
-
-
-@dataclass
-class EvaluationConfig:
-    """The paper's measurements during training; `eval.datasets` and each task's own settings say
-    what is measured and how."""
-
-    every: int = 0
-    """Steps between measurements, also before the first and behind the last; 0: never."""
-    tasks: list[str] = field(default_factory=lambda: ["points"])
-    """As `task` of `evaluate`. Of points only the games with a centred first click, and no NoC,
-    which takes twice as many clicks as all else."""
-    images: int = 32
-    """Of each data set, the same at each measurement and in every run."""
-    masks: int = 500
-    """Of each data set, about; the tighter of the two bounds counts."""
 
 
 class TaskEvaluation(Callback):
@@ -191,4 +176,4 @@ def draw_trend(metrics: Path, out: Path) -> None:
     figure.savefig(out, dpi=100)
 
 
-__all__ = ["EvaluationConfig", "TaskEvaluation", "draw_trend", "trend_figures"]
+__all__ = ["TaskEvaluation", "draw_trend", "trend_figures"]

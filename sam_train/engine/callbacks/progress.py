@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -12,19 +11,10 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich import get_console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from sam_train.engine.callbacks.config import ProgressConfig
 from sam_train.engine.callbacks.meter import StepFigures, StepMeter
 
 log = logging.getLogger("sam_train")
-
-
-@dataclass
-class ProgressConfig:
-    """How training shows that it advances."""
-
-    bar: bool = True
-    """A live bar where the output is a terminal; without one, lines as in a file."""
-    line_seconds: float = 30.0
-    """Seconds between lines where the output is not a terminal: batch systems keep every line."""
 
 
 class TrainingProgress(ProgressBar):
@@ -134,4 +124,4 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-__all__ = ["ProgressConfig", "TrainingProgress", "describe", "duration"]
+__all__ = ["TrainingProgress", "describe", "duration"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,37 +11,19 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sam_train.engine.averaging import averaged
+from sam_train.engine.callbacks.config import ClickValidationConfig
 from sam_train.engine.callbacks.curves import draw_calibration, draw_curves
 from sam_train.engine.callbacks.meter import StepMeter
 from sam_train.engine.callbacks.training_film import training_film
 from sam_train.engine.health.pulse import beating
 from sam_train.eval.film_rows import ClickFilm
 from sam_train.eval.filmstrip import filmstrip
-from sam_train.eval.interactive import CLICKS, evaluate_clicks
+from sam_train.eval.interactive import evaluate_clicks
 from sam_train.eval.scores import ClickScores, comparison_table
 from sam_train.model import Sam
 from sam_train.types import Batch
 
 log = logging.getLogger("sam_train")
-
-
-@dataclass
-class ClickValidationConfig:
-    """Measuring during training; `validate` measures all of data.val."""
-
-    every: int = 5000
-    """Steps between measurements; 0: only before the first step and after the last."""
-    images: int = 64
-    """Held-out images, the first of data.val, on all ranks together: a subset, because a large
-    set would take longer than the training between."""
-    clicks: list[int] = field(default_factory=lambda: list(CLICKS))
-    """Numbers of clicks to report (paper D: 1, 2, 3, 5, 9)."""
-    first: str = "centre"
-    """The first click: centre (farthest from the boundary, paper D) or random (its variant)."""
-    max_masks: int = 64
-    """Masks decoded at once; lower it where memory is short."""
-    film_rows: int = 4
-    """Masks in each filmstrip; 0 draws none."""
 
 
 class ClickValidation(Callback):
@@ -240,4 +221,4 @@ def take_images(batches: Iterable[Batch], images: int) -> list[Batch]:
     return taken
 
 
-__all__ = ["ClickValidation", "ClickValidationConfig", "take_images", "whole_sam"]
+__all__ = ["ClickValidation", "take_images", "whole_sam"]

@@ -18,7 +18,7 @@ from PIL import Image
 from data_tools.sa1b_format import ShardSample, annotation, write_shards
 from sam_train.config import RunConfig
 from sam_train.data.datamodule import SamDataModule
-from sam_train.engine.callbacks import build_callbacks
+from sam_train.engine.callbacks.build import build_callbacks
 from sam_train.engine.callbacks.metrics_file import read_columns
 from sam_train.engine.module import SamModule
 from sam_train.eval import ClickScores
