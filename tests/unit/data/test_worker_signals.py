@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from multiprocessing.synchronize import Event
+from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -35,11 +36,15 @@ def test_signals_of_others_change_nothing() -> None:
         worker_init_fn=start,
         multiprocessing_context="fork",
     )
-    batches = iter(loader)
+    batches: Any = iter(loader)
     worker = int(next(batches))
     for number in ("-USR1", "-TERM", "-USR1", "-TERM"):
         subprocess.run(["kill", number, str(worker)], check=True)
-    pids = [int(pid) for pid in batches]
+    (process,) = batches._workers
+    try:
+        pids = [int(pid) for pid in batches]
+    except RuntimeError as error:
+        raise AssertionError(f"the worker ended with status {process.exitcode}") from error
     assert pids == [worker] * 99
 
 
