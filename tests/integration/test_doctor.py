@@ -118,4 +118,5 @@ def test_storage_that_hangs_is_left_behind(words: list[str], tmp_path: Path) -> 
     assert run.returncode == 2
     assert row(said, "shards") == ["FAIL"]
     assert "not finished after 3 s" in said
-    assert "1 failed: this job would not train" in said
+    # A busy machine may not finish another check in three seconds either.
+    assert "failed: this job would not train" in said
