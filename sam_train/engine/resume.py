@@ -123,7 +123,7 @@ def check_model(found: Found, module: nn.Module) -> None:
         UserError: names the first tensor that differs, or the setting that chooses the others.
     """
     own, stored = module.state_dict(), found.outline["state_dict"]
-    for name in own.keys() | stored.keys():
+    for name in dict.fromkeys([*stored, *own]):
         here, there = (tuple(s[name].shape) if name in s else None for s in (own, stored))
         if here != there:
             raise UserError(
