@@ -113,8 +113,9 @@ class Fsdp2Strategy(ModelParallelStrategy):
         own, stored = self.model.state_dict(), checkpoint["state_dict"]
         if strict and own.keys() != stored.keys():
             raise RuntimeError(f"other tensors: {sorted(own.keys() ^ stored.keys())}")
-        for name in own.keys() & stored.keys():
-            own[name].copy_(part_for(own[name], stored[name]))
+        for name, place in own.items():
+            if name in stored:
+                place.copy_(part_for(place, stored[name]))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take this rank's part of whole tensors."""
