@@ -51,7 +51,7 @@ photos: install ## real photos from raw data (RAW=FOLDER), scored before and aft
 	$(BIN)/python -m sam_train validate +experiment=photos data.val=data/photos/coco128 \
 	    ckpt=$(RUN)/photos/checkpoints/last.ckpt run_dir=$(RUN)/photos/coco128_after
 
-report: install ## all that the paper measures, of the real-photo run, on one page: half an hour
+report: install ## all that the paper measures, of the real-photo run, on one page: 20 minutes
 	$(BIN)/python -m sam_train evaluate task=all ckpt=$(RUN)/photos/checkpoints/last.ckpt \
 	    'eval.datasets=[COCO128=coco:$(RAW)/coco128,BSDS=bsds:$(RAW)/bsds500,DSB2018=rle:$(RAW)/dsb2018,ADE20K=ade20k:$(RAW)/ade20k]' \
 	    eval.images=40 points.noc=[85] points.noc_clicks=12 proposals.points_per_side=32 \
