@@ -62,7 +62,7 @@ test: install-test ## all tests
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-unit: install-test ## the fast ones
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile
 
 test-kill: install-test ## a run of two processes, killed at random a hundred times: half an hour
 	SAM_TRAIN_KILLS=100 $(BIN)/python -m pytest tests/integration/test_kills.py -s
