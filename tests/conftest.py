@@ -28,7 +28,6 @@ def _nothing_left_behind() -> Iterator[None]:
     and threads, which a recipe sets."""
     logger = logging.getLogger("sam_train")
     environment = dict(os.environ)
-    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     yield
     os.environ.clear()
     os.environ.update(environment)
@@ -37,5 +36,6 @@ def _nothing_left_behind() -> Iterator[None]:
         handler.close()
     logger.propagate = True
     logger.setLevel(logging.NOTSET)
-    torch.set_float32_matmul_precision(precision)
-    torch.set_num_threads(threads)
+    # Not what was found: a fixture of the whole file may have run a recipe before.
+    torch.set_float32_matmul_precision("highest")
+    torch.set_num_threads(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,17 +49,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def threads() -> Iterator[None]:
-    """Results that are compared bit by bit come from the same number of threads."""
-    before, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    torch.set_float32_matmul_precision(precision)
-
-
-@pytest.fixture(scope="module")
-def trained(scenes: Path, threads: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two steps that measured itself at the end."""
     run_dir = tmp_path_factory.mktemp("run")
     fit(
