@@ -84,10 +84,7 @@ def evaluate_clicks(
         ValueError: unknown `first`, clicks below 1, batches without rles, or an empty mask.
         UserError: no mask at all.
     """
-    if first not in ("centre", "random"):
-        raise ValueError(f"first click must be 'centre' or 'random', not '{first}'")
-    if not clicks or min(clicks) < 1:
-        raise ValueError(f"clicks must be numbers from 1, not {list(clicks)}")
+    _check(clicks, first)
     place = torch.device(device) if device is not None else next(sam.parameters()).device
     tally = ClickTally(rounds=max(clicks))
     was_training = sam.training
@@ -111,6 +108,13 @@ def evaluate_clicks(
     finally:
         sam.train(was_training)
     return tally.scores(sorted(set(clicks)), device=place)
+
+
+def _check(clicks: Sequence[int], first: str) -> None:
+    if first not in ("centre", "random"):
+        raise ValueError(f"first click must be 'centre' or 'random', not '{first}'")
+    if not clicks or min(clicks) < 1:
+        raise ValueError(f"clicks must be numbers from 1, not {list(clicks)}")
 
 
 @dataclass(slots=True, kw_only=True)

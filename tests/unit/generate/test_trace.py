@@ -46,7 +46,7 @@ def traced(logits: Any, side: int, size: tuple[int, int], **more: Any) -> Traced
     return trace_masks(np.asarray(logits), **given)
 
 
-def agrees(found: Traced, pixels: Tensor, offset: float = 1.0) -> None:
+def assert_agrees(found: Traced, pixels: Tensor, offset: float = 1.0) -> None:
     """Every number of `found` is that of the upscaled logits."""
     masks = (pixels > 0).numpy()
     np.testing.assert_array_equal(found.areas, masks.sum((1, 2)))
@@ -66,20 +66,20 @@ def test_pixel_for_pixel_as_upscaling(
     cells: int, side: int, height: int, width: int, size: float
 ) -> None:
     logits = smooth(cells, seed=height, size=size)
-    agrees(traced(logits, side, (height, width)), upscaled(logits, side, (height, width)))
+    assert_agrees(traced(logits, side, (height, width)), upscaled(logits, side, (height, width)))
 
 
 def test_noise_needs_more_room_than_was_taken() -> None:
     logits = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
     found = traced(logits, 256, (300, 400))
     assert min(len(changes) for changes in found.changes) > 8000
-    agrees(found, upscaled(logits, 256, (300, 400)))
+    assert_agrees(found, upscaled(logits, 256, (300, 400)))
 
 
 def test_full_empty_and_undefined_masks() -> None:
     logits = torch.stack([torch.full((32, 32), v) for v in (5.0, -5.0, 0.5, torch.nan)])
     found = traced(logits, 128, (90, 120))
-    agrees(found, upscaled(logits, 128, (90, 120)))
+    assert_agrees(found, upscaled(logits, 128, (90, 120)))
     assert [len(changes) for changes in found.changes] == [1, 0, 1, 0]
     np.testing.assert_array_equal(found.stability, np.array([1, np.nan, 0, np.nan], np.float32))
 
@@ -88,7 +88,7 @@ def test_full_empty_and_undefined_masks() -> None:
 def test_other_offsets(offset: float) -> None:
     logits = smooth(32, seed=1, size=20)
     found = traced(logits, 128, (100, 160), offset=offset)
-    agrees(found, upscaled(logits, 128, (100, 160)), offset)
+    assert_agrees(found, upscaled(logits, 128, (100, 160)), offset)
 
 
 @pytest.mark.parametrize(("x0", "y0"), [(0, 0), (30, 0), (0, 20), (30, 20), (10, 7)])
