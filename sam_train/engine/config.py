@@ -88,7 +88,9 @@ def parse_devices(devices: str) -> str | int | list[int]:
         return "auto"
     try:
         if "," in text or text.startswith("["):
-            return [int(part) for part in text.strip("[]").split(",") if part.strip()]
+            if numbers := [int(part) for part in text.strip("[]").split(",") if part.strip()]:
+                return numbers
+            raise ValueError(text)
         return int(text)
     except ValueError:
         raise UserError(

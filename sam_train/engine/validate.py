@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from sam_train.config import RunConfig
 from sam_train.data.datamodule import SamDataModule
 from sam_train.data.loader import SizedLoader
 from sam_train.engine.callbacks.curves import draw_calibration
 from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
-from sam_train.engine.config import check_accelerator
-from sam_train.engine.log import start_log
+from sam_train.engine.inference import (
+    autocast,
+    check_inference,
+    find_device,
+    start_inference,
+)
 from sam_train.errors import UserError
 from sam_train.eval.film_rows import ClickFilm
 from sam_train.eval.filmstrip import filmstrip
@@ -28,7 +29,6 @@ from sam_train.types import Batch
 
 log = logging.getLogger("sam_train")
 
-_AUTOCAST = {"bf16-mixed": torch.bfloat16}
 _SECONDS_BETWEEN_LINES = 20.0
 
 
@@ -63,18 +63,8 @@ def validate(overrides: Sequence[str]) -> ClickScores:
     cfg = settings_for_checkpoint(["name=validate", *overrides])
     if not cfg.data.val:
         raise UserError("data.val is not set: name the shards to measure on, data.val=[val/*.tar]")
-    check_accelerator(cfg.trainer)
-    run_dir = Path(cfg.run_dir)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        start_log(run_dir / "log.txt")
-    except OSError as error:
-        raise UserError(
-            f"run_dir={run_dir} cannot be written ({error.strerror}): choose another with run_dir="
-        ) from error
-    torch.set_float32_matmul_precision(cfg.trainer.matmul_precision)
-    if cfg.trainer.threads:
-        torch.set_num_threads(cfg.trainer.threads)
+    check_inference(cfg.trainer)
+    run_dir = start_inference(cfg)
     loaded = load_checkpoint(cfg)
     film = ClickFilm(rows=cfg.callbacks.validation.film_rows, shown=cfg.callbacks.validation.clicks)
     scores = _measure(loaded.sam, cfg, film)
@@ -84,14 +74,14 @@ def validate(overrides: Sequence[str]) -> ClickScores:
 
 
 def _measure(sam: Sam, cfg: RunConfig, film: ClickFilm) -> ClickScores:
-    device = _device(cfg)
+    device = find_device(cfg.trainer)
     data = SamDataModule(
         cfg.data, image_size=sam.image_size, grid_size=sam.grid_size, seed=cfg.seed
     )
     loader = data.val_dataloader()
     assert isinstance(loader, SizedLoader)
     measuring = cfg.callbacks.validation
-    with _autocast(cfg, device):
+    with autocast(cfg.trainer, device):
         try:
             return evaluate_clicks(
                 sam.to(device),
@@ -104,16 +94,6 @@ def _measure(sam: Sam, cfg: RunConfig, film: ClickFilm) -> ClickScores:
             )
         except ValueError as error:
             raise UserError(f"callbacks.validation: {error}") from error
-
-
-def _device(cfg: RunConfig) -> torch.device:
-    use_gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if use_gpu else "cpu")
-
-
-def _autocast(cfg: RunConfig, device: torch.device) -> AbstractContextManager[None]:
-    dtype = _AUTOCAST.get(cfg.trainer.precision)
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def _with_lines(loader: SizedLoader) -> Iterator[Batch]:

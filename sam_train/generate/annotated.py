@@ -11,6 +11,7 @@ from sam_train.data.decode import BadSample, as_rle, read_masks
 from sam_train.data.shards import open_shards
 from sam_train.errors import UserError
 from sam_train.generate.existing import Existing
+from sam_train.generate.inputs import PhotoPlace
 from sam_train.generate.rle import from_coco
 
 log = logging.getLogger("sam_train")
@@ -36,8 +37,30 @@ class Annotated:
     def __len__(self) -> int:
         return len(self._samples)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._samples
+    def check(self, photos: Sequence[PhotoPlace]) -> None:
+        """Say how many of `photos` have masks here.
+
+        Raises:
+            UserError: none has, or photos of one name would share masks.
+        """
+        first: dict[str, PhotoPlace] = {}
+        for photo in photos:
+            if photo.key not in self._samples:
+                continue
+            if photo.key in first:
+                raise UserError(
+                    f"generate.existing: {first[photo.key].name} and {photo.name} would both take "
+                    f"the masks of {photo.key}: give them names of their own"
+                )
+            first[photo.key] = photo
+        if not first:
+            raise UserError(
+                f"generate.existing has masks of {next(iter(self._samples))}, but of none of the "
+                f"{len(photos)} photos ({photos[0].key}, ...): names without extension must be "
+                "equal, and the photos inside the same shards have them: use the shards as "
+                "generate.input, too"
+            )
+        log.info("generate.existing: masks for %d of %d photos", len(first), len(photos))
 
     def of(self, key: str, photo: tuple[int, int]) -> Existing | None:
         """The masks of the photo called `key` of (H, W) pixels; None if none are known.

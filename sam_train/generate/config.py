@@ -80,7 +80,9 @@ class GenerateConfig(MaskConfig):
 
 def listed(value: Any) -> list[str]:
     """One text or a list of them, as people write it; empty ones mean nothing."""
-    texts = [value] if isinstance(value, str) else list(value or [])
+    if value is None:
+        return []
+    texts = value if isinstance(value, list | tuple) else [value]
     return [str(text) for text in texts if str(text)]
 
 

@@ -102,7 +102,7 @@ def agree(folder: Path, mine: Plan) -> Plan:
         raise _other(path, "other weights")
     for name, value in mine.settings.items():
         if there.settings.get(name) != json.loads(json.dumps(value)):
-            raise _other(path, f"generate.{name}={there.settings.get(name)}, not {value}")
+            raise _other(path, f"{name}={there.settings.get(name)}, not {value}")
     return there
 
 

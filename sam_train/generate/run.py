@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data_tools.sa1b_format import shard_path
 from sam_train.config import RunConfig
 from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
-from sam_train.engine.config import check_accelerator
-from sam_train.engine.log import start_log
+from sam_train.engine.inference import (
+    autocast,
+    check_inference,
+    find_device,
+    start_inference,
+)
 from sam_train.errors import UserError
 from sam_train.eval.digest import weights_digest
 from sam_train.generate import writers
@@ -34,7 +34,6 @@ from sam_train.parts import Part
 
 log = logging.getLogger("sam_train")
 
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _SECONDS_BETWEEN_LINES = 20.0
 _NUMBERED = re.compile(r"sa_(0|[1-9][0-9]{0,9})")
 # What only decides about speed; everything else the output depends on.
@@ -67,33 +66,37 @@ def generate(overrides: Sequence[str]) -> Summary:
     """
     cfg = settings_for_checkpoint(["name=generate", *overrides])
     check(cfg.generate)
-    check_accelerator(cfg.trainer)
+    check_inference(cfg.trainer)
     part = _part(cfg.generate)
     output = Path(cfg.generate.output or f"{cfg.run_dir}/masks")
-    _start(cfg, part, output)
+    start_inference(cfg, part)
+    _make(output)
     photos = list_photos(listed(cfg.generate.input))
     existing = listed(cfg.generate.existing)
     annotated = Annotated(existing) if existing else None
+    if annotated is not None:
+        annotated.check(photos)
     loaded = load_checkpoint(cfg)
+    device = find_device(cfg.trainer)
     masks = MaskConfig(**{f.name: getattr(cfg.generate, f.name) for f in fields(MaskConfig)})
     mine = make_plan(
         photos,
         samples_per_shard=cfg.generate.samples_per_shard,
         parts=part.count,
         weights=weights_digest(loaded.sam),
-        settings={k: v for k, v in asdict(cfg.generate).items() if k not in _FREE},
+        settings=_settings(cfg),
     )
     plan = agree(output, mine)
     work = _Work(
         cfg=cfg.generate,
         output=output,
-        generator=AutomaticMaskGenerator(loaded.sam.to(_device(cfg)), masks),
+        generator=AutomaticMaskGenerator(loaded.sam.to(device), masks),
         photos=photos,
         ids=_image_ids(photos),
         annotated=annotated,
     )
     units = units_of(plan)
-    with _autocast(cfg):
+    with autocast(cfg.trainer, device):
         for unit in part.of(units):
             work.do(unit)
     return work.finish(units)
@@ -121,9 +124,6 @@ class _Work:
         self._output = output
         self._began = self._said = time.monotonic()
         self._count = 0
-        if annotated is not None:
-            known = sum(photo.key in annotated for photo in photos)
-            log.info("generate.existing: masks for %d of %d photos", known, len(photos))
 
     def do(self, unit: Unit) -> None:
         """All photos of a unit that are not done yet, then its files."""
@@ -257,38 +257,25 @@ def _image_ids(photos: Sequence[PhotoPlace]) -> list[int]:
     return list(range(len(photos)))
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): choose another with generate.output="
+        ) from error
+
+
+def _settings(cfg: RunConfig) -> dict[str, Any]:
+    """By their full names."""
+    of_generate = {f"generate.{k}": v for k, v in asdict(cfg.generate).items() if k not in _FREE}
+    return {**of_generate, "trainer.precision": cfg.trainer.precision}
+
+
 def _part(cfg: GenerateConfig) -> Part:
     if cfg.part is not None and cfg.parts is not None:
         return Part(index=cfg.part, count=cfg.parts)
     return Part.from_environment()
-
-
-def _start(cfg: RunConfig, part: Part, output: Path) -> None:
-    run_dir = Path(cfg.run_dir)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        output.mkdir(parents=True, exist_ok=True)
-        start_log(run_dir / ("log.txt" if part.index == 0 else f"log_{part.index}.txt"))
-    except OSError as error:
-        raise UserError(
-            f"{error.filename} cannot be written ({error.strerror}): choose another with run_dir= "
-            "or generate.output="
-        ) from error
-    torch.set_float32_matmul_precision(cfg.trainer.matmul_precision)
-    if cfg.trainer.threads:
-        torch.set_num_threads(cfg.trainer.threads)
-
-
-def _device(cfg: RunConfig) -> torch.device:
-    if cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-    return torch.device("cuda", local % torch.cuda.device_count())
-
-
-def _autocast(cfg: RunConfig) -> AbstractContextManager[None]:
-    dtype = _AUTOCAST.get(cfg.trainer.precision)
-    return nullcontext() if dtype is None else torch.autocast(_device(cfg).type, dtype)
 
 
 __all__ = ["Summary", "generate"]

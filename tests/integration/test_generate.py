@@ -206,6 +206,8 @@ def test_only_what_is_missing_is_proposed(run: Generate, tmp_path: Path) -> None
     known = tmp_path / "known.tar"
     write_shard(samples, known)
     into = [f"generate.input={known}", f"run_dir={tmp_path / 'second'}"]
+    with pytest.raises(UserError, match=r"of none of the 5 photos \(photo0, \.\.\.\): names"):
+        run("loose", f"generate.existing={known}")
     generate([*LOOSE, *into, f"generate.existing={known}", "generate.existing_iou_thresh=0.4"])
     proposed = records(tmp_path / "second" / "masks" / "sa_000000.tar")
     assert proposed
@@ -224,6 +226,8 @@ def test_settings_that_do_not_fit(run: Generate, capsys: pytest.CaptureFixture[s
     run("mine")
     with pytest.raises(UserError, match=r"points_per_side=5, not 6: choose another generate\.outp"):
         run("mine", "generate.points_per_side=6")
+    with pytest.raises(UserError, match=r"trainer\.precision=32-true, not bf16-mixed: choose anot"):
+        run("mine", "trainer.precision=bf16-mixed")
     with pytest.raises(SystemExit):
         main(["generate", f"ckpt={NANO}"])
     assert "generate.input is not set" in capsys.readouterr().err

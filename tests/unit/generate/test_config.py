@@ -12,7 +12,7 @@ import segment_anything_reference
 from sam_train.config import load_config
 from sam_train.errors import UserError
 from sam_train.generate import AutomaticMaskGenerator, GenerateConfig, MaskConfig
-from sam_train.generate.config import check
+from sam_train.generate.config import check, listed
 from sam_train.model import build_sam
 
 
@@ -73,3 +73,8 @@ def test_the_class_refuses_what_it_cannot_do() -> None:
         AutomaticMaskGenerator(sam, MaskConfig(), points_per_side=3)
     with pytest.raises(ValueError, match="uint8"):
         AutomaticMaskGenerator(sam).generate([])  # type: ignore[arg-type]
+
+
+def test_a_folder_called_by_a_year() -> None:
+    assert listed(load_config(["generate.input=2024"]).generate.input) == ["2024"]
+    assert listed("") == listed(None) == listed([]) == []
