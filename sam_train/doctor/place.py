@@ -54,7 +54,7 @@ def find_place(cfg: TrainerConfig) -> Place:
         UserError: several nodes, and nothing that started processes on them.
     """
     env = os.environ
-    if "SLURM_PROCID" in env and env.get("SLURM_JOB_NAME") not in _NOT_JOBS:
+    if _started_by_slurm():
         return _of_slurm()
     if "RANK" in env and "WORLD_SIZE" in env:
         return Place(
@@ -101,7 +101,7 @@ def uses_gpus(cfg: TrainerConfig) -> bool:
 
 def start_others(place: Place, overrides: Sequence[str]) -> list[subprocess.Popen[bytes]]:
     """The other processes of this machine, where no launcher has started them."""
-    if place.ranks == 1 or "RANK" in os.environ or "SLURM_PROCID" in os.environ:
+    if place.ranks == 1 or "RANK" in os.environ or _started_by_slurm():
         return []
     place_of_all = {
         "WORLD_SIZE": str(place.ranks),
@@ -116,6 +116,13 @@ def start_others(place: Place, overrides: Sequence[str]) -> list[subprocess.Pope
         )
         for rank in range(1, place.ranks)
     ]
+
+
+def _started_by_slurm() -> bool:
+    """As Lightning decides it; a batch job without --ntasks is one process."""
+    env = os.environ
+    there = "SLURM_PROCID" in env and "SLURM_NTASKS" in env
+    return there and env.get("SLURM_JOB_NAME") not in _NOT_JOBS
 
 
 def _of_slurm() -> Place:
