@@ -51,13 +51,14 @@ from sam_train.optim import check as check_optim
 from sam_train.plan.config import PlanConfig
 from sam_train.prompts import PromptsConfig, schedule
 
-# What people type as paths, see `readable`.
+# What people type as paths, see `readable`: those that can only be one, then all.
+ONE_PATH = ("run_dir", "resume", "init_from", "ckpt", "out", "generate.output")
 PATHS = (
-    *("run_dir", "resume", "init_from", "ckpt", "out", "data.train", "data.val"),
+    *(*ONE_PATH, "data.train", "data.val"),
     *("eval.datasets", "edges.images", "edges.maps", "edges.ground_truth"),
     *("proposals.ground_truth", "proposals.images", "proposals.results"),
     *("instances.ground_truth", "instances.images", "instances.boxes", "instances.results"),
-    *("generate.input", "generate.output", "generate.existing"),
+    *("generate.input", "generate.existing"),
     *("fairness.groups", "probe.groups"),
 )
 
@@ -179,10 +180,14 @@ def readable(override: str) -> str:
         candidates.append(f"{key}=[{quoted}]" if listed else f"{key}={quoted}")
     for candidate in candidates:
         try:
-            OverridesParser.create().parse_override(candidate)
-            return candidate
+            sweeps = OverridesParser.create().parse_override(candidate).is_sweep_override()
         except HydraException:
             continue
+        if not sweeps or key not in PATHS:
+            return candidate
+        # a,b: to Hydra two runs, to people a name with a comma or a list without its brackets.
+        if key not in ONE_PATH and not Path(value).exists():
+            raise UserError(f"{key}: several paths stand in brackets: '{key}=[{value}]'")
     raise UserError(unreadable(override))
 
 

@@ -215,6 +215,15 @@ def test_paths_need_no_quotes_of_their_own(typed: str, meant: Any) -> None:
     assert load_config([typed]).data.train == meant
 
 
+def test_a_comma_in_a_name_is_no_list(tmp_path: Path) -> None:
+    photos = tmp_path / "New York, 2020"
+    photos.mkdir()
+    assert load_config([f"generate.input={photos}"]).generate.input == str(photos)
+    assert load_config(["run_dir=runs/a,b"]).run_dir == "runs/a,b"
+    with pytest.raises(UserError, match=r"brackets: 'data.train=\[a.tar,b.tar\]'"):
+        load_config(["data.train=a.tar,b.tar"])
+
+
 def test_our_own_checkpoint_names_can_be_typed() -> None:
     assert load_config(["resume=r/checkpoints/step=500.ckpt"]).resume.endswith("step=500.ckpt")
     assert readable("trainer.max_steps=3") == "trainer.max_steps=3"
