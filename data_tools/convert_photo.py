@@ -98,8 +98,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         # Pillow's own conversion clips at 255 and leaves most 16-bit pictures white.
         values = np.asarray(image).astype(np.float64)
-        low, high = float(values.min()), float(values.max())
-        grey = (values - low) * (255.0 / max(high - low, 1e-12))
+        # Photos without a value in places (NaN: satellites, depth) are black there.
+        finite = np.isfinite(values)
+        low, high = (float(f(values[finite])) for f in (np.min, np.max)) if finite.any() else (0, 0)
+        grey = np.where(finite, values - low, 0.0) * (255.0 / max(high - low, 1e-12))
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layers = image.convert("RGBA")

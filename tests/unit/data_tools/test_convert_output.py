@@ -186,7 +186,10 @@ def test_photos_that_are_no_rgb_jpeg(tmp_path: Path) -> None:
     Image.merge("CMYK", [Image.new("L", (W, H), 0)] * 3 + [Image.fromarray(255 - np.asarray(grey))]).save(tmp_path / "cmyk.jpg", quality=95)  # fmt: skip  # noqa: E501
     # A 12-bit sensor in a 16-bit file.
     Image.fromarray((100 + ramp * 3000 / 255).astype(np.uint16)).save(tmp_path / "deep.png")
-    for name in ["grey.jpg", "cmyk.jpg", "deep.png"]:
+    holes = ramp.astype(np.float32)
+    holes[:, :1] = np.nan
+    Image.fromarray(holes).save(tmp_path / "holes.tif")
+    for name in ["grey.jpg", "cmyk.jpg", "deep.png", "holes.tif"]:
         pixels = decoded(read_photo(tmp_path / name).jpeg).astype(int)
         assert np.abs(pixels - ramp[..., None]).max() <= 12, name
 
