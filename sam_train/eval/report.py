@@ -27,7 +27,8 @@ _HEADLINES = {
     "proposals": ("", ["all"]),
     "instances": ("", ["AP", "AP50"]),
 }
-"""Task -> the measured row (the first where it is not there) and the columns that are its gist."""
+"""Task -> the measured row, or one that goes on `NAME, ...`, or the first, where it is not there; and
+the columns that are its gist."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,7 +116,10 @@ def _headlines(result: TaskResult) -> list[Headline]:
     measured = [row for row in result.rows if row.source == MEASURED]
     if not measured:
         return []
-    row = next((row for row in measured if row.name == name), measured[0])
+    # Points with a random first click alone have no "average", only an "average, random first".
+    whole = [row for row in measured if row.name == name]
+    whole += [row for row in measured if name and row.name.startswith(f"{name},")]
+    row = (whole or measured)[0]
     sam = next((r for r in result.rows if r.source != MEASURED and r.name.startswith("SAM")), None)
     return [
         Headline(

@@ -71,3 +71,17 @@ def test_earlier_results_of_the_same_checkpoint_stay_on_the_page(tmp_path: Path)
     assert list(tree["tasks"]) == ["edges", "instances"]
     assert tree["left_out"] == {}
     assert "Title of proposals" not in page.read_text()
+
+
+def test_the_headline_of_points_is_their_average(tmp_path: Path) -> None:
+    """Under whatever name: only random first clicks have no plain one."""
+    for names, expected in (
+        (["coco", "average", "coco, random first", "average, random first"], 1.0),
+        (["coco, random first", "average, random first"], 1.0),
+        (["coco"], 0.0),
+    ):
+        rows = [Row(name=name, values={"1 click": float(k)}) for k, name in enumerate(names)]
+        found = result("points", columns=["1 click"], rows=rows)
+        write_report([found], tmp_path, left_out={})
+        tree = json.loads((tmp_path / "report.json").read_text())
+        assert tree["headlines"][0]["measured"] == expected
