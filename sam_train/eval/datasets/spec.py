@@ -59,7 +59,8 @@ class Reader:
     summary: str
     """What lies below `path`."""
     images: tuple[str, ...]
-    """Where the photos may lie below `path`; the first that exists counts. "" is path itself."""
+    """Where the photos may lie below `path`; the first that exists counts, so a folder stands before
+    the one it lies in. "" is path itself."""
     annotations: tuple[str, ...]
     """The same for annotations; globs."""
     list: Callable[[DatasetSpec, Path, Path], Listing]
@@ -82,7 +83,7 @@ SHARDS = "shards"
 READERS: dict[str, Reader] = {
     "coco": Reader(
         summary="a COCO instances JSON and its photos",
-        images=("images", "val2017", "images/val2017", ""),
+        images=("images/val2017", "images", "val2017", ""),
         annotations=(
             "annotations/instances_val2017.json",
             "instances*.json",

@@ -97,6 +97,23 @@ def test_min_area(coco: Path) -> None:
         found.images[0].load(min_area=57)
 
 
+@pytest.mark.parametrize("place", ["val2017", "images/val2017"])
+def test_where_cocos_photos_may_lie(coco: Path, place: str) -> None:
+    photos = (coco / "images").rename(coco / "photos")
+    (coco / place).parent.mkdir(exist_ok=True)
+    photos.rename(coco / place)
+    (found,) = open_datasets(EvalConfig(datasets=f"coco:{coco}"))
+    assert len(found.images[0].load().masks) == 2
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_folder_is_looked_for_before_the_one_it_lies_in(reader: str) -> None:
+    for places in (READERS[reader].images, READERS[reader].annotations):
+        folders = [Path(place) for place in places if "*" not in place]
+        for k, place in enumerate(folders):
+            assert not set(folders[:k]) & set(place.parents), place
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "P", "1"])
 def test_photos_that_are_no_rgb(tmp_path: Path, mode: str) -> None:
     root = pictures(tmp_path, 1)
