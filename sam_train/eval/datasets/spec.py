@@ -59,8 +59,8 @@ class Reader:
     summary: str
     """What lies below `path`."""
     images: tuple[str, ...]
-    """Where the photos may lie below `path`; the first that exists counts, so a folder stands before
-    the one it lies in. "" is path itself."""
+    """Where the photos may lie below `path`; the first that exists counts, so a folder stands
+    before the one it lies in. "" is path itself."""
     annotations: tuple[str, ...]
     """The same for annotations; globs."""
     list: Callable[[DatasetSpec, Path, Path], Listing]
@@ -203,7 +203,8 @@ def _from_yaml(file: Path) -> list[DatasetSpec]:
 
 
 def _from_mapping(entry: Mapping[Any, Any], where: str) -> DatasetSpec:
-    values = {str(key): value for key, value in entry.items()}
+    # A key without a value says nothing.
+    values = {str(key): value for key, value in entry.items() if value is not None}
     known = {f.name for f in fields(DatasetSpec)}
     if unknown := sorted(set(values) - known):
         raise UserError(
@@ -212,9 +213,29 @@ def _from_mapping(entry: Mapping[Any, Any], where: str) -> DatasetSpec:
     if "reader" not in values:
         raise UserError(f"{where}: {values.get('name', 'a data set')} needs a reader")
     values.setdefault("name", values["reader"])
-    if "ignore" in values:
-        values["ignore"] = tuple(int(label) for label in values["ignore"])
-    return _checked(DatasetSpec(**values))
+    where = f"{where}: {values['name']}"
+    return _checked(DatasetSpec(**{n: _value(n, v, where) for n, v in values.items()}))
+
+
+def _value(name: str, value: Any, where: str) -> Any:
+    """What a person wrote, as the field has it: YAML makes a number of `name: 2018`."""
+    if name == "ignore":
+        labels = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        return tuple(_whole(name, label, where) for label in labels)
+    if name == "masks":
+        return _whole(name, value, where)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"{where}: {name}={value} must be a text: put it in quotes")
+    return str(value)
+
+
+def _whole(name: str, value: Any, where: str) -> int:
+    try:
+        if not isinstance(value, bool) and int(value) == float(value):
+            return int(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise UserError(f"{where}: {name}={value} must be a whole number")
 
 
 def _checked(spec: DatasetSpec) -> DatasetSpec:

@@ -236,6 +236,31 @@ def test_yaml_names_what_lies_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "field", "expected"),
+    [
+        ("ignore: 0", "ignore", (0,)),
+        ("ignore: 255", "ignore", (255,)),
+        ("ignore: '255'", "ignore", (255,)),
+        ("ignore: []", "ignore", ()),
+        ("ignore:", "ignore", (0,)),
+        ("name: 2018", "name", "2018"),
+        ("path: 7", "path", "7"),
+        ("suffix: 1.5", "suffix", "1.5"),
+        ("name:", "name", "masks"),
+        ("masks: '50'", "masks", 50),
+        ("masks: null", "masks", None),
+    ],
+)
+def test_yaml_values_are_what_their_writer_meant(
+    tmp_path: Path, written: str, field: str, expected: Any
+) -> None:
+    file = tmp_path / "suite.yaml"
+    file.write_text(f"- reader: masks\n  {written}\n")
+    (spec,) = read_specs(str(file))
+    assert getattr(spec, field) == expected
+
+
+@pytest.mark.parametrize(
     ("datasets", "said"),
     [
         ("", "eval.datasets is not set"),
@@ -247,6 +272,11 @@ def test_yaml_names_what_lies_elsewhere(tmp_path: Path) -> None:
         ([{"reader": "coco", "jsn": "y"}], "has no jsn"),
         ([{"reader": "masks", "layout": "y"}], "layout=y must be auto, labels, binary"),
         ([{"reader": "masks", "masks": 0}], "masks=0"),
+        ([{"reader": "masks", "masks": "few"}], "masks: masks=few must be a whole number"),
+        ([{"reader": "masks", "ignore": ["x"]}], "masks: ignore=x must be a whole number"),
+        ([{"reader": "masks", "name": "A", "ignore": 0.5}], "datasets: A: ignore=0.5 must be"),
+        ([{"reader": "masks", "name": True}], "name=True must be a text: put it in quotes"),
+        ([{"reader": ["masks"]}], "reader=.* must be a text"),
         ("a/b=masks:x", "cannot be called 'a/b'"),
         ("absent.yaml", "absent.yaml cannot be read"),
     ],
