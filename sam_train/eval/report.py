@@ -27,8 +27,8 @@ _HEADLINES = {
     "proposals": ("", ["all"]),
     "instances": ("", ["AP", "AP50"]),
 }
-"""Task -> the measured row, or one that goes on `NAME, ...`, or the first, where it is not there; and
-the columns that are its gist."""
+"""Task -> the measured row (else one called `NAME, ...`, else the first), and the columns that are
+its gist."""
 
 
 @dataclass(slots=True, kw_only=True)
