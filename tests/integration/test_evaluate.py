@@ -124,6 +124,29 @@ def test_other_formats_of_the_same_weights(
     assert result.checkpoint == str(tmp_path / name)
 
 
+def test_labels_that_were_mended_are_measured_again(tmp_path: Path) -> None:
+    """The same command again: films and the probe's picture play masks that are no longer there."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+    for k in range(2):
+        photo = rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)
+        Image.fromarray(photo).save(tmp_path / f"set/images/{k}.png")
+        labels = np.zeros((40, 56), dtype=np.uint8)
+        labels[4:20, 4:30], labels[22:38, 20:50] = 1, 2
+        Image.fromarray(labels).save(tmp_path / f"set/masks/{k}.png")
+    both = f"eval.datasets=masks:{tmp_path / 'set'}"
+    words = points(tmp_path, tmp_path / "run", both, "task=[points,probe]", "points.noc=[]")
+    first = evaluate(words)
+    assert [result.rows[0].values["masks"] for result in first] == [4, 4]
+    for k in range(2):
+        labels[labels == 1] = 0
+        Image.fromarray(labels).save(tmp_path / f"set/masks/{k}.png")
+    again, fresh = (evaluate([*words, f"run_dir={tmp_path / name}"]) for name in ("run", "new"))
+    assert [result.rows[0].values["masks"] for result in again] == [2, 2]
+    assert [result.figures for result in again] == [result.figures for result in fresh]
+
+
 def test_edges_by_a_model_and_of_its_maps_alone(tmp_path: Path) -> None:
     for name in ("photos", "truth"):
         (tmp_path / name).mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from data_tools.readers.coco import parse_segmentation
 from data_tools.readers.records import SkipImageError
 from sam_train.errors import UserError
 from sam_train.eval.datasets.spec import find_paths, read_specs
+from sam_train.eval.stamp import stamp
 from sam_train.eval.tasks import SkipItem
 from sam_train.types import RLE
 
@@ -144,6 +146,12 @@ class Truth:
                 "size differs from the ground truth's", f"{path}: {pixels.shape[:2]}, not {size}"
             )
         return pixels
+
+    def photo_stamps(self, images: Sequence[TruthImage]) -> list[str]:
+        """Of each image's photo: another one under the same name has another stamp."""
+        with ThreadPoolExecutor() as pool:
+            paths = pool.map(self._path, images)
+            return list(pool.map(lambda path: stamp(str(path), files=[path]), paths))
 
     def _path(self, image: TruthImage) -> Path:
         # LVIS names photos by URL and splits COCO's anew: its val has some of train2017.

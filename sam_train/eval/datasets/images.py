@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from data_tools.readers.records import MasksRead, Record, SkipImageError
 from sam_train.data import rle
 from sam_train.data.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
 from sam_train.data.shards import Entry, Place
+from sam_train.eval.stamp import stamp
 from sam_train.eval.tasks import SkipItem
 from sam_train.types import RLE
 
@@ -52,11 +54,23 @@ class EvalImage(ABC):
     """Path below the photos' folder, or `shard.tar/sa_12`."""
     source: str = ""
     """A digest of what `eval.datasets` says about the data set: its reader and its paths."""
+    content: str = ""
+    """Tells its files and annotations from earlier ones; `stamped` fills it in."""
 
     @property
     def key(self) -> str:
-        """Names its record: another folder under the same name has other records."""
-        return f"{self.dataset}/{self.name}#{self.source}"
+        """Names its record: another folder under the same name, another photo or other masks have
+        other records."""
+        return f"{self.dataset}/{self.name}#{self.source}.{self.content}"
+
+    def stamped(self) -> Self:
+        """With `content` as it is now. Once, when images are listed: a key must not change while
+        its image is worked on."""
+        return replace(self, content=self._stamp())
+
+    @abstractmethod
+    def _stamp(self) -> str:
+        """Of all that `load` reads."""
 
     @abstractmethod
     def count(self) -> int:
@@ -76,6 +90,11 @@ class FileImage(EvalImage):
     """A record of one of the readers that conversion uses, too."""
 
     record: Record
+
+    def _stamp(self) -> str:
+        # What came from a JSON for all images is in the record itself, so that mending one
+        # annotation leaves the other images' records alone.
+        return stamp(repr(self.record), files=[self.record.image, *self.record.inputs()])
 
     def count(self) -> int:
         """See `EvalImage`."""
@@ -102,6 +121,11 @@ class ShardImage(EvalImage):
     """A sample of SA-1B's format."""
 
     place: Place
+    shard: str
+    """Size and time of the shard's file."""
+
+    def _stamp(self) -> str:
+        return stamp(f"{self.shard} {self.place.jpeg} {self.place.json}")
 
     def count(self) -> int:
         """See `EvalImage`."""

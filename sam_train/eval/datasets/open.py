@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sam_train.data.patterns import resolve
 from sam_train.data.shards import open_shards
+from sam_train.data.sources import open_source
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets.images import EvalImage, FileImage, ShardImage
@@ -56,12 +57,7 @@ def open_datasets(cfg: EvalConfig, *, cache: Path | None = None) -> list[EvalDat
 def _open(spec: DatasetSpec, cfg: EvalConfig, cache: Path | None) -> EvalDataset:
     skipped: Counter[str] = Counter()
     if spec.reader == SHARDS:
-        shards = open_shards(resolve(spec.path, option="eval.datasets"), option="eval.datasets")
-        places = [shards.place(k) for k in range(len(shards))]
-        images: list[EvalImage] = [
-            ShardImage(dataset=spec.name, name=place.name, source=spec.digest, place=place)
-            for place in places
-        ]
+        images = _of_shards(spec)
     else:
         listing = list_records(spec)
         for skip in listing.skips:
@@ -79,6 +75,31 @@ def _open(spec: DatasetSpec, cfg: EvalConfig, cache: Path | None) -> EvalDataset
     return EvalDataset(name=spec.name, images=taken, of=len(images), skipped=dict(skipped))
 
 
+def _of_shards(spec: DatasetSpec) -> list[EvalImage]:
+    shards = open_shards(resolve(spec.path, option="eval.datasets"), option="eval.datasets")
+    with ThreadPoolExecutor() as pool:
+        marks = dict(zip(shards.paths, pool.map(_mark, shards.paths), strict=True))
+    places = (shards.place(k) for k in range(len(shards)))
+    return [
+        ShardImage(
+            dataset=spec.name,
+            name=place.name,
+            source=spec.digest,
+            place=place,
+            shard=marks[place.path],
+        )
+        for place in places
+    ]
+
+
+def _mark(shard: str) -> str:
+    try:
+        facts = open_source(shard).facts()
+    except OSError:  # reading its samples says so
+        return "absent"
+    return f"{facts.size} {facts.stamp}"
+
+
 def _subset(
     images: Sequence[EvalImage], spec: DatasetSpec, cfg: EvalConfig, cache: Path | None
 ) -> list[EvalImage]:
@@ -87,21 +108,26 @@ def _subset(
     if cfg.images is not None:
         order = order[: cfg.images]
     if masks is not None:
-        order = order[: _enough([images[k] for k in order], masks, cache)]
-    return [images[k] for k in sorted(order)]
+        kept = _Counts(cache and cache / f"{spec.name}_{spec.digest}.json")
+        order = order[: _enough([images[k] for k in order], masks, kept)]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_stamped, [images[k] for k in sorted(order)]))
+
+
+def _stamped(image: EvalImage) -> EvalImage:
+    return image.stamped()
 
 
 def _draw(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
-def _enough(images: Sequence[EvalImage], masks: int, cache: Path | None) -> int:
+def _enough(images: Sequence[EvalImage], masks: int, kept: _Counts) -> int:
     """How many of the images it takes for so many masks."""
-    kept = _Counts(cache, images)
     total = 0
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(images), _AT_ONCE):
-            chunk = images[start : start + _AT_ONCE]
+            chunk = list(pool.map(_stamped, images[start : start + _AT_ONCE]))
             missing = [image for image in chunk if image.key not in kept.counts]
             found = pool.map(lambda image: image.count(), missing)
             for image, count in zip(missing, found, strict=True):
@@ -116,23 +142,17 @@ def _enough(images: Sequence[EvalImage], masks: int, cache: Path | None) -> int:
 
 
 class _Counts:
-    """Masks by image, on disk for the other processes and the next run."""
+    """Masks by an image's key, on disk for the other processes and the next run."""
 
-    def __init__(self, cache: Path | None, images: Sequence[EvalImage]) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.counts: dict[str, int] = {}
-        self._known = 0
-        self._path: Path | None = None
-        if cache is None or not images:
-            return
-        # The records' own text: another folder or another option is another file of counts.
-        digest = hashlib.blake2b(digest_size=8)
-        for image in images:
-            digest.update(repr(image).encode())
-        self._path = cache / f"{images[0].dataset}_{digest.hexdigest()}.json"
-        try:
-            self.counts = {str(k): int(n) for k, n in json.loads(self._path.read_text()).items()}
-        except (OSError, ValueError, AttributeError, TypeError):
-            return
+        self._path = path
+        if path is not None:
+            try:
+                read = {str(k): int(n) for k, n in json.loads(path.read_text()).items()}
+            except (OSError, ValueError, AttributeError, TypeError):
+                read = {}
+            self.counts = read
         self._known = len(self.counts)
 
     def save(self) -> None:

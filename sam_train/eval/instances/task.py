@@ -98,9 +98,12 @@ class Instances(Task[InstanceItem]):
                 Path(given).expanduser(), self._truth, option=option, categories=True
             )
             source += self._given.digest
+        images = self._truth.chosen(run.cfg.eval.images)
+        # Finished masks are measured without the photos.
+        photos = [""] * len(images) if own.results else self._truth.photo_stamps(images)
         items = [
-            InstanceItem(key=f"{image.id}@{source}", image=image)
-            for image in self._truth.chosen(run.cfg.eval.images)
+            InstanceItem(key=f"{image.id}@{source}{photo}", image=image)
+            for image, photo in zip(images, photos, strict=True)
         ]
         self._images = {item.key: item.image for item in items}
         return items

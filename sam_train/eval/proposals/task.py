@@ -102,9 +102,12 @@ class Proposals(Task[ProposalItem]):
                 categories=False,
             )
             source += self._results.digest
+        images = self._truth.chosen(run.cfg.eval.images)
+        # Finished masks are measured without the photos.
+        photos = [""] * len(images) if own.results else self._truth.photo_stamps(images)
         return [
-            ProposalItem(key=f"{image.id}@{source}", image=image)
-            for image in self._truth.chosen(run.cfg.eval.images)
+            ProposalItem(key=f"{image.id}@{source}{photo}", image=image)
+            for image, photo in zip(images, photos, strict=True)
         ]
 
     def load(self, run: Run, item: ProposalItem) -> Loaded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam_train.config import RunConfig
 from sam_train.errors import UserError
 from sam_train.eval.coco import open_truth, read_results, read_truth
 from sam_train.eval.coco.precision import average_precision
-from sam_train.eval.tasks import SkipItem
+from sam_train.eval.tasks import Run, SkipItem, load_task
+from sam_train.parts import Part
 
 SQUARE = [[2.0, 2.0, 12.0, 2.0, 12.0, 12.0, 2.0, 12.0]]
 
@@ -220,3 +223,26 @@ def test_no_result_is_an_ap_of_zero_and_no_mask_none(
     assert found.figures["ap_small"] == 0
     assert found.figures["ap_large"] is None
     assert found.categories == {"cat": 0.0}
+
+
+def test_another_photo_is_another_item(write: Callable[[str, Any], Path], tmp_path: Path) -> None:
+    """Of a model's masks; finished ones are measured without photos."""
+    Image.new("RGB", (30, 20)).save(tmp_path / "one.png")
+    truth = write("truth.json", content(annotation(1)))
+    found = [{"image_id": 1, "category_id": 7, "segmentation": SQUARE, "score": 0.5}]
+    results = str(write("results.json", found))
+
+    def keys(task: str, results: str = "") -> list[str]:
+        cfg = RunConfig()
+        for own in (cfg.instances, cfg.proposals):
+            own.ground_truth, own.images, own.results = str(truth), str(tmp_path), results
+        run = Run(cfg=cfg, run_dir=tmp_path, part=Part())
+        return [item.key for item in load_task(task).items(run)]
+
+    for time, task in enumerate(("instances", "proposals")):
+        before, finished = keys(task), keys(task, results)
+        assert before == keys(task)
+        Image.new("RGB", (30, 20), (1, 2, 3)).save(tmp_path / "one.png")
+        os.utime(tmp_path / "one.png", ns=(0, time))
+        assert [a == b for a, b in zip(before, keys(task), strict=True)] == [False, True]
+        assert finished == keys(task, results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from data_tools.sa1b_format import ShardSample, annotation, write_shards
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets import READERS, EvalSample, open_datasets, read_specs
+from sam_train.eval.datasets.images import FileImage
 from sam_train.eval.tasks import SkipItem
 
 H, W = 24, 36
@@ -187,7 +189,9 @@ def test_shards_give_photo_and_masks_as_stored(tmp_path: Path) -> None:
     assert loaded.key == "shards/sa_000000.tar/sa_7"
 
 
-def test_about_so_many_masks_whole_images_the_same_in_every_process(tmp_path: Path) -> None:
+def test_about_so_many_masks_whole_images_the_same_in_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = pictures(tmp_path / "set", 20)
 
     def names(cache: Path | None = None, **settings: Any) -> list[str]:
@@ -200,13 +204,15 @@ def test_about_so_many_masks_whole_images_the_same_in_every_process(tmp_path: Pa
     assert set(some) < set(names(masks=30)) < set(names())
     assert set(names(images=3)) < set(some)
     assert len(names(masks=None)) == 20
-    # Counts on disk answer without the files, and another folder has counts of its own.
+    # Counts on disk answer without reading the files, as long as these are the same.
     cache = tmp_path / "cache"
     assert names(masks=9, cache=cache) == some
+    with monkeypatch.context() as patch:
+        patch.setattr(FileImage, "count", lambda image: pytest.fail(image.name))
+        assert names(masks=9, cache=cache) == some
     for path in (root / "masks").iterdir():
         Image.fromarray(labels(masks=5)).save(path)
-    assert names(masks=9, cache=cache) == some
-    assert len(names(masks=9)) == 2
+    assert len(names(masks=9, cache=cache)) == 2
 
 
 def test_the_same_names_elsewhere_are_other_items(tmp_path: Path) -> None:
@@ -217,6 +223,57 @@ def test_the_same_names_elsewhere_are_other_items(tmp_path: Path) -> None:
         keys.append(found.images[0].key)
     assert keys[0] != keys[1]
     assert {key.partition("#")[0] for key in keys} == {"set/p00.png"}
+
+
+def keys(datasets: Any) -> dict[str, str]:
+    (found,) = open_datasets(EvalConfig(datasets=datasets))
+    return {image.name: image.key for image in found.images}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    assert before.keys() == after.keys()
+    return [name for name, key in before.items() if after[name] != key]
+
+
+def later(path: Path) -> None:
+    """As if it had been written a second after it was: what an edit looks like, however fast the
+    test and coarse the file system's clock."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
+
+
+@pytest.mark.parametrize("what", ["images", "masks"])
+def test_an_image_whose_files_changed_is_another_item(tmp_path: Path, what: str) -> None:
+    root = pictures(tmp_path / "set", 3)
+    before = keys(f"masks:{root}")
+    assert keys(f"masks:{root}") == before
+    later(root / what / "p01.png")
+    assert changed(before, keys(f"masks:{root}")) == ["p01.png"]
+    (root / what / "p02.png").write_bytes(b"another size")
+    assert changed(before, keys(f"masks:{root}")) == ["p01.png", "p02.png"]
+
+
+def test_mending_a_json_makes_other_items_of_the_mended_images(coco: Path) -> None:
+    before = keys(f"coco:{coco}")
+    file = coco / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"].append(content["annotations"][0] | {"id": 7})
+    file.write_text(json.dumps(content))
+    assert changed(before, keys(f"coco:{coco}")) == ["0.jpg"]
+    (coco / "images/1.jpg").unlink()
+    assert changed(before, keys(f"coco:{coco}")) == ["0.jpg", "1.jpg"]
+
+
+def test_a_shard_that_changed_has_other_items(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(noise()).save(path)
+    record = [annotation(labels() == 1, id=0)]
+    sample = ShardSample(image_id=7, jpeg=path.read_bytes(), width=W, height=H, annotations=record)
+    write_shards([sample], tmp_path / "shards")
+    before = keys(f"shards:{tmp_path / 'shards'}")
+    assert keys(f"shards:{tmp_path / 'shards'}") == before
+    later(tmp_path / "shards/sa_000000.tar")
+    assert changed(before, keys(f"shards:{tmp_path / 'shards'}")) == list(before)
 
 
 def test_yaml_names_what_lies_elsewhere(tmp_path: Path) -> None:
