@@ -11,8 +11,9 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
 from typing import BinaryIO
 
 from data_tools import command
@@ -65,12 +66,8 @@ def stage_in(args: argparse.Namespace) -> str:
             f"{folder} has {free / 1e9:.1f} GB free, {need / 1e9:.1f} GB are to be copied: choose "
             "fewer shards or another --to"
         )
-    with (
-        ThreadPoolExecutor(args.parallel) as pool,
-        command.progress("copying", total=need, is_bytes=True) as bar,
-    ):
-        for done in [pool.submit(_copy, *each, bar.advance) for each in todo]:
-            done.result()
+    with command.progress("copying", total=need, is_bytes=True) as bar:
+        _copy_all(todo, bar.advance, parallel=args.parallel)
     lines = "".join(f"{place.name}\n" for place in places)
     command.write_atomically(folder / LIST, lambda stream: stream.write(lines.encode()))
     return (
@@ -79,14 +76,36 @@ def stage_in(args: argparse.Namespace) -> str:
     )
 
 
-def _copy(path: str, place: Path, size: int, advance: Callable[[float], None]) -> None:
+def _copy_all(
+    todo: Sequence[tuple[str, Path, int]], advance: Callable[[float], None], *, parallel: int
+) -> None:
+    """Once a copy fails, or Ctrl-C comes, those under way are left and no other is begun: a shard
+    is 10 GB, and the error would be said when the last of them is there."""
+    ending = Event()
+
+    def on(length: float) -> None:
+        advance(length)
+        if ending.is_set():
+            raise CancelledError
+
+    with ThreadPoolExecutor(parallel) as pool:
+        try:
+            for done in as_completed([pool.submit(_copy, *each, on) for each in todo]):
+                done.result()
+        except BaseException:
+            ending.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _copy(path: str, place: Path, size: int, on: Callable[[float], None]) -> None:
     source = open_source(path)
 
     def fill(stream: BinaryIO) -> None:
         for offset in range(0, size, _CHUNK):
             length = min(_CHUNK, size - offset)
             stream.write(source.read(offset, length))
-            advance(length)
+            on(length)
         stream.flush()
         os.fsync(stream.fileno())
 
