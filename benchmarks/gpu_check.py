@@ -4,9 +4,10 @@
 
 One random image of 64 masks per GPU at 1024 px, the recipe of the model's experiment, 10 steps of
 11 rounds. Each row is measured in a process of its own: seconds per step without the first three,
-the most memory that torch held, loss and gradient norm of each step, and whether the first four
-are those of the row that it must equal. The exit status is 1 where one is not, or failed for
-another reason than memory. `--rehearse` goes through all of it with a tiny model on the CPU, to try
+the most memory that torch held, loss and gradient norm of each step, whether the first four are
+those of the row that it must equal, and the precision that the model computed in. The exit status
+is 1 where one is not, that is not the one asked for, or a row failed for another reason than
+memory. `--rehearse` goes through all of it with a tiny model on the CPU, to try
 the script itself.
 """
 
@@ -30,6 +31,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_train.config import load_config
@@ -53,6 +55,11 @@ class Case:
     """The row whose losses and norms these must be."""
     tolerance: float = 0.02
     """Relative, of losses; five times that of gradient norms."""
+
+    @property
+    def dtype(self) -> str:
+        """What products must be computed in."""
+        return "float32" if "trainer.precision=32-true" in self.settings else "bfloat16"
 
 
 ZERO = "trainer.strategy=deepspeed"
@@ -99,8 +106,18 @@ class Watch(Callback):
     def __init__(self) -> None:
         self.loss: list[float] = []
         self.norm: list[float] = []
+        self.dtypes: set[str] = set()
         self.began = 0.0
         self.ended = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to a convolution: norms and sums are float32 under autocast, too."""
+        assert isinstance(pl_module, SamModule)
+        # Outside of the blocks, so that what is compiled stays as it is.
+        pl_module.sam.image_encoder.neck[0].register_forward_hook(self._note)
+
+    def _note(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        self.dtypes.add(str(output.dtype).removeprefix("torch."))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
@@ -171,6 +188,7 @@ def measure(arguments: argparse.Namespace) -> None:
     row = {
         "loss": watch.loss,
         "grad_norm": watch.norm,
+        "computes_in": sorted(watch.dtypes),
         "seconds_per_step": seconds,
         "images_per_second": cfg.data.batch_size / seconds,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
@@ -226,7 +244,10 @@ def judge(rows: dict[str, dict[str, Any]]) -> None:
     for name, row in rows.items():
         case = CASES[name]
         reference = rows.get(case.like, {})
-        if "loss" not in row or "loss" not in reference:
+        if "loss" not in row:
+            continue
+        row["precise"] = row["computes_in"] == [case.dtype]
+        if "loss" not in reference:
             continue
         row["like"] = case.like
         row["loss_off"] = farthest(row["loss"], reference["loss"])
@@ -242,6 +263,8 @@ def line(model: str, name: str, row: dict[str, Any]) -> str:
         return f"{model:<14} {name:<22} {row['error'][:100]}"
     memory = "" if row["peak_gib"] is None else f"{row['peak_gib']:7.1f} GiB"
     agrees = "" if row.get("agrees", True) else f"  differs from {row['like']}"
+    if not row["precise"]:
+        agrees += f"  computes in {' and '.join(row['computes_in'])}"
     return (
         f"{model:<14} {name:<22} {row['seconds_per_step']:8.3f} s "
         f"{row['images_per_second']:8.2f} images/s {memory}{agrees}"
@@ -280,7 +303,7 @@ def report(arguments: argparse.Namespace) -> int:
     rows_of_all = [row for rows in content["models"].values() for row in rows.values()]
     # What is like a row that ran out of memory is compared with nothing.
     good = all(
-        row.get("out_of_memory") or ("loss" in row and row.get("agrees", True))
+        row.get("out_of_memory") or ("loss" in row and row["precise"] and row.get("agrees", True))
         for row in rows_of_all
     )
     print(f"{arguments.out}: {'all rows agree' if good else 'NOT all rows agree'}")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,8 +37,16 @@ class ZeroPrecision(DeepSpeedPrecision):
         self._autocast = torch.bfloat16 if precision == "bf16-mixed" else None
         self._device = device
 
+    @contextmanager
+    def train_step_context(self) -> Iterator[None]:
+        """Around DeepSpeed's forward pass: nothing, on GPUs it ends what is open outside of it.
+
+        `ZeroStrategy.training_step` opens the `forward_context` inside.
+        """
+        yield
+
     def forward_context(self) -> AbstractContextManager[Any]:
-        """Around forward passes."""
+        """Around the model's forward passes."""
         if self._autocast is None:
             return super().forward_context()
         return torch.autocast(self._device, self._autocast)
@@ -112,6 +120,22 @@ class ZeroStrategy(DeepSpeedStrategy):
         reset_seed()
         self.set_world_ranks()
         self._init_deepspeed_distributed()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As Lightning's, with autocast inside of DeepSpeed's forward pass."""
+        module: Any = self.lightning_module
+        step = module.training_step
+
+        def in_context(*args: Any, **kwargs: Any) -> Any:
+            with self.precision_plugin.forward_context():
+                return step(*args, **kwargs)
+
+        # Lightning has DeepSpeed's forward pass call the method of this name.
+        module.training_step = in_context
+        try:
+            return super().training_step(*args, **kwargs)
+        finally:
+            del module.training_step
 
     def optimizer_step(
         self,
