@@ -16,6 +16,7 @@ from sam_train.doctor.findings import FAIL, WARN, Check, Result
 from sam_train.doctor.meeting import Meeting
 from sam_train.doctor.node import gradient_bytes
 from sam_train.doctor.place import Place, devices, uses_gpus
+from sam_train.engine.agreement import Agreement
 
 _SKEW_WARN, _SKEW_FAIL = 1.0, 60.0
 """Seconds. Above the first, logs of two nodes and the times of files mislead; above the second,
@@ -123,7 +124,12 @@ def _content(path: Path) -> bytes | None:
 
 
 def all_reduce(cfg: RunConfig, meeting: Meeting) -> Result:
-    """Whether sums over all processes are right, and how fast."""
+    """Whether sums over all processes are right, and how fast; on GPUs also whether gloo, by which
+    training agrees on the hosts, finds the others.
+
+    Raises:
+        UserError: gloo cannot be started.
+    """
     place = meeting.place
     if place.ranks == 1:
         return Result("one process, nothing to send")
@@ -140,12 +146,15 @@ def all_reduce(cfg: RunConfig, meeting: Meeting) -> Result:
         timeout=timedelta(seconds=meeting.seconds),
     )
     try:
+        hosts = Agreement()
+        hosts.start()
+        right = hosts.largest(place.rank) == place.ranks - 1
         # Whole numbers below 2^24: float32 adds them exactly, in any order.
         pattern = torch.arange(_VALUES[backend], device=device, dtype=torch.float32) % 1021
         values = pattern + place.rank
         dist.all_reduce(values)
         offsets = place.ranks * (place.ranks - 1) // 2
-        right = torch.equal(values, pattern * place.ranks + offsets)
+        right = right and torch.equal(values, pattern * place.ranks + offsets)
         rate = _bandwidth(values)
     finally:
         dist.destroy_process_group()

@@ -8,6 +8,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from sam_train.data.sources import one_line
+from sam_train.engine.mishaps import another_stopped
+from sam_train.errors import UserError
+
+_shared: tuple[Any, Any] = (None, None)
+"""torch's group of all ranks, and the one over gloo that belongs to it: each takes a connection to
+every rank, so there is one for all agreements of a process."""
+
 
 class Agreement:
     """The largest of what the ranks say.
@@ -19,11 +27,14 @@ class Agreement:
         self._group: Any = None
 
     def start(self) -> None:
-        """Every rank calls it, once the processes know each other."""
+        """Every rank calls it, once the processes know each other.
+
+        Raises:
+            UserError: gloo cannot be started on this machine.
+        """
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return
-        own = dist.get_backend() == "gloo"
-        self._group = dist.group.WORLD if own else dist.new_group(backend="gloo")
+        self._group = _group_on_hosts()
 
     def largest(self, value: int) -> int:
         """Of all ranks; waits for the last of them."""
@@ -45,6 +56,25 @@ class Agreement:
         values: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(values, value, group=self._group)
         return values
+
+
+def _group_on_hosts() -> Any:
+    """All ranks over gloo; made by the first call since they know each other."""
+    global _shared  # noqa: PLW0603 - as torch's own groups
+    world = dist.group.WORLD
+    if dist.get_backend() == "gloo":
+        return world
+    if _shared[0] is not world:
+        try:
+            _shared = world, dist.new_group(backend="gloo")
+        except RuntimeError as error:
+            if another_stopped(error):
+                raise
+            raise UserError(
+                f"gloo, by which the processes agree, cannot start here ({one_line(error)}): "
+                "GLOO_SOCKET_IFNAME=NAME names the network to take, `ip address` lists them"
+            ) from error
+    return _shared[1]
 
 
 __all__ = ["Agreement"]

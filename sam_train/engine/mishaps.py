@@ -9,10 +9,13 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from sam_train.data.sources import one_line as text_of
 from sam_train.errors import UserError
 
-# Gloo reports a lost peer as a plain RuntimeError.
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo")
+# What a connection says when the process at its other end is gone, and nothing else.
+_GONE = ("closed by peer", "reset by peer", "broken pipe")
+# What gloo says when the other end does not answer: it is gone, or out of reach.
+_SILENT = ("timed out", "timeout", "connection refused")
 
 
 # What a disk says that the program cannot help: full, over the quota, over the limit of a file's
@@ -40,13 +43,23 @@ def one_line(run_dir: Path) -> Iterator[None]:
             "give the same command again, it goes on from the newest checkpoint"
         ) from error
     except RuntimeError as error:
-        lost = isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST)
-        if not (dist.is_available() and dist.is_initialized() and lost):
+        if not (dist.is_available() and dist.is_initialized() and another_stopped(error)):
             raise
+        # Many ranks say the same line, which is counted; only what is not certain is worth more.
+        certain = any(sign in str(error).lower() for sign in _GONE)
         raise UserError(
-            "another process of this run stopped: its message says why; the newest checkpoint "
-            "continues the run"
+            "another process of this run stopped"
+            + ("" if certain else f" or cannot be reached ({text_of(error)})")
+            + ": its message says why; the newest checkpoint continues the run"
         ) from error
 
 
-__all__ = ["one_line"]
+def another_stopped(error: RuntimeError) -> bool:
+    """Whether it is what a process is left with when it has lost another one."""
+    # Gloo has no kind of error of its own, but names its files.
+    said = str(error).lower()
+    gloo = "gloo" in said and any(sign in said for sign in _SILENT)
+    return isinstance(error, dist.DistError) or gloo or any(sign in said for sign in _GONE)
+
+
+__all__ = ["another_stopped", "one_line"]
