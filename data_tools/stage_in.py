@@ -1,25 +1,35 @@
 """Copy shards to a disk of this machine, and list them for `data.train=DIR/shards.txt`.
 
 Run again, only what is missing or has another size is copied. The order of the list, and with it
-the order in which training sees the samples, is that of the originals.
+the order in which training sees the samples, is that of the originals. The copies get an index of
+their own: from that of the originals where there is one, or else by walking their headers once.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import BinaryIO
 
+import msgspec
+
 from data_tools import command
+from sam_train.data.index import FILE_NAME, Index, ShardPart, build_index, compact
 from sam_train.data.patterns import resolve
+from sam_train.data.shards import indexed
 from sam_train.data.sources import open_source, short_name
+from sam_train.data.walk import index_shard
 from sam_train.errors import UserError
+
+log = logging.getLogger(__name__)
 
 EXAMPLES = """examples:
   python -m data_tools.stage_in '/lustre/sa1b/sa_{000000..000019}.tar' --to /scratch/sa1b
@@ -70,10 +80,45 @@ def stage_in(args: argparse.Namespace) -> str:
         _copy_all(todo, bar.advance, parallel=args.parallel)
     lines = "".join(f"{place.name}\n" for place in places)
     command.write_atomically(folder / LIST, lambda stream: stream.write(lines.encode()))
+    copies = {str(place): path for place, path in zip(places, paths, strict=True)}
+    fresh = {str(place) for _, place, _ in todo}
+    index = index_of_copies(copies, fresh=fresh, parallel=args.parallel)
+    command.write_atomically(folder / FILE_NAME, index.write)
     return (
         f"{folder / LIST}: {command.count(len(paths), 'shard')}, {len(todo):,} copied "
-        f"({need / 1e9:.1f} GB)"
+        f"({need / 1e9:.1f} GB); {command.count(len(index), 'sample')} in {FILE_NAME}"
     )
+
+
+def index_of_copies(copies: Mapping[str, str], *, fresh: Set[str], parallel: int) -> Index:
+    """Without it every rank would walk the headers at every start.
+
+    Args:
+        copies: each copy's original.
+        fresh: copies that were made just now, whatever an older index says.
+    """
+    known = _indexed([copy for copy in copies if copy not in fresh])
+    originals = _indexed([path for copy, path in copies.items() if copy not in known])
+    walk = [copy for copy, path in copies.items() if copy not in known and path not in originals]
+    with ThreadPoolExecutor(parallel) as pool:
+        walked = dict(
+            zip(walk, pool.map(lambda copy: compact(index_shard(copy)), walk), strict=True)
+        )
+    parts = []
+    for copy, path in copies.items():
+        part = known.get(copy) or originals.get(path) or walked[copy]
+        stamp = open_source(copy).facts().stamp
+        row = msgspec.structs.replace(part.row, name=short_name(copy), stamp=stamp)
+        parts.append(replace(part, row=row))
+    return build_index(parts)
+
+
+def _indexed(paths: Sequence[str]) -> dict[str, ShardPart]:
+    try:
+        return indexed(paths)
+    except UserError as error:  # damaged: training would not begin with it
+        log.warning("%s: not used", error)
+        return {}
 
 
 def _copy_all(

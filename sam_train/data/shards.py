@@ -18,14 +18,31 @@ import numpy as np
 import numpy.typing as npt
 
 from sam_train.data.exclude import Exclusions, read_exclusions
-from sam_train.data.index import FILE_NAME, Index, ShardRow, build_index, compact, open_index
+from sam_train.data.index import (
+    FILE_NAME,
+    Index,
+    ShardPart,
+    ShardRow,
+    build_index,
+    compact,
+    open_index,
+)
 from sam_train.data.patterns import resolve
 from sam_train.data.sources import Facts, Source, Span, is_remote, open_source, short_name
 from sam_train.data.tar import BLOCK, Header, parse_header
 from sam_train.data.walk import ShardIndex, index_shard
 from sam_train.errors import UserError
 
-__all__ = ["Entry", "Place", "ShardIndex", "Shards", "index_shard", "open_shards", "resolve"]
+__all__ = [
+    "Entry",
+    "Place",
+    "ShardIndex",
+    "Shards",
+    "index_shard",
+    "indexed",
+    "open_shards",
+    "resolve",
+]
 
 log = logging.getLogger(__name__)
 
@@ -223,6 +240,15 @@ def open_shards(
         by = "data.include and data.exclude" if include else "data.exclude"
         log.info("%s: %d samples excluded by %s", option, len(shards.excluded), by)
     return shards
+
+
+def indexed(paths: Sequence[str]) -> dict[str, ShardPart]:
+    """What the indexes beside shards say about those that are as they were.
+
+    Raises:
+        UserError: such an index is damaged.
+    """
+    return {path: part.index.part(part.shard) for path, part in _known(paths, index=None).items()}
 
 
 def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, _Part]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import tarfile
 import time
 from pathlib import Path
 from threading import Event
 
 import pytest
 
-from data_tools import stage_in
+from data_tools import index, stage_in
 from data_tools.stage_in import main
+from sam_train.data import shards as shards_module
 from sam_train.data.patterns import resolve
+from sam_train.data.shards import Shards, open_shards
 from sam_train.data.sources import Source
+from sam_train.data.walk import ShardIndex, index_shard
 
 
 def shard(path: Path, text: str) -> Path:
@@ -100,3 +104,66 @@ def test_a_copy_under_way_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert main([str(tmp_path / "from"), "--to", str(tmp_path / "to")]) == 2
     assert len(chunks) < large.stat().st_size // 100
     assert list((tmp_path / "to").iterdir()) == []
+
+
+def tar(path: Path, first: int, samples: int) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for number in range(first, first + samples):
+            for name in (f"sa_{number}.jpg", f"sa_{number}.json"):
+                archive.addfile(tarfile.TarInfo(name))
+        archive.addfile(tarfile.TarInfo("lonely.jpg"))
+    return str(path)
+
+
+@pytest.fixture
+def walked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of the shards whose headers were walked."""
+    paths: list[str] = []
+
+    def walk(path: str) -> ShardIndex:
+        paths.append(path)
+        return index_shard(path)
+
+    monkeypatch.setattr(stage_in, "index_shard", walk)
+    monkeypatch.setattr(shards_module, "index_shard", walk)
+    return paths
+
+
+def keys(shards: Shards) -> list[str]:
+    return [shards.place(k).key for k in range(len(shards))]
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_copies_have_an_index(tmp_path: Path, walked: list[str], indexed: bool) -> None:
+    """That of the originals, under the names of the copies; else they are walked, once."""
+    originals = [tar(tmp_path / "x" / "b.tar", 0, 3), tar(tmp_path / "y" / "a.tar", 10, 2)]
+    if indexed:
+        for path in originals:
+            assert index.main([path, "--workers", "0"]) == 0
+    to = tmp_path / "to"
+    for _ in range(2):
+        assert main([*originals, "--to", str(to)]) == 0
+        staged = open_shards(str(to / "shards.txt"), option="data.train")
+        assert keys(staged) == ["sa_0", "sa_1", "sa_2", "sa_10", "sa_11"]
+        assert [row.name for row in staged.rows] == ["000000-b.tar", "000001-a.tar"]
+        assert [row.without_json for row in staged.rows] == [1, 1]
+        assert len(walked) == (0 if indexed else 2)
+    # Another shard in the place of one: only that one is copied, and known, anew.
+    tar(Path(originals[1]), 20, 12)
+    assert main([*originals, "--to", str(to)]) == 0
+    walked.clear()
+    staged = open_shards(str(to / "shards.txt"), option="data.train")
+    assert keys(staged)[3:] == [f"sa_{number}" for number in range(20, 32)]
+    assert walked == []
+
+
+def test_a_damaged_index_is_made_anew(tmp_path: Path, walked: list[str]) -> None:
+    originals, to = tar(tmp_path / "a.tar", 0, 3), tmp_path / "to"
+    for folder in (tmp_path, to):
+        folder.mkdir(exist_ok=True)
+        (folder / "sa_index.bin").write_bytes(b"SAINDEX\n")
+    for _ in range(2):
+        assert main([originals, "--to", str(to)]) == 0
+        assert len(open_shards(str(to / "shards.txt"), option="data.train")) == 3
+    assert walked == [str(to / "a.tar")]
