@@ -26,7 +26,7 @@ from sam_train.data.config import DataConfig
 from sam_train.data.config import check as check_data
 from sam_train.doctor.config import DoctorConfig
 from sam_train.doctor.config import check as check_doctor
-from sam_train.engine.callbacks.config import CallbacksConfig
+from sam_train.engine.callbacks.config import CallbacksConfig, check_validation
 from sam_train.engine.config import LoggerConfig, TrainerConfig, check_strategy
 from sam_train.engine.config import check as check_trainer
 from sam_train.engine.health import HealthConfig
@@ -44,12 +44,14 @@ from sam_train.eval.proposals.config import ProposalsConfig
 from sam_train.export.config import OnnxConfig
 from sam_train.generate.config import GenerateConfig
 from sam_train.losses import LossConfig
+from sam_train.losses import check as check_loss
 from sam_train.model.build import ModelConfig, resolve
 from sam_train.model.init import InitConfig
 from sam_train.optim import OptimConfig
 from sam_train.optim import check as check_optim
 from sam_train.plan.config import PlanConfig
-from sam_train.prompts import PromptsConfig, schedule
+from sam_train.prompts import PromptsConfig
+from sam_train.prompts.rounds import check as check_prompts
 
 # What people type as paths, see `readable`: those that can only be one, then all.
 ONE_PATH = ("run_dir", "resume", "init_from", "ckpt", "out", "generate.output")
@@ -213,18 +215,14 @@ def check_config(cfg: RunConfig) -> None:
         offload=cfg.trainer.offload,
     )
     resolve(cfg.model)
-    try:
-        schedule(cfg.prompts)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    check_prompts(cfg.prompts)
+    check_loss(cfg.loss)
     if not cfg.data.train:
         raise UserError(
             "data.train is not set: give shards, such as data.train=/sa1b/sa_{000000..000999}.tar "
             "(`python -m data_tools.sample --out DIR` makes some to try)"
         )
-    clicks = cfg.callbacks.validation.clicks
-    if not clicks or min(clicks) < 1:
-        raise UserError(f"callbacks.validation.clicks={clicks} must be numbers from 1")
+    check_validation(cfg.callbacks.validation)
     if cfg.data.batch_size % cfg.trainer.accumulate:
         raise UserError(
             f"data.batch_size={cfg.data.batch_size} is not divisible by "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sam_train.errors import UserError
 from sam_train.grid import mask_iou, to_grid
 from sam_train.prompts.rng import Draw, Stream
 from sam_train.types import Prediction
@@ -76,6 +77,25 @@ class LossConfig:
     on and shown, so all three must be comparable."""
     points: PointsConfig = field(default_factory=PointsConfig)
     """How points are drawn with `resolution=points`."""
+
+
+def check(cfg: LossConfig) -> None:
+    """Refuse values that no run can mean.
+
+    Raises:
+        UserError: names the setting and what it may be.
+    """
+    for name in ("focal_weight", "dice_weight", "iou_weight", "focal_gamma", "dice_smoothing"):
+        if not getattr(cfg, name) >= 0:
+            raise UserError(f"loss.{name}={getattr(cfg, name)} must not be negative")
+    for name, share in {
+        "focal_alpha": cfg.focal_alpha,
+        "points.importance": cfg.points.importance,
+    }.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"loss.{name}={share} must be from 0 to 1")
+    if cfg.points.number < 1 or not cfg.points.oversample >= 1:
+        raise UserError("loss.points: number and oversample must be at least 1")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -274,6 +294,7 @@ __all__ = [
     "LossTerms",
     "PointsConfig",
     "Resolution",
+    "check",
     "focal_and_dice",
     "mask_losses",
 ]

@@ -137,7 +137,10 @@ class SamModule(LightningModule):
         # No rank waits for another in here: what they take can be compared.
         with self.stopwatch.measure(batch.num_masks, device=self.device):
             loss = backward_round_by_round(
-                play, embeddings=embeddings, parameters=self._decoder_parameters()
+                play,
+                embeddings=embeddings,
+                parameters=self._decoder_parameters(),
+                joined=self.cfg.prompts.feedback_gradient,
             )
         if self.last_rounds is None or batch_idx % self.cfg.trainer.accumulate == 0:
             self.last_rounds = log

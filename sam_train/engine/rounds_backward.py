@@ -1,9 +1,9 @@
 """One backward per round, so that memory does not grow with the number of rounds.
 
-Logits are fed back without gradient, so given the image embedding each round's graph stands
-alone. Running its backward at once frees about 45 tensors of 4096 x 256 per mask and round (66 GB
-at 64 masks and 11 rounds in bf16) at no extra arithmetic. All of it hides behind one autograd
-node whose inputs are the embedding and the parameters, so DDP, FSDP2 and DeepSpeed see an
+Logits are fed back without gradient by default, so given the image embedding each round's graph
+stands alone. Running its backward at once frees about 45 tensors of 4096 x 256 per mask and round
+(66 GB at 64 masks and 11 rounds in bf16) at no extra arithmetic. All of it hides behind one
+autograd node whose inputs are the embedding and the parameters, so DDP, FSDP2 and DeepSpeed see an
 ordinary backward in which every parameter gets a gradient, zero where no round used it.
 """
 
@@ -21,12 +21,14 @@ Play = Callable[[Tensor], Iterator[Tensor]]
 
 class _RoundByRound(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, play: Play, embeddings: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, play: Play, joined: bool, embeddings: Tensor, *parameters: Tensor
+    ) -> Tensor:
         inputs = (embeddings.detach().requires_grad_(), *parameters)
         gradients = [torch.zeros_like(t) for t in inputs]
         losses = []
         with torch.enable_grad():
-            for loss in play(inputs[0]):
+            for loss in _joined(play(inputs[0])) if joined else play(inputs[0]):
                 for sum_, term in zip(
                     gradients, torch.autograd.grad(loss, inputs, allow_unused=True), strict=True
                 ):
@@ -39,19 +41,24 @@ class _RoundByRound(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grad_outputs
-        return None, *(gradient * scale for gradient in ctx.saved_tensors)
+        return None, None, *(gradient * scale for gradient in ctx.saved_tensors)
+
+
+def _joined(losses: Iterator[Tensor]) -> Iterator[Tensor]:
+    yield torch.stack(list(losses)).sum()
 
 
 def backward_round_by_round(
-    play: Play, *, embeddings: Tensor, parameters: Sequence[Tensor]
+    play: Play, *, embeddings: Tensor, parameters: Sequence[Tensor], joined: bool = False
 ) -> Tensor:
     """The sum of the rounds' losses, with the gradients of one big graph.
 
     Args:
         play: yields the scalar loss of each round from the embeddings it is given. What it hands
-            from round to round must be detached.
+            from round to round must be detached, unless `joined`.
         embeddings: [B, C, h, w], part of the encoder's graph.
         parameters: everything else that `play` differentiates through and that is trained.
+        joined: one backward for all rounds, through what is handed on; keeps all their graphs.
 
     Returns:
         scalar; its backward reaches `embeddings` and `parameters`.
@@ -59,4 +66,4 @@ def backward_round_by_round(
     if not torch.is_grad_enabled():
         return torch.stack([loss.detach() for loss in play(embeddings)]).sum()
     apply: Callable[..., Tensor] = cast(Any, _RoundByRound).apply
-    return apply(play, embeddings, *parameters)
+    return apply(play, joined, embeddings, *parameters)

@@ -11,6 +11,7 @@ from pathlib import Path
 from sam_train.config import RunConfig
 from sam_train.data.datamodule import SamDataModule
 from sam_train.data.loader import SizedLoader
+from sam_train.engine.callbacks.config import check_validation
 from sam_train.engine.callbacks.curves import draw_calibration
 from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
 from sam_train.engine.inference import (
@@ -64,6 +65,7 @@ def validate(overrides: Sequence[str]) -> ClickScores:
     if not cfg.data.val:
         raise UserError("data.val is not set: name the shards to measure on, data.val=[val/*.tar]")
     check_inference(cfg.trainer)
+    check_validation(cfg.callbacks.validation)
     run_dir = start_inference(cfg)
     loaded = load_checkpoint(cfg)
     film = ClickFilm(rows=cfg.callbacks.validation.film_rows, shown=cfg.callbacks.validation.clicks)

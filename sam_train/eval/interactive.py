@@ -22,6 +22,8 @@ _PIXELS_AT_ONCE = 1 << 26
 CLICKS = (1, 2, 3, 5, 9)
 """Where the paper and those after it report."""
 
+FIRST_CLICKS = ("centre", "random")
+
 
 @dataclass(slots=True, kw_only=True)
 class ClickResult:
@@ -111,7 +113,7 @@ def evaluate_clicks(
 
 
 def _check(clicks: Sequence[int], first: str) -> None:
-    if first not in ("centre", "random"):
+    if first not in FIRST_CLICKS:
         raise ValueError(f"first click must be 'centre' or 'random', not '{first}'")
     if not clicks or min(clicks) < 1:
         raise ValueError(f"clicks must be numbers from 1, not {list(clicks)}")
@@ -341,4 +343,12 @@ def _decode(rle: RLE) -> Bitmap:
     return np.ascontiguousarray(coco_mask.decode(rle))
 
 
-__all__ = ["CLICKS", "ClickResult", "Clicked", "Observer", "evaluate_clicks", "play_clicks"]
+__all__ = [
+    "CLICKS",
+    "FIRST_CLICKS",
+    "ClickResult",
+    "Clicked",
+    "Observer",
+    "evaluate_clicks",
+    "play_clicks",
+]

@@ -71,6 +71,12 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+_SIZES = (
+    *("image_size", "patch_size", "embed_dim", "depth", "heads"),
+    *("prompt_dim", "decoder_depth", "decoder_heads", "decoder_mlp_dim"),
+)
+
+
 @dataclass(kw_only=True)
 class ModelConfig:
     """Which model to build. Sizes left out are those of the name."""
@@ -127,6 +133,8 @@ def resolve(cfg: ModelConfig) -> Architecture:
             sizes[name] = tuple(given) if name == "global_blocks" else given
     arch = Architecture(**sizes)
     _check(arch)
+    if not 0 <= cfg.drop_path < 1:
+        raise UserError(f"model.drop_path={cfg.drop_path} must be from 0 to below 1")
     recompute_of(cfg)
     return arch
 
@@ -148,6 +156,13 @@ def recompute_of(cfg: ModelConfig) -> str:
 
 
 def _check(arch: Architecture) -> None:
+    for name in _SIZES:
+        if getattr(arch, name) < 1:
+            raise UserError(f"model.{name}={getattr(arch, name)} must be at least 1")
+    if arch.window_size < 0:
+        raise UserError(
+            f"model.window_size={arch.window_size} must not be negative; 0 looks at all of it"
+        )
     if arch.image_size % arch.patch_size or arch.image_size < arch.patch_size:
         lower = max(arch.image_size // arch.patch_size, 1) * arch.patch_size
         raise UserError(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sam_train.errors import UserError
 from sam_train.grid import mask_iou, to_grid, valid_grid
 from sam_train.prompts.clicks import error_click
 from sam_train.prompts.rng import Draw, Stream
@@ -87,9 +88,10 @@ class PromptsConfig:
     """Which of three masks is fed on (A: highest predicted IoU). `real_iou` for runs so short that
     the predicted IoU means nothing yet."""
     multimask_first_round: bool = True
-    """Round 0, a single prompt, asks for three masks; later rounds for one (A). Fed-back logits
-    carry no gradient (the paper is silent, sam2 lets it flow): each round's graph can then be
-    freed before the next, so memory does not grow with the rounds."""
+    """Round 0, a single prompt, asks for three masks; later rounds for one (A)."""
+    feedback_gradient: bool = False
+    """Let gradient flow through the logits that are fed back, as sam2 does (the paper is silent).
+    Without it each round's graph is freed before the next; with it memory grows with the rounds."""
     curriculum: list[Stage] = field(default_factory=list)
     """Stages with fewer rounds before the full schedule, in order of `until`. Empty in the paper's
     recipes; short runs leave the plateau of empty masks sooner with it."""
@@ -151,6 +153,28 @@ class Schedule:
             rank = keys.argsort(dim=1).argsort(dim=1)
             clicks[:, self._first_place : self._last_place + 1] = rank >= self.mask_only - 1
         return clicks
+
+
+def check(cfg: PromptsConfig) -> None:
+    """Refuse values that no run can mean.
+
+    Raises:
+        UserError: names the setting and what it may be.
+    """
+    if not 0 <= cfg.box_probability <= 1:
+        raise UserError(f"prompts.box_probability={cfg.box_probability} must be from 0 to 1")
+    for name in ("box_noise", "box_noise_limit"):
+        if not getattr(cfg, name) >= 0:
+            raise UserError(f"prompts.{name}={getattr(cfg, name)} must not be negative")
+    for stage in cfg.curriculum:
+        if not 0 < stage.until <= 1:
+            raise UserError(
+                f"prompts.curriculum: until={stage.until} is a fraction of the steps, 0 to 1"
+            )
+    try:
+        schedule(cfg)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def schedule(cfg: PromptsConfig, *, progress: float = 1.0) -> Schedule:
@@ -233,7 +257,7 @@ def first_prompts(
 def carried_logits(
     prediction: Prediction, *, targets: Tensor, valid: Tensor, carry: Carry
 ) -> Tensor:
-    """The mask that is fed on: [M, 1, g, g] logits, not binarised and without gradient.
+    """The mask that is fed on: [M, 1, g, g] logits, not binarised and with their gradient.
 
     Args:
         prediction: of the round, K masks.
@@ -241,7 +265,7 @@ def carried_logits(
         valid: bool [M, g, g].
         carry: how to choose among the K.
     """
-    logits = prediction.mask_logits.detach()
+    logits = prediction.mask_logits
     if logits.shape[1] == 1:
         return logits
     believed = Carry(carry) == Carry.predicted_iou
@@ -314,7 +338,8 @@ class Rounds:
         Args:
             r: the round that they are for.
             prompts: of round r - 1.
-            prediction: of round r - 1; what is kept of it carries no gradient.
+            prediction: of round r - 1; what is kept of it carries no gradient, unless
+                `feedback_gradient` is set.
 
         Returns:
             All earlier prompts, the new clicks, and the logits that are fed back.
@@ -322,10 +347,12 @@ class Rounds:
         logits = carried_logits(
             prediction, targets=self._targets, valid=self._valid, carry=self._cfg.carry
         )
+        if not self._cfg.feedback_gradient:
+            logits = logits.detach()
         if not self._schedule.adds_clicks(r):
             return Prompts(coords=prompts.coords, labels=prompts.labels, mask_logits=logits)
         clicks = error_click(
-            logits[:, 0],
+            logits.detach()[:, 0],
             targets=self._targets,
             valid=self._valid,
             points=self._batch.points,
@@ -352,6 +379,7 @@ __all__ = [
     "Schedule",
     "Stage",
     "carried_logits",
+    "check",
     "first_prompts",
     "noisy_boxes",
     "schedule",

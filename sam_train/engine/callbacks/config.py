@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sam_train.eval.interactive import CLICKS
+from sam_train.errors import UserError
+from sam_train.eval.interactive import CLICKS, FIRST_CLICKS
 
 
 @dataclass
@@ -24,6 +25,25 @@ class ClickValidationConfig:
     """Masks decoded at once; lower it where memory is short."""
     film_rows: int = 4
     """Masks in each filmstrip; 0 draws none."""
+
+
+def check_validation(cfg: ClickValidationConfig) -> None:
+    """Refuse values that no run can mean.
+
+    Raises:
+        UserError: names the setting and what it may be.
+    """
+    if not cfg.clicks or min(cfg.clicks) < 1:
+        raise UserError(f"callbacks.validation.clicks={cfg.clicks} must be numbers from 1")
+    if cfg.first not in FIRST_CLICKS:
+        raise UserError(
+            f"callbacks.validation.first={cfg.first}: use one of {', '.join(FIRST_CLICKS)}"
+        )
+    for name, least in {"images": 1, "max_masks": 1, "every": 0, "film_rows": 0}.items():
+        if getattr(cfg, name) < least:
+            raise UserError(
+                f"callbacks.validation.{name}={getattr(cfg, name)} must be at least {least}"
+            )
 
 
 @dataclass
@@ -64,4 +84,10 @@ class CallbacksConfig:
     """The bar, or lines where there is no terminal."""
 
 
-__all__ = ["CallbacksConfig", "ClickValidationConfig", "EvaluationConfig", "ProgressConfig"]
+__all__ = [
+    "CallbacksConfig",
+    "ClickValidationConfig",
+    "EvaluationConfig",
+    "ProgressConfig",
+    "check_validation",
+]

@@ -31,8 +31,8 @@ def decoder_parameters(sam: Sam) -> list[Tensor]:
     return [*sam.prompt_encoder.parameters(), *sam.mask_decoder.parameters()]
 
 
-def play_for(sam: Sam, *, masks: int = 3) -> Play:
-    """Rounds as in training: logits fed back without gradient, three masks in the first."""
+def play_for(sam: Sam, *, masks: int = 3, joined: bool = False) -> Play:
+    """Rounds as in training: three masks in the first; gradient through the logits if `joined`."""
 
     def play(embeddings: Tensor) -> Iterator[Tensor]:
         coords = torch.arange(4.0 * masks).view(masks, 2, 2) * 3
@@ -43,21 +43,24 @@ def play_for(sam: Sam, *, masks: int = 3) -> Play:
             prompts = Prompts(coords=coords.double(), labels=labels, mask_logits=fed_back)
             prediction = sam.decode(embeddings, index, prompts, multimask=r == 0)
             yield (prediction.mask_logits - r).pow(2).mean() + prediction.iou.sin().sum()
-            fed_back = prediction.mask_logits[:, :1].detach()
+            fed_back = prediction.mask_logits[:, :1]
+            fed_back = fed_back if joined else fed_back.detach()
 
     return play
 
 
-def gradients(sam: Sam, embeddings: Tensor, *, plain: bool) -> tuple[Tensor, dict[str, Tensor]]:
+def gradients(
+    sam: Sam, embeddings: Tensor, *, plain: bool, joined: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
     sam.zero_grad()
-    played = play_for(sam)
+    played = play_for(sam, joined=joined)
     # A factor in front: the scale that accumulation and loss scaling put there must come through.
     inputs = embeddings * 1.5
     if plain:
         loss = torch.stack(list(played(inputs))).sum()
     else:
         loss = backward_round_by_round(
-            played, embeddings=inputs, parameters=decoder_parameters(sam)
+            played, embeddings=inputs, parameters=decoder_parameters(sam), joined=joined
         )
     (loss * 0.25).backward()
     found = {n: p.grad.clone() for n, p in sam.named_parameters() if p.grad is not None}
@@ -65,12 +68,13 @@ def gradients(sam: Sam, embeddings: Tensor, *, plain: bool) -> tuple[Tensor, dic
     return loss.detach(), found | {"embeddings": embeddings.grad}
 
 
-def test_gradients_equal_the_plain_graphs(sam: Sam) -> None:
+@pytest.mark.parametrize("joined", [False, True])
+def test_gradients_equal_the_plain_graphs(sam: Sam, joined: bool) -> None:
     torch.manual_seed(1)
     channels = sam.prompt_encoder.no_mask_embed.weight.shape[1]
     start = torch.randn(2, channels, 4, 4, dtype=torch.float64)
-    loss, plain = gradients(sam, start.clone().requires_grad_(), plain=True)
-    again, ours = gradients(sam, start.clone().requires_grad_(), plain=False)
+    loss, plain = gradients(sam, start.clone().requires_grad_(), plain=True, joined=joined)
+    again, ours = gradients(sam, start.clone().requires_grad_(), plain=False, joined=joined)
     torch.testing.assert_close(again, loss, rtol=1e-6, atol=0)
     decoder = {f"prompt_encoder.{n}" for n, _ in sam.prompt_encoder.named_parameters()}
     decoder |= {f"mask_decoder.{n}" for n, _ in sam.mask_decoder.named_parameters()}

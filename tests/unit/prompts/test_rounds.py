@@ -280,6 +280,21 @@ def test_the_highest_predicted_iou_is_fed_on_unchanged() -> None:
     assert not second.coords.requires_grad
 
 
+def test_gradient_flows_back_only_where_it_is_asked_for() -> None:
+    batch = make_batch(6)
+    rounds = make_rounds(batch, PromptsConfig(feedback_gradient=True))
+    logits = torch.zeros(6, 3, G, G, requires_grad=True)
+    second = rounds.next(
+        1, rounds.first(), Prediction(mask_logits=logits, iou=torch.tensor([[0.1, 0.9, 0.2]] * 6))
+    )
+    assert second.mask_logits is not None
+    second.mask_logits.sum().backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, 1] == 1).all()
+    assert (logits.grad[:, [0, 2]] == 0).all()
+    assert not second.coords.requires_grad
+
+
 def test_the_fed_on_mask_decides_the_error_region() -> None:
     """The believed mask is perfect but for one cell; the two others are wrong everywhere else."""
     batch = make_batch(5, sizes=((64, 64),))
