@@ -34,21 +34,19 @@ def to_grid(masks: Tensor, grid: int) -> Tensor:
 
     Args:
         masks: [M, R, R] of {0, 1}, any dtype.
-        grid: g, a divisor of R.
+        grid: g, at most R. Where R is no multiple (patches of 14), the pixel that holds the centre
+            counts.
 
     Returns:
         bool [M, g, g].
-
-    Raises:
-        ValueError: R is not a multiple of g.
     """
     side = masks.shape[-1]
-    if side % grid:
-        raise ValueError(
-            f"masks of side {side} do not fit a grid of side {grid}: use a multiple of {grid}"
-        )
-    step = side // grid
-    return masks[:, step // 2 :: step, step // 2 :: step] != 0
+    if side % grid == 0:
+        step = side // grid
+        return masks[:, step // 2 :: step, step // 2 :: step] != 0
+    cells = torch.arange(grid, device=masks.device)
+    centres = torch.div((2 * cells + 1) * side, 2 * grid, rounding_mode="floor")
+    return masks[:, centres[:, None], centres] != 0
 
 
 def cell_to_input(cell: Tensor, *, grid: int, image_size: int) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from sam_train.grid import cell_to_input, mask_iou, to_grid, valid_grid
 
@@ -40,9 +41,12 @@ def test_to_grid_samples_the_cell_centre() -> None:
     assert torch.equal(to_grid(masks, 16), masks.bool())
 
 
-def test_to_grid_refuses_what_does_not_divide() -> None:
-    with pytest.raises(ValueError, match="multiple of 6"):
-        to_grid(torch.zeros(1, 16, 16), 6)
+@pytest.mark.parametrize(("side", "grid"), [(196, 56), (56, 16), (70, 20), (256, 64), (9, 2)])
+def test_to_grid_takes_the_pixel_under_the_centre(side: int, grid: int) -> None:
+    """Also with patches of 14, whose cells are 3.5 pixels wide."""
+    masks = torch.rand(2, side, side, generator=torch.Generator().manual_seed(side)) > 0.5
+    expected = F.interpolate(masks[:, None].float(), (grid, grid), mode="nearest-exact")[:, 0]
+    assert torch.equal(to_grid(masks, grid), expected.bool())
 
 
 def test_iou_by_hand() -> None:
