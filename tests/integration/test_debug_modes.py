@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from sam_train.cli import main
+from sam_train.config import load_config
+from sam_train.optim import learning_rate_factor
 
 TIMES = ("images_per_second", "data_wait")
 
@@ -41,6 +43,11 @@ def test_deterministic_runs_agree_in_every_figure(settings: list[str], tmp_path:
     assert [row["step"] for row in one] == ["1", "2"]
     assert one == two
     assert one[0]["loss"] != one[1]["loss"]
+    # Row s says what update s saw; the schedule counts updates from 0.
+    optim = load_config(["+debug=deterministic", *settings]).optim
+    factor = learning_rate_factor(optim, 2)
+    rates = [float(row["lr"]) for row in one]
+    assert rates == pytest.approx([optim.lr * factor(0), optim.lr * factor(1)], rel=1e-4)
 
 
 def test_anomaly_names_the_operation(settings: list[str], tmp_path: Path) -> None:

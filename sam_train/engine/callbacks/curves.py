@@ -34,6 +34,9 @@ def draw_curves(metrics: Path, out: Path) -> None:
     _clicks(axes[2], columns)
     _predicted(axes[3], columns)
     _line(axes[4], columns, "lr", "learning rate")
+    if "muon_lr" in columns:
+        axes[4].plot(*_series(columns, "muon_lr"), color="#e0762f", label="muon_lr")
+        axes[4].legend(frameon=False)
     _line(axes[5], columns, "grad_norm", "gradient norm (before clipping)")
     if any(value > 0 for value in columns.get("grad_norm", [])):
         axes[5].set_yscale("log")

@@ -93,6 +93,7 @@ class StepMeter(Callback):
         self._busy = self._waited = 0.0
         self._images = self._updates = 0
         self._gap_counts = False
+        self._rates: dict[str, float] = {}
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -115,6 +116,8 @@ class StepMeter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """The gap since the step before was waiting for data."""
+        # Now: behind the update Lightning has set the rates of the next one.
+        self._rates = _rates(trainer)
         self._batch_began = time.perf_counter()
         if self._gap_counts:
             self._waited += self._batch_began - self._batch_ended
@@ -180,7 +183,7 @@ class StepMeter(Callback):
     ) -> dict[str, float]:
         values = {
             "loss": figures.loss,
-            "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
+            **self._rates,
             "images_per_second": figures.images_per_second,
             "data_wait": figures.data_wait,
             "skipped": figures.skipped,
@@ -204,6 +207,15 @@ class StepMeter(Callback):
     def _restart(self) -> None:
         self._busy = self._waited = 0.0
         self._images = self._updates = 0
+
+
+def _rates(trainer: Trainer) -> dict[str, float]:
+    """`lr`, the highest rate of AdamW's groups, and `muon_lr` where Muon has some."""
+    groups = trainer.optimizers[0].param_groups
+    muon = [group["lr"] for group in groups if "momentum" in group]
+    adamw = [group["lr"] for group in groups if "momentum" not in group]
+    found = {"lr": adamw, "muon_lr": muon}
+    return {name: float(max(rates)) for name, rates in found.items() if rates}
 
 
 __all__ = ["Recorder", "StepFigures", "StepMeter"]

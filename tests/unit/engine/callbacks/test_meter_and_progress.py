@@ -41,7 +41,9 @@ def test_waiting_is_the_gap_between_steps_and_nothing_else(
     meter = StepMeter(recorder, log_every=4)
     trainer: Any = SimpleNamespace(
         global_step=10, world_size=2, max_steps=100, is_global_zero=True, loggers=[],
-        optimizers=[SimpleNamespace(param_groups=[{"lr": 1e-4}, {"lr": 5e-4}])],
+        optimizers=[SimpleNamespace(
+            param_groups=[{"lr": 1e-4}, {"lr": 5e-4}, {"lr": 5e-3, "momentum": 0.9}]
+        )],
     )  # fmt: skip
     log = RoundLog(sums=[torch.tensor([4.0, 1.0, 1.2, 2.0]), torch.tensor([2.0, 1.5, 1.0, 2.0])])
     module: Any = SimpleNamespace(last_rounds=log, last_grad_norm=torch.tensor(3.0))
@@ -53,6 +55,9 @@ def test_waiting_is_the_gap_between_steps_and_nothing_else(
         meter.on_train_batch_start(trainer, module, batch, 0)
         clock.now += 3
         trainer.global_step = step
+        if step == 12:  # the schedule goes on before the batch ends
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = 1.0
         with meter.pause():
             clock.now += paused
         meter.on_train_batch_end(trainer, module, None, batch, 0)
@@ -78,7 +83,7 @@ def test_waiting_is_the_gap_between_steps_and_nothing_else(
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["12", "16"]
-    assert float(rows[0]["lr"]) == 5e-4
+    assert (float(rows[0]["lr"]), float(rows[0]["muon_lr"])) == (5e-4, 5e-3)
     assert float(rows[0]["grad_norm"]) == 3
     assert [float(rows[0][f"loss_r{r:02d}"]) for r in (0, 1)] == [2, 1]
     assert [float(rows[0][f"iou_r{r:02d}"]) for r in (0, 1)] == [0.5, 0.75]
