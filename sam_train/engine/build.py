@@ -20,6 +20,7 @@ from lightning.pytorch.profilers import (
 )
 
 from sam_train.allocator import keep_freed_memory
+from sam_train.engine.arithmetic import set_arithmetic
 from sam_train.engine.config import LoggerConfig, TrainerConfig, parse_devices
 from sam_train.engine.strategies import build_strategy
 from sam_train.engine.zero import ZeroPrecision, ZeroStrategy
@@ -64,10 +65,9 @@ def build_trainer(
     Raises:
         UserError: devices or a strategy that cannot be had here.
     """
-    torch.set_float32_matmul_precision(cfg.matmul_precision)
+    set_arithmetic(cfg)
     keep_freed_memory()
     if cfg.threads:
-        torch.set_num_threads(cfg.threads)
         # Lightning would set it anew, and the processes that it starts read it.
         os.environ["OMP_NUM_THREADS"] = str(cfg.threads)
     accelerator = cfg.accelerator

@@ -46,13 +46,15 @@ class TrainerConfig:
     precision: str = "32-true"
     """32-true, bf16-mixed (float32 weights, losses, norms and softmax statistics) or 64-true."""
     matmul_precision: str = "highest"
-    """Of float32 matrix products, as torch names it: highest, high (TF32 on GPUs) or medium (on
-    many CPUs a kernel twice as fast, which rounds to bfloat16 only where there is AMX)."""
+    """Of float32 matrix products and convolutions, as torch names it: highest, high (TF32 on GPUs)
+    or medium (on many CPUs a kernel twice as fast, which rounds to bfloat16 only where there is
+    AMX)."""
     accumulate: int = 1
     """Batches per update: `data.batch_size` images are split over ranks and this many turns. Every
     mask counts the same whichever turn it falls into."""
     log_every: int = 10
-    """Steps between rows of metrics.csv; only these read values back from the device."""
+    """Steps between rows of metrics.csv; only these read values back from the device (fsdp2 and
+    muon also read whether the gradient is finite, at every update)."""
     deterministic: bool = False
     """Refuse kernels whose results vary from run to run (slower on GPUs)."""
     detect_anomaly: bool = False

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from sam_train.config import RunConfig
+from sam_train.engine.arithmetic import set_arithmetic
 from sam_train.engine.config import TrainerConfig, check, parse_devices
 from sam_train.engine.log import start_log
 from sam_train.errors import UserError
@@ -48,9 +49,7 @@ def start_inference(cfg: RunConfig, part: Part | None = None) -> Path:
         raise UserError(
             f"run_dir={run_dir} cannot be written ({error.strerror}): choose another with run_dir="
         ) from error
-    torch.set_float32_matmul_precision(cfg.trainer.matmul_precision)
-    if cfg.trainer.threads:
-        torch.set_num_threads(cfg.trainer.threads)
+    set_arithmetic(cfg.trainer)
     return run_dir
 
 
