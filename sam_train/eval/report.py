@@ -76,7 +76,7 @@ def write_report(
     results: Sequence[TaskResult], run_dir: Path, *, left_out: Mapping[str, str]
 ) -> Path:
     """`run_dir/report.html` and `report.json`, of `results` and of those that earlier commands
-    left in `run_dir` about the same checkpoint.
+    left in `run_dir` about the same weights.
 
     Args:
         results: at least one.
@@ -87,11 +87,11 @@ def write_report(
     """
     from sam_train.eval.tasks import TASKS  # noqa: PLC0415 (it imports this package)
 
-    checkpoint = next((r.checkpoint for r in results if r.checkpoint), "")
+    checkpoint, weights = next(((r.checkpoint, r.weights) for r in results if r.weights), ("", ""))
     found = {result.task: result for result in results}
     for name in TASKS:
         earlier = _earlier(run_dir / name)
-        if name not in found and earlier is not None and earlier.checkpoint == checkpoint:
+        if name not in found and earlier is not None and earlier.weights == weights:
             found[name] = earlier
     report = Report(
         checkpoint=checkpoint,
@@ -121,10 +121,12 @@ def _headlines(result: TaskResult) -> list[Headline]:
     whole += [row for row in measured if name and row.name.startswith(f"{name},")]
     row = (whole or measured)[0]
     sam = next((r for r in result.rows if r.source != MEASURED and r.name.startswith("SAM")), None)
+    other = "" if result.weights or not result.checkpoint else Path(result.checkpoint).name
+    title = f"{result.title} (of {other})" if other else result.title
     return [
         Headline(
             task=result.task,
-            title=result.title,
+            title=title,
             figure=column,
             measured=row.values[column],
             published=sam.values.get(column) if sam else None,

@@ -62,7 +62,10 @@ class TaskResult:
     details: dict[str, Any] = field(default_factory=dict)
     """Whatever else belongs into the JSON: curves, figures per category."""
     checkpoint: str = ""
-    """What was measured; the frame fills it in."""
+    """What was measured: `ckpt`, which the frame fills in, or the files of another program."""
+    weights: str = ""
+    """A digest of the model's weights, as `last.ckpt` is another model each hour; "" where no model
+    was measured. The frame fills it in."""
     fingerprint: str = ""
     """Of weights and settings; the frame fills it in."""
 

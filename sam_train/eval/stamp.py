@@ -9,7 +9,7 @@ from pathlib import Path
 
 def stamp(content: str, *, files: Iterable[Path] = ()) -> str:
     """A digest of `content` and of the size and time of files, which are not read: another edit of
-    a file is another time, and 10,000 photos are known in a second. A missing file has one, too."""
+    a file is another time, and 10,000 photos take seconds. A missing file has one, too."""
     digest = hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=6)
     for path in files:
         try:

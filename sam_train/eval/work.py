@@ -44,7 +44,9 @@ def run_task(task: Task[Any], run: Run) -> TaskResult | None:
         )
     if not items:
         raise UserError(f"{task.name}: its data holds nothing to measure")
-    settings = {"weights": run.weights, "task": task.name, **task.settings(run.cfg)}
+    # Another task's model has no part in the figures of finished files.
+    weights = run.weights if task.needs_model(run.cfg) else "none"
+    settings = {"weights": weights, "task": task.name, **task.settings(run.cfg)}
     fingerprint = settings_digest({"seed": run.cfg.seed, **settings})
     records = Records(run.folder(task) / "records" / fingerprint, part=run.part)
     _measure(task, run, items, records)
@@ -112,7 +114,8 @@ def _summarise(task: Task[Any], run: Run, records: Sequence[Record]) -> TaskResu
         )
     result = task.summarise(run, used)
     result.skipped = {**result.skipped, **dict(reasons.most_common())}
-    result.checkpoint = run.source
+    if task.needs_model(run.cfg):
+        result.checkpoint, result.weights = run.source, run.weights
     return result
 
 

@@ -111,6 +111,7 @@ class Edges(Task[EdgeItem]):
         return TaskResult(
             task=self.name,
             title="Edges",
+            checkpoint=run.cfg.edges.maps,
             figures=dict(found.summary()),
             columns=list(_COLUMNS),
             rows=[_row(ours), *(_row(row, source="paper §7.3") for row in PUBLISHED)],

@@ -189,6 +189,7 @@ class Instances(Task[InstanceItem]):
             miou=sum(ious) / len(ious) if ious else None,
             folder=folder,
         )
+        result.checkpoint = own.results
         of_what = Path(own.boxes).name if own.boxes else "the ground truth's boxes"
         result.notes.insert(
             0,

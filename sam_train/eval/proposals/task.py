@@ -164,6 +164,7 @@ class Proposals(Task[ProposalItem]):
         return TaskResult(
             task=self.name,
             title=f"Object proposals: mask AR@{own.limit}",
+            checkpoint=own.results,
             figures=figures,
             columns=columns,
             rows=[

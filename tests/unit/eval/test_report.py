@@ -25,6 +25,7 @@ def result(
             Row(name="SAM ViT-H", values={"ODS": 0.768}, source="paper §7.3"),
         ],
         "checkpoint": checkpoint,
+        "weights": f"digest of {checkpoint}",
     }
     return TaskResult(task=task, **(fields | more))  # type: ignore[arg-type]
 
@@ -71,6 +72,26 @@ def test_earlier_results_of_the_same_checkpoint_stay_on_the_page(tmp_path: Path)
     assert list(tree["tasks"]) == ["edges", "instances"]
     assert tree["left_out"] == {}
     assert "Title of proposals" not in page.read_text()
+
+
+def test_a_checkpoint_that_training_overwrote_is_another_one(tmp_path: Path) -> None:
+    """And the same weights under another name are the same."""
+    result("instances", checkpoint="last.ckpt", weights="old").write(tmp_path / "instances")
+    result("proposals", checkpoint="step_9.ckpt", weights="new").write(tmp_path / "proposals")
+    found = result("edges", checkpoint="last.ckpt", weights="new")
+    write_report([found], tmp_path, left_out={})
+    tree = json.loads((tmp_path / "report.json").read_text())
+    assert list(tree["tasks"]) == ["edges", "proposals"]
+
+
+def test_another_programs_figures_are_not_the_models(tmp_path: Path) -> None:
+    maps = result("edges", checkpoint="some/maps", weights="")
+    page = write_report([maps, result("points", columns=["1 click"])], tmp_path, left_out={})
+    tree = json.loads((tmp_path / "report.json").read_text())
+    assert tree["checkpoint"] == "a.ckpt"
+    assert tree["headlines"][0]["title"] == "Title of edges (of maps)"
+    assert page.read_text().count("<p>Of some/maps, which another program made.</p>") == 1
+    assert "<p>Of a.ckpt" not in page.read_text()
 
 
 def test_the_headline_of_points_is_their_average(tmp_path: Path) -> None:

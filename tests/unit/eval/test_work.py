@@ -100,6 +100,22 @@ def test_records_are_complete_in_order_and_written(folder: Path, tmp_path: Path)
     assert result.checkpoint == "x"
 
 
+def test_figures_are_of_the_model_only_where_one_was_measured(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other tasks of the same command may have loaded one."""
+    monkeypatch.setattr(Run, "weights", "digest")
+    with_model = run_task(Brightness(folder), run(tmp_path))
+    assert with_model is not None
+    assert (with_model.checkpoint, with_model.weights) == ("x", "digest")
+    finished = Brightness(folder)
+    monkeypatch.setattr(finished, "needs_model", lambda cfg: False)
+    result = run_task(finished, run(tmp_path))
+    assert result is not None
+    assert (result.checkpoint, result.weights) == ("", "")
+    assert result.fingerprint != with_model.fingerprint
+
+
 def test_a_run_that_was_killed_goes_on(folder: Path, tmp_path: Path) -> None:
     whole = run_task(Brightness(folder), run(tmp_path, "whole"))
     first = Brightness(folder)

@@ -74,6 +74,7 @@ def test_files_of_a_run(folders: EdgesConfig, tmp_path: Path) -> None:
     )
     result = run(folders, tmp_path / "run")
     assert result.figures == found.summary()
+    assert (result.checkpoint, result.weights) == (folders.maps, "")
     text = (tmp_path / "run" / "edges.json").read_text()
     assert text == found.to_json()
     assert json.loads(text)["images"] == 3
