@@ -108,7 +108,7 @@ def run_callbacks(
             run_dir=run_dir,
             notice=notice,
             record={"config": plain, "versions": versions()},
-            resume_from=found.path if found else None,
+            resume_from=found,
         ),
     ]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping
 from enum import IntEnum
 from functools import partial
@@ -18,7 +20,7 @@ from sam_train.engine.background import Background, snapshot
 from sam_train.engine.callbacks.meter import Recorder
 from sam_train.engine.callbacks.metrics_file import read_columns
 from sam_train.engine.full_state import full_state
-from sam_train.engine.resume import RUN_RECORD
+from sam_train.engine.resume import RUN_RECORD, Found
 from sam_train.engine.rng_state import rng_state, set_rng_state
 from sam_train.engine.rotation import (
     GIVEN_UP,
@@ -67,7 +69,7 @@ class Saver(Checkpoint):
         run_dir: Path,
         notice: Notice | None = None,
         record: Mapping[str, Any] | None = None,
-        resume_from: Path | None = None,
+        resume_from: Found | None = None,
     ) -> None:
         """Args:
         cfg: when to save and what to keep.
@@ -96,7 +98,7 @@ class Saver(Checkpoint):
             UserError: they found different ones.
         """
         self.ranks.start()
-        found = str(self.resume_from and self.resume_from.name)
+        found = "none" if self.resume_from is None else identity(self.resume_from)
         if not self.ranks.same(found):
             raise UserError(
                 f"the processes of this run found different checkpoints to continue (rank "
@@ -253,6 +255,14 @@ class Saver(Checkpoint):
         raise Stopped(step=step, reason=reason)
 
 
+def identity(found: Found) -> str:
+    """What distinguishes a checkpoint from others of its name: its step and its content."""
+    with zipfile.ZipFile(found.path) as archive:
+        records = [(info.filename, info.CRC) for info in archive.infolist()]
+    content = zlib.crc32(repr(records).encode())
+    return f"{found.path.name} of step {found.step}, checksum {content:08x}"
+
+
 def begin_course(folder: Path, *, step: int) -> None:
     """Make `step` the newest in a folder of checkpoints.
 
@@ -289,4 +299,4 @@ def _step_of(path: Path) -> int | None:
     return step if isinstance(step, int) else None
 
 
-__all__ = ["RNG_RECORD", "Saver", "Wish", "begin_course"]
+__all__ = ["RNG_RECORD", "Saver", "Wish", "begin_course", "identity"]

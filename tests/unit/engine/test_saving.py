@@ -8,17 +8,19 @@ import random
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from sam_train.engine.agreement import Agreement
 from sam_train.engine.background import Background, snapshot
 from sam_train.engine.resume import candidates, inspect
 from sam_train.engine.rng_state import rng_state, set_rng_state
 from sam_train.engine.rotation import CheckpointConfig, check, steps_in, to_keep
-from sam_train.engine.saving import begin_course
+from sam_train.engine.saving import Saver, begin_course, identity
 from sam_train.engine.whole_files import (
     DamagedFileError,
     check_whole,
@@ -226,6 +228,38 @@ def test_a_course_that_is_given_up_is_not_taken_for_the_newest(tmp_path: Path) -
     assert steps_in(tmp_path) == []
     assert not list(candidates(tmp_path))
     assert inspect(tmp_path / "step=2.ckpt.old").step == 2
+
+
+class Other(Agreement):
+    """A rank beside this one, and what it found."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+
+    def start(self) -> None:
+        pass
+
+    def same(self, text: str) -> bool:
+        return text == self.said
+
+
+def test_ranks_that_found_different_files_of_one_name_stop(tmp_path: Path) -> None:
+    """Each machine with a run_dir of its own: all of them have a last.ckpt."""
+    contents = {"first": content(4), "copy": content(4), "later": content(8), "other": content(4)}
+    contents["other"]["state_dict"]["weight"] += 1
+    trainer: Any = SimpleNamespace(global_rank=1)
+    module: Any = None
+    for name, of in contents.items():
+        path = tmp_path / name / "last.ckpt"
+        write_whole(of, path)
+        saver = Saver(CheckpointConfig(), run_dir=tmp_path, resume_from=inspect(path))
+        saver.ranks = Other(identity(inspect(tmp_path / "first" / "last.ckpt")))
+        if name in ("first", "copy"):
+            saver.setup(trainer, module, "fit")
+            continue
+        said = rf"rank 1: last\.ckpt of step {of['global_step']}, checksum \w{{8}}\)"
+        with pytest.raises(UserError, match=said):
+            saver.setup(trainer, module, "fit")
 
 
 def test_a_snapshot_is_a_copy(tmp_path: Path) -> None:
