@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
+import uuid
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -149,9 +149,10 @@ def prepare_run_dir(run_dir: Path) -> Path:
     try:
         (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         (run_dir / "pictures").mkdir(exist_ok=True)
-        probe = run_dir / f".writable-{os.getpid()}"
+        # Every process tries, and in containers of several machines their numbers are the same.
+        probe = run_dir / f".writable-{uuid.uuid4().hex}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"run_dir={run_dir} cannot be written ({error.strerror}): choose another with run_dir="
