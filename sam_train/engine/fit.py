@@ -51,7 +51,8 @@ def fit(overrides: Sequence[str]) -> None:
     start_log(run_dir / "log.txt")
     found = find_resume(cfg.resume, run_dir)
     if rank_zero() and (found is None or not (run_dir / "config.yaml").exists()):
-        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        with one_line(run_dir):
+            (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
 
     seed_everything(cfg.seed, verbose=False)
     module = SamModule(cfg)

@@ -168,6 +168,15 @@ def test_a_run_dir_that_cannot_be_written(
     assert f"run_dir={run_dir} cannot be written" in line
 
 
+def test_a_disk_that_is_full_from_the_beginning(
+    tiny: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").symlink_to("/dev/full")
+    line = refused(capfd, overrides(tiny, tmp_path, "data.train=x.tar"))
+    assert f"run_dir={tmp_path / 'run'} cannot be written any more (No space left" in line
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu_where_one_was_asked_for(
     tiny: Any, tmp_path: Path, shard: Path, capfd: pytest.CaptureFixture[str]
