@@ -231,12 +231,19 @@ def _write_rate(folder: Path, place: Place) -> float:
 
 
 def open_files(cfg: RunConfig, place: Place) -> Result:
-    """A tensor on its way from a data worker is an open file."""
+    """A tensor on its way from a data worker is an open file, and so is a connection: gloo has one
+    to each rank, and each rank one to the first, which holds the store."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    need = 256 + 16 * cfg.data.workers * (cfg.data.prefetch + 1)
+    connections = place.ranks * (2 if place.rank == 0 else 1)
+    need = 256 + 16 * cfg.data.workers * (cfg.data.prefetch + 1) + connections
     found = f"limit {limit}, needs {need}"
     if limit != resource.RLIM_INFINITY and limit < need:
-        return Result(found, FAIL, f"ulimit -n {max(4096, need)} before the launch")
+        return Result(
+            found,
+            FAIL,
+            f"ulimit -n {max(4096, need)} before the launch; where that is refused, who runs the "
+            "cluster raises the hard limit (LimitNOFILE, limits.conf)",
+        )
     return Result(found)
 
 

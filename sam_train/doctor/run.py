@@ -17,6 +17,7 @@ from sam_train.doctor.meeting import Meeting
 from sam_train.doctor.network import checks_between
 from sam_train.doctor.node import checks_of
 from sam_train.doctor.place import Place, find_place, start_others, uses_gpus
+from sam_train.engine.open_files import allow_many
 
 _ALIKE = ("versions", "settings")
 """Checks whose answer must be the same on all nodes."""
@@ -57,6 +58,8 @@ def examine(overrides: Sequence[str]) -> Verdict:
     begin = time.monotonic()
     cfg = load_config(overrides)
     check(cfg.doctor)
+    # As training does.
+    allow_many()
     place = find_place(cfg.trainer)
     others = start_others(place, overrides)
     try:

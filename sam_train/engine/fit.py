@@ -27,6 +27,7 @@ from sam_train.engine.health.memory import memory_advice
 from sam_train.engine.log import rank_zero, start_log
 from sam_train.engine.mishaps import one_line
 from sam_train.engine.module import SamModule
+from sam_train.engine.open_files import allow_many
 from sam_train.engine.resume import Found, check_model, find_resume
 from sam_train.engine.saving import Saver
 from sam_train.engine.signals import STATUS_CONTINUE, Notice, Stopped
@@ -47,6 +48,7 @@ def fit(overrides: Sequence[str]) -> None:
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     check_config(cfg)
     check_average(cfg.optim.ema, strategy=cfg.trainer.strategy, deepspeed=cfg.trainer.deepspeed)
+    allow_many()
     run_dir = prepare_run_dir(Path(cfg.run_dir))
     start_log(run_dir / "log.txt")
     found = find_resume(cfg.resume, run_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,10 +96,19 @@ def test_limits_of_the_machine(cfg: RunConfig, few_files: None) -> None:
     assert node.open_files(cfg, PLACE).status == OK
     assert node.shared_memory(cfg, PLACE).status == OK
     cfg.data.workers = 4
-    assert node.open_files(cfg, PLACE).found == "limit 300, needs 576"
+    assert node.open_files(cfg, PLACE).found == "limit 300, needs 580"
     assert node.open_files(cfg, PLACE).status == FAIL
     cfg.data.workers = 10_000_000
     assert node.shared_memory(cfg, PLACE).status == FAIL
+
+
+@pytest.mark.parametrize(("rank", "need"), [(0, 768), (8, 512)])
+def test_many_ranks_are_many_connections(
+    cfg: RunConfig, few_files: None, rank: int, need: int
+) -> None:
+    cfg.data.workers = 0
+    result = node.open_files(cfg, replace(PLACE, ranks=256, rank=rank))
+    assert (result.status, result.found) == (FAIL, f"limit 300, needs {need}")
 
 
 def test_the_odd_one_out_is_wrong() -> None:
