@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
 from sam_train.data.config import DataConfig, check
+from sam_train.data.fingerprint import Fingerprint, require_same
 from sam_train.data.loader import Loader, SizedLoader, make_train_loader, make_val_loader
 from sam_train.data.shards import Shards, open_shards
 from sam_train.data.skip_report import describe
@@ -67,14 +69,15 @@ class SamDataModule(LightningDataModule):
         self._consumed = Consumed()
         self._train: Shards | None = None
         self._val: Shards | None = None
+        self._fingerprint: Fingerprint | None = None
         self._train_skips = Skips(workers=cfg.workers, max_fraction=cfg.max_skip_fraction)
         self._val_skips = Skips(workers=cfg.workers, max_fraction=cfg.max_skip_fraction)
 
     def setup(self, stage: str | None = None) -> None:
-        """Index the shards that the stage needs.
+        """Index the shards that the stage needs; called by all ranks.
 
         Raises:
-            UserError: a shard is missing, empty or unreadable.
+            UserError: a shard is missing, empty or unreadable, or other ranks see other samples.
         """
         if stage in {None, "fit"} and self._train is None:
             if self.cfg.mode == "stream":
@@ -83,8 +86,11 @@ class SamDataModule(LightningDataModule):
                 self._train = self._open(
                     self.cfg.train, option="data.train", include=self.cfg.include
                 )
+            self._fingerprint = self._train.fingerprint
+            require_same(self._fingerprint, option="data.train")
         if stage in {None, "fit", "validate"} and self._val is None and self.cfg.val:
             self._val = self._open(self.cfg.val, option="data.val")
+            require_same(self._val.fingerprint, option="data.val")
 
     def _open(self, patterns: Any, *, option: str, include: Any = "") -> Shards:
         return open_shards(
@@ -166,25 +172,29 @@ class SamDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state of the data: one counter, and the step it belongs to; of a stream, the
-        shards that were read to their end, too."""
+        shards that were read to their end, too. And what it counts, to notice other samples."""
         step = self.trainer.global_step if self.trainer is not None else self._start_step
         state: dict[str, Any] = {"position": self.position, "step": step}
         if self._stream is not None and isinstance(self._train, StreamShards):
             consumed = self._stream.consumed((step - self._start_step) * self._turns())
             state["stream"] = {"shards": len(self._train.urls), **consumed.as_state()}
+        elif self._fingerprint is not None:
+            state["samples"] = asdict(self._fingerprint)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on behind the last position, or the last whole shards, that were consumed.
 
         Another `batch_size` goes on at the same position. A stream of another number of shards,
-        or one whose run was indexed before, begins its order anew, and says so.
+        or one whose run was indexed before, begins its order anew, and says so; so does a run of
+        other samples, whose order is another.
         """
         self.start_position = state["position"]
         self._start_step = state["step"]
         if self.cfg.mode != "stream":
             if "stream" in state:
                 log.warning("the run was read with data.mode=stream: samples may come again early")
+            self._compare(state.get("samples"))
             return
         self.setup("fit")
         assert isinstance(self._train, StreamShards)
@@ -193,6 +203,21 @@ class SamDataModule(LightningDataModule):
             self._consumed = Consumed.from_state(saved)
         else:
             log.warning("data.mode=stream begins at its first shard: the run had other shards")
+
+    def _compare(self, saved: dict[str, Any] | None) -> None:
+        """Args:
+        saved: of the run that is continued; older checkpoints have none.
+        """
+        if saved is None or self._fingerprint is None:
+            return
+        before = Fingerprint(**saved)
+        if before != self._fingerprint:
+            log.warning(
+                "data.train holds %s, but the run had %s so far: their order is another, so this "
+                "epoch leaves some samples out and takes others twice",
+                self._fingerprint,
+                before,
+            )
 
     def _turns(self) -> int:
         if self._accumulate is not None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam_train.data.exclude import Exclusions, read_exclusions
+from sam_train.data.fingerprint import Fingerprint, digest
 from sam_train.data.index import (
     FILE_NAME,
     Index,
@@ -151,6 +152,21 @@ class Shards:
     def rows(self) -> list[ShardRow]:
         """What is known about each of the P shards: damage, leftovers."""
         return [part.row for part in self._parts]
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of what the order of samples follows from; looks at two keys of each shard."""
+        ends = [
+            part.index.key(part.shard, row)
+            for part in self._parts
+            if part.row.samples
+            for row in (0, part.row.samples - 1)
+        ]
+        return Fingerprint(
+            shards=len(self._parts),
+            samples=len(self),
+            digest=digest([self._all_first.data, self._kept_before.data, "\n".join(ends).encode()]),
+        )
 
     def shard_of(self, sample: int) -> int:
         """Which of the P shards a sample lies in."""

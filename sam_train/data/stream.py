@@ -18,7 +18,6 @@ from itertools import count, islice
 from random import Random
 from typing import Any
 
-import torch.distributed as dist
 import webdataset as wds
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -27,9 +26,11 @@ from sam_train.data.config import DataConfig
 from sam_train.data.dataset import Scenes, draw_sample
 from sam_train.data.decode import BadSample
 from sam_train.data.exclude import Exclusions, read_exclusions
+from sam_train.data.fingerprint import Fingerprint, digest
 from sam_train.data.loader import Loader, check_masks_per_gpu, data_loader
 from sam_train.data.order import STREAM_BUFFER, STREAM_TURNS, hash64, micro_batch, permute
 from sam_train.data.patterns import resolve
+from sam_train.data.ranks import gather
 from sam_train.data.shards import Entry, Shards
 from sam_train.data.skips import Skips
 from sam_train.data.sources import PIPE, one_line, short_name
@@ -90,6 +91,12 @@ class StreamShards(Shards):
         self.urls = urls
         self.exclusions = exclusions
         self._held: dict[int, tuple[str, Entry]] = {}
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of the shards' names: nothing more is known of them."""
+        names = [self.name(shard).encode() for shard in range(len(self.urls))]
+        return Fingerprint(shards=len(self.urls), samples=None, digest=digest([b"\n".join(names)]))
 
     def hold(self, sample: int, *, key: str, entry: Entry) -> None:
         """Keep one sample, until the next."""
@@ -318,11 +325,7 @@ class StreamLoader(Loader):
         Asked by all of them at the same time.
         """
         own = [t for turns in self._finished[:batches] for t in turns]
-        if not (dist.is_available() and dist.is_initialized()):
-            return self._start.add(own)
-        gathered: list[list[int] | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, own)
-        return self._start.add(t for turns in gathered for t in turns or [])
+        return self._start.add(t for turns in gather(own) for t in turns)
 
 
 def make_stream_loader(
