@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sam_train.eval.config import check as check_eval
 from sam_train.eval.report import write_report
 from sam_train.eval.result import TaskResult
 from sam_train.eval.tasks import TASKS, Run, Task, load_task
-from sam_train.eval.work import run_task
+from sam_train.eval.work import Work
 from sam_train.parts import Part
 
 log = logging.getLogger("sam_train")
@@ -40,7 +41,8 @@ def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
         The results that are complete; of none if other processes are still at work.
 
     Raises:
-        UserError: no such task, a setting, file or checkpoint that does not fit.
+        UserError: no such task, a setting or checkpoint that does not fit; or, once the other tasks
+            are done and in the report, what one could not be measured for.
     """
     overrides = ["name=evaluate", *overrides]
     cfg = load_config(overrides)
@@ -58,31 +60,87 @@ def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
     if needs_model:
         loaded = load_checkpoint(cfg)
         run.model, run.source = loaded.sam.to(run.device), loaded.source
-    results = run_tasks(tasks, run)
-    if results:
-        log.info("%s", write_report(results, run_dir, left_out=left_out))
-    return results
+    found = run_tasks(tasks, run)
+    if found.results:
+        page = write_report(found.results, run_dir, left_out=left_out, failed=found.failed)
+        log.info("%s", page)
+    # A status ends all other processes under torchrun: only who leaves none at work gives it. What
+    # failed for one, in listing or in the summary, fails for the last one, too.
+    if found.failed and not found.waiting:
+        raise UserError(found.failure(of=len(tasks)))
+    return found.results
 
 
-def run_tasks(tasks: Sequence[Task[Any]], run: Run) -> list[TaskResult]:
-    """The results of `tasks`, one after the other, printed as they come."""
-    results = []
-    dtype = _AUTOCAST.get(run.cfg.trainer.precision)
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What became of several tasks."""
+
+    results: list[TaskResult] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Task -> why it could not be measured."""
+    waiting: list[str] = field(default_factory=list)
+    """Tasks that other processes are still at."""
+
+    def failure(self, *, of: int) -> str:
+        """One line about all that failed, of so many tasks."""
+        if of == 1:
+            return next(iter(self.failed.values()))
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
+        return f"{len(self.failed)} of {of} tasks could not be measured ({reasons})"
+
+
+def run_tasks(tasks: Sequence[Task[Any]], run: Run) -> Outcome:
+    """Do `tasks`, one after the other, and print results as they come. A task that must be mended
+    does not keep the others from being measured."""
+    found, waiting = Outcome(), []
     for task in tasks:
-        autocast = torch.autocast(run.device.type, dtype) if dtype else nullcontext()
-        with autocast:
-            result = run_task(task, run)
-        if result is None:
+        try:
+            with _autocast(run):
+                work = Work(task, run)
+                work.measure()
+        except UserError as error:
+            _fail(task, error, found, say=len(tasks) > 1)
             continue
-        results.append(result)
-        source = f" of {result.checkpoint}" if result.checkpoint else ""
-        log.info("\n%s%s\n%s", result.title, source, result.table())
-        folder = run.folder(task)
-        for path in (folder / "result.json", folder / "table.csv"):
-            log.info("%s", path)
-        for picture in result.pictures:
-            log.info("%s", run.run_dir / picture.path)
-    return results
+        if not _finish(work, run, found, say=len(tasks) > 1):
+            waiting.append(work)
+    # Another process may have done the rest meanwhile: the last to end has seen all.
+    for work in waiting:
+        if not _finish(work, run, found, say=len(tasks) > 1):
+            found.waiting.append(work.task.name)
+    return found
+
+
+def _finish(work: Work, run: Run, found: Outcome, *, say: bool) -> bool:
+    """Whether all processes are done with a task, which then has a result or a reason."""
+    try:
+        with _autocast(run):
+            result = work.result()
+    except UserError as error:
+        _fail(work.task, error, found, say=say)
+        return True
+    if result is None:
+        return False
+    found.results.append(result)
+    source = f" of {result.checkpoint}" if result.checkpoint else ""
+    log.info("\n%s%s\n%s", result.title, source, result.table())
+    folder = run.folder(work.task)
+    for path in (folder / "result.json", folder / "table.csv"):
+        log.info("%s", path)
+    for picture in result.pictures:
+        log.info("%s", run.run_dir / picture.path)
+    return True
+
+
+def _fail(task: Task[Any], error: UserError, found: Outcome, *, say: bool) -> None:
+    found.failed[task.name] = str(error)
+    if say:  # with the name before it, which some reasons begin with
+        reason = found.failed[task.name] = str(error).removeprefix(f"{task.name}: ")
+        log.warning("%s could not be measured: %s", task.name, reason)
+
+
+def _autocast(run: Run) -> AbstractContextManager[Any]:
+    dtype = _AUTOCAST.get(run.cfg.trainer.precision)
+    return torch.autocast(run.device.type, dtype) if dtype else nullcontext()
 
 
 def chosen_tasks(cfg: RunConfig) -> tuple[list[Task[Any]], dict[str, str]]:
@@ -137,4 +195,4 @@ def _device(cfg: RunConfig) -> torch.device:
     return torch.device("cuda", local % torch.cuda.device_count())
 
 
-__all__ = ["chosen_tasks", "evaluate", "run_tasks"]
+__all__ = ["Outcome", "chosen_tasks", "evaluate", "run_tasks"]

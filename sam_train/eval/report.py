@@ -51,7 +51,7 @@ class Report:
     checkpoint: str
     results: list[TaskResult]
     left_out: dict[str, str] = field(default_factory=dict)
-    """Task -> why `task=all` did not run it."""
+    """Task -> why it was not run, or not measured."""
     created: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
 
     def headlines(self) -> list[Headline]:
@@ -73,7 +73,11 @@ class Report:
 
 
 def write_report(
-    results: Sequence[TaskResult], run_dir: Path, *, left_out: Mapping[str, str]
+    results: Sequence[TaskResult],
+    run_dir: Path,
+    *,
+    left_out: Mapping[str, str],
+    failed: Mapping[str, str] | None = None,
 ) -> Path:
     """`run_dir/report.html` and `report.json`, of `results` and of those that earlier commands
     left in `run_dir` about the same weights.
@@ -81,6 +85,8 @@ def write_report(
     Args:
         results: at least one.
         left_out: tasks that were not run, and why.
+        failed: tasks that were run and could not be measured, and why. Earlier figures of theirs
+            are not shown: what failed may well be what has changed since.
 
     Returns:
         The page.
@@ -89,14 +95,15 @@ def write_report(
 
     checkpoint, weights = next(((r.checkpoint, r.weights) for r in results if r.weights), ("", ""))
     found = {result.task: result for result in results}
-    for name in TASKS:
+    failed = failed or {}
+    for name in (name for name in TASKS if name not in failed):
         earlier = _earlier(run_dir / name)
         if name not in found and earlier is not None and earlier.weights == weights:
             found[name] = earlier
     report = Report(
         checkpoint=checkpoint,
         results=[found[name] for name in TASKS if name in found],
-        left_out={name: why for name, why in left_out.items() if name not in found},
+        left_out={n: why for n, why in {**left_out, **failed}.items() if n not in found},
     )
     page = run_dir / "report.html"
     write_whole(run_dir / "report.json", report.to_json())

@@ -35,36 +35,69 @@ def run_task(task: Task[Any], run: Run) -> TaskResult | None:
     Raises:
         UserError: no item could be used, or what the task raises.
     """
-    began = time.time()
-    items = task.items(run)
-    keys = [item.key for item in items]
-    if twice := [key for key, times in Counter(keys).items() if times > 1]:
-        raise UserError(
-            f"{task.name}: two items are called {twice[0]}: give each a name of its own"
-        )
-    if not items:
-        raise UserError(f"{task.name}: its data holds nothing to measure")
-    # Another task's model has no part in the figures of finished files.
-    weights = run.weights if task.needs_model(run.cfg) else "none"
-    settings = {"weights": weights, "task": task.name, **task.settings(run.cfg)}
-    fingerprint = settings_digest({"seed": run.cfg.seed, **settings})
-    records = Records(run.folder(task) / "records" / fingerprint, part=run.part)
-    _measure(task, run, items, records)
-    known = records.load()
-    if missing := sum(key not in known for key in keys):
-        log.info(
-            "%s: part %d of %d is done; %d of %d items are left to the other processes (if none "
-            "runs any more, the same command does them)",
-            task.name, run.part.index + 1, run.part.count, missing, len(items),
-        )  # fmt: skip
-        return None
-    with _one_at_a_time(run.folder(task)):
-        if result := _finished_since(run.folder(task), fingerprint, began):
-            return result
-        result = _summarise(task, run, [known[key] for key in keys])
-        result.fingerprint = fingerprint
-        result.write(run.folder(task))
-    return result
+    work = Work(task, run)
+    work.measure()
+    return work.result()
+
+
+class Work:
+    """A task's items, listed once: what this process does of them, and the result of all."""
+
+    def __init__(self, task: Task[Any], run: Run) -> None:
+        """List the items.
+
+        Raises:
+            UserError: they cannot be listed, there are none, or two have the same name.
+        """
+        self._began = time.time()
+        self.task, self._run = task, run
+        self._items = task.items(run)
+        self._keys = [item.key for item in self._items]
+        if twice := [key for key, times in Counter(self._keys).items() if times > 1]:
+            raise UserError(
+                f"{task.name}: two items are called {twice[0]}: give each a name of its own"
+            )
+        if not self._items:
+            raise UserError(f"{task.name}: its data holds nothing to measure")
+        # Another task's model has no part in the figures of finished files.
+        weights = run.weights if task.needs_model(run.cfg) else "none"
+        settings = {"weights": weights, "task": task.name, **task.settings(run.cfg)}
+        self._fingerprint = settings_digest({"seed": run.cfg.seed, **settings})
+        self._records = Records(run.folder(task) / "records" / self._fingerprint, part=run.part)
+
+    def measure(self) -> None:
+        """What is left of this process's part.
+
+        Raises:
+            UserError: what the task raises.
+        """
+        _measure(self.task, self._run, self._items, self._records)
+        known = self._records.load()
+        if missing := sum(key not in known for key in self._keys):
+            log.info(
+                "%s: part %d of %d is done; %d of %d items are left to the other processes (if "
+                "none runs any more, the same command does them)",
+                self.task.name, self._run.part.index + 1, self._run.part.count, missing,
+                len(self._items),
+            )  # fmt: skip
+
+    def result(self) -> TaskResult | None:
+        """Of the items of all processes; None as long as these still have some to do.
+
+        Raises:
+            UserError: no item could be used, or nothing can be said from them.
+        """
+        known = self._records.load()
+        if any(key not in known for key in self._keys):
+            return None
+        folder = self._run.folder(self.task)
+        with _one_at_a_time(folder):
+            if result := _finished_since(folder, self._fingerprint, self._began):
+                return result
+            result = _summarise(self.task, self._run, [known[key] for key in self._keys])
+            result.fingerprint = self._fingerprint
+            result.write(folder)
+        return result
 
 
 def _measure(task: Task[Any], run: Run, items: Sequence[Any], records: Records) -> None:
@@ -156,4 +189,4 @@ class _Progress:
             )  # fmt: skip
 
 
-__all__ = ["run_task"]
+__all__ = ["Work", "run_task"]

@@ -182,6 +182,25 @@ def test_all_takes_what_has_its_settings(
     assert "edges is left out: edges.ground_truth is not set" in (alone[0] / "log.txt").read_text()
 
 
+def test_a_task_that_cannot_be_measured_leaves_the_others_and_the_page(
+    alone: tuple[Path, TaskResult],
+    shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neighbours are of other photos: one photo is too few for the probe."""
+    words = points(shards, tmp_path, "task=[probe,points]", "eval.images=1")
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *words])
+    assert ended.value.code == 2
+    why = "all masks are of one photo, and neighbours are of others"
+    error = capsys.readouterr().err
+    assert error == f"error: 1 of 2 tasks could not be measured (probe: {why})\n"
+    tree = json.loads((tmp_path / "report.json").read_text())
+    assert (list(tree["tasks"]), tree["left_out"]) == (["points"], {"probe": why})
+    assert f"was not measured: {why}" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -74,6 +74,15 @@ def test_earlier_results_of_the_same_checkpoint_stay_on_the_page(tmp_path: Path)
     assert "Title of proposals" not in page.read_text()
 
 
+def test_a_task_that_failed_says_why_in_place_of_earlier_figures(tmp_path: Path) -> None:
+    result("probe").write(tmp_path / "probe")
+    why = {"probe": "all masks are of one photo"}
+    page = write_report([result("edges")], tmp_path, left_out={}, failed=why)
+    tree = json.loads((tmp_path / "report.json").read_text())
+    assert (list(tree["tasks"]), tree["left_out"]) == (["edges"], why)
+    assert "<b>probe</b> was not measured: all masks are of one photo" in page.read_text()
+
+
 def test_a_checkpoint_that_training_overwrote_is_another_one(tmp_path: Path) -> None:
     """And the same weights under another name are the same."""
     result("instances", checkpoint="last.ckpt", weights="old").write(tmp_path / "instances")

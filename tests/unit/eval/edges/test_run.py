@@ -95,12 +95,11 @@ def test_files_of_a_run(folders: EdgesConfig, tmp_path: Path) -> None:
 def test_finished_images_are_not_counted_again(
     folders: EdgesConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The third map is unreadable: the run breaks off, what was counted before stays.
+    # The third map is unreadable: it is left out, and counted once it is mended.
     third = Path(folders.maps) / "2.png"
     whole = third.read_bytes()
     third.write_bytes(whole[:40])
-    with pytest.raises(UserError, match=r"2\.png"):
-        run(folders, tmp_path / "run")
+    run(folders, tmp_path / "run")
     third.write_bytes(whole)
     counted: list[str] = []
 
@@ -125,6 +124,25 @@ def test_finished_images_are_not_counted_again(
     folders.max_distance = 0.1
     run(folders, tmp_path / "run")
     assert sorted(counted) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("what", ["map", "size", "truth", "unreadable"])
+def test_an_image_that_does_not_fit_is_left_out_by_name(
+    folders: EdgesConfig, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(folders.ground_truth if what == "truth" else folders.maps)
+    path /= "1.mat" if what == "truth" else "1.png"
+    if what == "size":
+        Image.new("L", (24, 30)).save(path)
+    elif what == "unreadable":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(path.read_bytes()[:40])
+    result = run(folders, tmp_path / "run")
+    assert result.skipped == {"file damaged, or of another size than its truth": 1}
+    assert "2 images" in result.notes[0]
+    assert str(path) in caplog.text
 
 
 def test_sizes_must_agree(folders: EdgesConfig) -> None:
