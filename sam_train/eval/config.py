@@ -17,7 +17,8 @@ class EvalConfig:
     list of these. docs/datasets.md has the readers and the 23 sets of the paper."""
     masks: int | None = 10_000
     """Masks taken of each data set, about: whole images in a fixed random order until there are so
-    many (paper D.1 subsamples to about 10,000); null takes all."""
+    many (paper D.1 subsamples to about 10,000); null takes all. Fairness takes what its CSV names,
+    and all of it unless another number stands here."""
     images: int | None = None
     """Images taken of each data set at most, in the same order; null takes all."""
     min_area: int = 1

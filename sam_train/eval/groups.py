@@ -43,18 +43,26 @@ class Groups:
     digest: str
     """Of the file and the columns taken."""
 
-    def of_image(self, dataset: str, name: str) -> list[Label]:
-        """The rows about an image: by its whole name, else by its last part, else without ending.
+    def found_as(self, dataset: str, name: str) -> str | None:
+        """What the file calls an image: its whole name, else its last part, else without ending.
 
         Args:
             name: path below the photos' folder, or `shard.tar/sa_12`.
         """
         path = PurePosixPath(name)
         for candidate in (name, path.name, path.stem):
-            labels = self.labels.get(candidate, [])
-            if found := [label for label in labels if label.dataset in ("", dataset)]:
-                return found
-        return []
+            if any(label.dataset in ("", dataset) for label in self.labels.get(candidate, [])):
+                return candidate
+        return None
+
+    def of_image(self, dataset: str, name: str) -> list[Label]:
+        """The rows about an image; see `found_as`."""
+        labels = self.labels.get(self.found_as(dataset, name) or "", [])
+        return [label for label in labels if label.dataset in ("", dataset)]
+
+    def entries(self) -> set[tuple[str, str]]:
+        """(image, data set) as the rows name them, a data set of "" being any."""
+        return {(name, label.dataset) for name, labels in self.labels.items() for label in labels}
 
     def of_masks(self, dataset: str, name: str, masks: Sequence[str]) -> dict[int, dict[str, str]]:
         """Position in `masks` -> its groups; masks without any are left out. What is said about a

@@ -81,11 +81,14 @@ def test_a_table_about_other_photos(
     assert "names none of the 4 images" in error
     assert "'elsewhere.jpg'" in error
     table.write_text(f"image,mask,age\n{names[0]},0,old\n{names[0]},77,old\n{names[1]},99,old\n")
+    with table.open("a") as file:
+        file.write("elsewhere.jpg,,old\n")
     main(words)
     result = TaskResult.read(tmp_path / "fairness")
     assert result.rows[0].values["masks"] == 1
     assert result.skipped == {
         "mask: named in the CSV, not in the data": 1,
+        "image: named in the CSV, not in the data": 1,
         "no mask that the CSV names": 1,
     }
 

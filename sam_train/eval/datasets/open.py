@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,11 +35,18 @@ class EvalDataset:
     """Those taken, in the order of the source."""
     of: int
     """How many images the source has."""
+    cut: int = 0
+    """How many of those that were asked for are beyond `eval.masks` and `eval.images`."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Images and masks that the source's listing left out, by reason."""
 
 
-def open_datasets(cfg: EvalConfig, *, cache: Path | None = None) -> list[EvalDataset]:
+def open_datasets(
+    cfg: EvalConfig,
+    *,
+    cache: Path | None = None,
+    wanted: Callable[[EvalImage], bool] | None = None,
+) -> list[EvalDataset]:
     """The data sets of `eval.datasets`, cut to `eval.masks` and `eval.images`.
 
     The cut takes whole images, in an order that only their names decide: the same in every run and
@@ -47,14 +54,21 @@ def open_datasets(cfg: EvalConfig, *, cache: Path | None = None) -> list[EvalDat
 
     Args:
         cache: a folder that keeps how many masks images have; counting them reads mask files.
+        wanted: asked of each image before anything is cut; all by default. A data set may be left
+            without any.
 
     Raises:
         UserError: a data set cannot be read, or has no image.
     """
-    return [_open(spec, cfg, cache) for spec in read_specs(cfg.datasets)]
+    return [_open(spec, cfg, cache, wanted) for spec in read_specs(cfg.datasets)]
 
 
-def _open(spec: DatasetSpec, cfg: EvalConfig, cache: Path | None) -> EvalDataset:
+def _open(
+    spec: DatasetSpec,
+    cfg: EvalConfig,
+    cache: Path | None,
+    wanted: Callable[[EvalImage], bool] | None,
+) -> EvalDataset:
     skipped: Counter[str] = Counter()
     if spec.reader == SHARDS:
         images = _of_shards(spec)
@@ -69,10 +83,17 @@ def _open(spec: DatasetSpec, cfg: EvalConfig, cache: Path | None) -> EvalDataset
     if not images:
         why = ", ".join(f"{n} {reason}" for reason, n in skipped.items())
         raise UserError(f"eval.datasets: {spec.name} has no image{f' ({why})' if why else ''}")
-    taken = _subset(images, spec, cfg, cache)
-    if len(taken) < len(images):
-        log.info("%s: %d of %d images are taken", spec.name, len(taken), len(images))
-    return EvalDataset(name=spec.name, images=taken, of=len(images), skipped=dict(skipped))
+    asked = [image for image in images if wanted is None or wanted(image)]
+    taken = _subset(asked, spec, cfg, cache)
+    if len(taken) < len(asked):
+        log.info("%s: %d of %d images are taken", spec.name, len(taken), len(asked))
+    return EvalDataset(
+        name=spec.name,
+        images=taken,
+        of=len(images),
+        cut=len(asked) - len(taken),
+        skipped=dict(skipped),
+    )
 
 
 def _of_shards(spec: DatasetSpec) -> list[EvalImage]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sam_train.errors import UserError
+from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets import (
     EvalImage,
     open_datasets,
@@ -34,6 +35,8 @@ _VERSION = 1
 """Raise it when the game changes: records of another version are not used."""
 _DIGITS = 6
 _OPTION = "fairness.groups"
+_ABSENT = "image: named in the CSV, not in the data"
+_CUT = "image: named in the CSV, beyond eval.masks or eval.images"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,18 +72,38 @@ class Fairness(Task[EvalImage]):
         }
 
     def items(self, run: Run) -> Sequence[EvalImage]:
-        """The photos that the CSV names."""
+        """The photos that the CSV names, whatever else the data has."""
         self._groups = groups = _read(run.cfg)
-        found = open_datasets(run.cfg.eval, cache=run.run_dir / "datasets")
+        absent, example = groups.entries(), ""
+
+        def named(image: EvalImage) -> bool:
+            nonlocal example
+            example = example or image.name
+            found = groups.found_as(image.dataset, image.name)
+            if found is None:
+                return False
+            absent.difference_update([(found, ""), (found, image.dataset)])
+            return True
+
+        cfg = run.cfg.eval
+        if cfg.masks == EvalConfig.masks:  # of points, to be quick; people in a CSV are all meant
+            cfg = replace(cfg, masks=None)
+        found = open_datasets(cfg, cache=run.run_dir / "datasets", wanted=named)
         images = [image for dataset in found for image in dataset.images]
-        named = [image for image in images if groups.of_image(image.dataset, image.name)]
-        if not named:
+        if not images:
             raise UserError(
-                f"{_OPTION}={groups.path}: names none of the {len(images)} images taken; the file "
-                f"has {next(iter(groups.labels), 'no image')!r}, the data {images[0].name!r}"
+                f"{_OPTION}={groups.path}: names none of the {sum(d.of for d in found)} images; "
+                f"the file has {next(iter(groups.labels), 'no image')!r}, the data {example!r}"
             )
-        log.info("%s names %d of %d images taken", groups.path, len(named), len(images))
-        return named
+        cut = sum(dataset.cut for dataset in found)
+        self._listed = +Counter({_ABSENT: len(absent), _CUT: cut})
+        log.info("%s names %d images of the data", groups.path, len(images) + cut)
+        if absent:
+            log.warning(
+                "%s: %d of its images are not in the data, %s among them",
+                groups.path, len(absent), ", ".join(name for name, _ in sorted(absent)[:3]),
+            )  # fmt: skip
+        return images
 
     def load(self, run: Run, item: EvalImage) -> Loaded:
         """The photo at the model's size, and where the first points fall."""
@@ -135,7 +158,7 @@ class Fairness(Task[EvalImage]):
         left_out: Counter[str] = Counter()
         for record in records:
             left_out.update({f"mask: {why}": n for why, n in record["left_out"].items()})
-        result.skipped = dict(left_out.most_common())
+        result.skipped = dict((left_out + self._listed).most_common())
         result.details["settings"] = {"fairness": asdict(cfg.fairness), "eval": asdict(cfg.eval)}
         return result
 
