@@ -27,6 +27,8 @@ class Result:
     status: str = OK
     remedy: str = ""
     """What to do about it."""
+    alike: str = ""
+    """What of it must be the same on all nodes, if anything."""
 
 
 class Finding(msgspec.Struct, kw_only=True, frozen=True):
@@ -37,6 +39,7 @@ class Finding(msgspec.Struct, kw_only=True, frozen=True):
     found: str
     status: str = OK
     remedy: str = ""
+    alike: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ def ask_all(checks: Sequence[Check], *, node: str, seconds: float) -> list[Findi
                 found=result.found,
                 status=result.status,
                 remedy=result.remedy,
+                alike=result.alike,
             )
         )
     return findings

@@ -9,6 +9,7 @@ import resource
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -20,7 +21,7 @@ import sam_train
 from sam_train.config import RunConfig, check_config
 from sam_train.data.loader import check_masks_per_gpu
 from sam_train.data.patterns import resolve
-from sam_train.data.sources import PIPE, one_line, open_source
+from sam_train.data.sources import PIPE, is_remote, one_line, open_source
 from sam_train.data.tar import BLOCK, parse_header
 from sam_train.doctor.findings import FAIL, WARN, Check, Result
 from sam_train.doctor.place import Place, devices, uses_gpus
@@ -29,6 +30,8 @@ from sam_train.model.build import build_from_config
 
 _SHARDS = 64
 """Shards that a node tries; each begins with another, so that many nodes try them all."""
+_ASKING = 16
+"""Threads that ask for sizes."""
 _PROBE = 1 << 24
 """Bytes that are read from a shard and written into run_dir."""
 _TELLING = 1 << 20
@@ -70,7 +73,8 @@ def versions() -> Result:
     if torch.cuda.is_available():
         parts.append(f"CUDA {torch.version.cuda}")
         parts.append(f"NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}")  # type: ignore[no-untyped-call]
-    return Result(", ".join(parts))
+    found = ", ".join(parts)
+    return Result(found, alike=found)
 
 
 def settings(cfg: RunConfig, place: Place) -> Result:
@@ -83,9 +87,10 @@ def settings(cfg: RunConfig, place: Place) -> Result:
     check_masks_per_gpu(cfg.data, world_size=place.ranks, accumulate=cfg.trainer.accumulate)
     mark = hashlib.sha256(repr(asdict(cfg)).encode()).hexdigest()[:8]
     images = cfg.data.batch_size // (place.ranks * cfg.trainer.accumulate)
-    return Result(
+    found = (
         f"{place.ranks} processes x {cfg.trainer.accumulate} turns x {images} images (mark {mark})"
     )
+    return Result(found, alike=found)
 
 
 def gpus(cfg: RunConfig, place: Place) -> Result:
@@ -145,7 +150,20 @@ def shards(cfg: RunConfig, *, first: int) -> Result:
         )
     if not tried:
         return Result(f"nothing tried{piped}", WARN, "pipes are only started by training")
-    return Result(f"{len(tried)} of {len(files)} tried{_read_rate(tried[0])}{piped}")
+    alike = _sizes(paths)
+    found = f"{len(tried)} of {len(files)} tried{_read_rate(tried[0])}{piped}{alike}"
+    return Result(found, alike=alike)
+
+
+def _sizes(paths: Sequence[str]) -> str:
+    """Of those on disks, in their order: a node may have copies of its own, and lack something."""
+    files = [path for path in paths if not (path.startswith(PIPE) or is_remote(path))]
+    if not files:
+        return ""
+    with ThreadPoolExecutor(_ASKING) as pool:
+        sizes = list(pool.map(lambda path: Path(path).stat().st_size, files))
+    mark = hashlib.sha256(repr(sizes).encode()).hexdigest()[:8]
+    return f", {size(sum(sizes))} in all (mark {mark})"
 
 
 def spread(paths: Sequence[str], *, count: int, first: int) -> list[str]:

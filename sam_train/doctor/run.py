@@ -19,8 +19,11 @@ from sam_train.doctor.node import checks_of
 from sam_train.doctor.place import Place, find_place, start_others, uses_gpus
 from sam_train.engine.open_files import allow_many
 
-_ALIKE = ("versions", "settings")
-"""Checks whose answer must be the same on all nodes."""
+_MAKE_ALIKE = "make it the same on all nodes: environment, code, conf/ and command line"
+_COPY_AGAIN = (
+    "most nodes have others, or of other sizes: copy them again (`python -m data_tools.stage_in` "
+    "copies what is missing or cut)"
+)
 _MARGIN = 15.0
 """Seconds that messages may take beyond what they report about."""
 
@@ -161,18 +164,15 @@ def _silent(place: Place, rank: int, said: bytes) -> Finding:
 def compare(findings: Sequence[Finding]) -> list[Finding]:
     """With what must be alike and is not turned into failures: the smaller group is wrong."""
     judged = list(findings)
-    for name in _ALIKE:
-        answers = Counter(f.found for f in findings if f.check == name and f.status == OK)
+    for name in dict.fromkeys(f.check for f in findings if f.alike):
+        answers = Counter(f.alike for f in findings if f.check == name and f.status == OK)
         if len(answers) < 2:
             continue
         usual = answers.most_common(1)[0][0]
+        remedy = _COPY_AGAIN if name == "shards" else _MAKE_ALIKE
         judged = [
-            msgspec.structs.replace(
-                f,
-                status=FAIL,
-                remedy="make it the same on all nodes: environment, code, conf/ and command line",
-            )
-            if f.check == name and f.status == OK and f.found != usual
+            msgspec.structs.replace(f, status=FAIL, remedy=remedy)
+            if f.check == name and f.status == OK and f.alike != usual
             else f
             for f in judged
         ]

@@ -6,13 +6,14 @@ import resource
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from sam_train.config import RunConfig
 from sam_train.doctor import node
-from sam_train.doctor.findings import FAIL, OK, Finding
+from sam_train.doctor.findings import FAIL, OK, Check, Finding, ask_all
 from sam_train.doctor.place import Place
 from sam_train.doctor.run import compare
 from sam_train.errors import UserError
@@ -54,7 +55,25 @@ def few_files() -> Iterator[None]:
 def test_shards_that_can_be_read(cfg: RunConfig, tar: Path) -> None:
     cfg.data.train = [str(tar)]
     result = node.shards(cfg, first=0)
-    assert (result.status, result.found) == (OK, "1 of 1 tried")
+    assert result.status == OK
+    assert result.found.startswith("1 of 1 tried, 10.2 kB in all (mark ")
+
+
+def test_a_node_with_other_shards_is_wrong(cfg: RunConfig, tar: Path, tmp_path: Path) -> None:
+    """Copies elsewhere are the same; one that was cut, or lacks one, is not."""
+    content, rows = tar.read_bytes(), []
+    for name, sizes in {"n1": [1, 2], "n2": [1, 1], "n3": [1, 2], "n4": [1]}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for number, size in enumerate(sizes):
+            (folder / f"sa_{number}.tar").write_bytes(content * size)
+        cfg.data.train = [str(folder)]
+        rows += ask_all(
+            [Check("shards", partial(node.shards, cfg, first=0), "")], node=name, seconds=60
+        )
+    judged = compare(rows)
+    assert [f.node for f in judged if f.status == FAIL] == ["n2", "n4"]
+    assert "stage_in" in judged[1].remedy
 
 
 def test_shards_that_cannot(cfg: RunConfig, tar: Path, tmp_path: Path) -> None:
@@ -113,7 +132,7 @@ def test_many_ranks_are_many_connections(
 
 def test_the_odd_one_out_is_wrong() -> None:
     found = {"n1": "torch 2.13", "n2": "torch 2.12", "n3": "torch 2.13"}
-    rows = [Finding(check="versions", node=n, found=text) for n, text in found.items()]
+    rows = [Finding(check="versions", node=n, found=t, alike=t) for n, t in found.items()]
     rows += [Finding(check="shards", node=n, found=f"{n}: 1 of 1") for n in found]
     judged = compare(rows)
     assert [f.node for f in judged if f.status == FAIL] == ["n2"]
