@@ -69,7 +69,8 @@ def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[
         persistent_workers=workers > 0,
         multiprocessing_context=cfg.start_method if workers else None,
         worker_init_fn=_start_worker,
-        pin_memory=torch.cuda.is_available(),
+        # Only where this process has a GPU in use: a run on the CPU leaves those of others alone.
+        pin_memory=torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
         **batches,
     )
 

@@ -15,8 +15,9 @@ from sam_train.config import RunConfig
 from sam_train.doctor.findings import FAIL, WARN, Check, Result
 from sam_train.doctor.meeting import Meeting
 from sam_train.doctor.node import gradient_bytes
-from sam_train.doctor.place import Place, devices, uses_gpus
+from sam_train.doctor.place import Place, devices
 from sam_train.engine.agreement import Agreement
+from sam_train.engine.config import uses_gpus
 
 _SKEW_WARN, _SKEW_FAIL = 1.0, 60.0
 """Seconds. Above the first, logs of two nodes and the times of files mislead; above the second,

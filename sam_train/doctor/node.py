@@ -24,7 +24,8 @@ from sam_train.data.patterns import resolve
 from sam_train.data.sources import PIPE, is_remote, one_line, open_source
 from sam_train.data.tar import BLOCK, parse_header
 from sam_train.doctor.findings import FAIL, WARN, Check, Result
-from sam_train.doctor.place import Place, devices, uses_gpus
+from sam_train.doctor.place import Place, devices
+from sam_train.engine.config import uses_gpus
 from sam_train.model import build
 from sam_train.model.build import build_from_config
 

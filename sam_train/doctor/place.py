@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sam_train.engine.config import TrainerConfig, parse_devices
+from sam_train.engine.config import TrainerConfig, parse_devices, uses_gpus
 from sam_train.errors import UserError
 
 _NOT_JOBS = ("bash", "interactive")
@@ -94,11 +94,6 @@ def devices(cfg: TrainerConfig) -> list[int]:
     return list(range(torch.cuda.device_count())) if uses_gpus(cfg) else [0]
 
 
-def uses_gpus(cfg: TrainerConfig) -> bool:
-    """As `engine.build` decides it."""
-    return cfg.accelerator != "cpu" and torch.cuda.is_available()
-
-
 def start_others(place: Place, overrides: Sequence[str]) -> list[subprocess.Popen[bytes]]:
     """The other processes of this machine, where no launcher has started them."""
     if place.ranks == 1 or "RANK" in os.environ or _started_by_slurm():
@@ -164,4 +159,4 @@ def _free_port() -> int:
         return port
 
 
-__all__ = ["Place", "devices", "find_place", "start_others", "uses_gpus"]
+__all__ = ["Place", "devices", "find_place", "start_others"]

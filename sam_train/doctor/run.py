@@ -16,7 +16,8 @@ from sam_train.doctor.findings import FAIL, OK, Finding, ask_all, left_behind, t
 from sam_train.doctor.meeting import Meeting
 from sam_train.doctor.network import checks_between
 from sam_train.doctor.node import checks_of
-from sam_train.doctor.place import Place, find_place, start_others, uses_gpus
+from sam_train.doctor.place import Place, find_place, start_others
+from sam_train.engine.config import uses_gpus
 from sam_train.engine.open_files import allow_many
 
 _MAKE_ALIKE = "make it the same on all nodes: environment, code, conf/ and command line"

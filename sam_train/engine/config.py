@@ -100,6 +100,11 @@ def parse_devices(devices: str) -> str | int | list[int]:
         ) from None
 
 
+def uses_gpus(cfg: TrainerConfig) -> bool:
+    """As `engine.build` decides it."""
+    return cfg.accelerator != "cpu" and torch.cuda.is_available()
+
+
 def check_accelerator(cfg: TrainerConfig) -> None:
     """Refuse a device that is not there.
 
@@ -208,4 +213,5 @@ __all__ = [
     "check_strategy",
     "deepspeed_config",
     "parse_devices",
+    "uses_gpus",
 ]

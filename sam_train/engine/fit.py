@@ -22,6 +22,7 @@ from sam_train.engine.averaging import WeightAverage
 from sam_train.engine.averaging import check as check_average
 from sam_train.engine.build import build_loggers, build_trainer
 from sam_train.engine.callbacks.build import build_callbacks
+from sam_train.engine.config import uses_gpus
 from sam_train.engine.differences import report_differences
 from sam_train.engine.health.memory import memory_advice
 from sam_train.engine.log import rank_zero, start_log
@@ -180,7 +181,7 @@ def report_resume(cfg: RunConfig, found: Found) -> None:
 def report_start(cfg: RunConfig, module: SamModule, run_dir: Path) -> None:
     """Say in a few lines what is about to happen."""
     parameters = sum(p.numel() for p in module.parameters())
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    device = torch.cuda.get_device_name() if uses_gpus(cfg.trainer) else "CPU"
     log.info(
         "%s: %s at %d px, %.1f M parameters, %d steps of %d images on %s",
         cfg.name,

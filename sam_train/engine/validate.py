@@ -77,6 +77,7 @@ def validate(overrides: Sequence[str]) -> ClickScores:
 
 def _measure(sam: Sam, cfg: RunConfig, film: ClickFilm) -> ClickScores:
     device = find_device(cfg.trainer)
+    sam = sam.to(device)
     data = SamDataModule(
         cfg.data, image_size=sam.image_size, grid_size=sam.grid_size, seed=cfg.seed
     )
@@ -86,7 +87,7 @@ def _measure(sam: Sam, cfg: RunConfig, film: ClickFilm) -> ClickScores:
     with autocast(cfg.trainer, device):
         try:
             return evaluate_clicks(
-                sam.to(device),
+                sam,
                 _with_lines(loader),
                 clicks=measuring.clicks,
                 first=measuring.first,
