@@ -74,7 +74,7 @@ def find_device(cfg: TrainerConfig) -> torch.device:
 
 def autocast(cfg: TrainerConfig, device: torch.device) -> AbstractContextManager[object]:
     """`trainer.precision` for the forward passes inside."""
-    dtype = _AUTOCAST[cfg.precision]
+    dtype = _AUTOCAST.get(cfg.precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from sam_train.allocator import keep_freed_memory
 from sam_train.config import RunConfig, load_config
 from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
-from sam_train.engine.config import check_accelerator
-from sam_train.engine.log import start_log
+from sam_train.engine.inference import (
+    autocast,
+    check_inference,
+    find_device,
+    start_inference,
+)
 from sam_train.errors import UserError
 from sam_train.eval.config import check as check_eval
 from sam_train.eval.report import write_report
@@ -26,8 +25,6 @@ from sam_train.eval.work import Work
 from sam_train.parts import Part
 
 log = logging.getLogger("sam_train")
-
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
@@ -52,11 +49,12 @@ def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
     needs_model = any(task.needs_model(cfg) for task in tasks)
     if needs_model:
         cfg = settings_for_checkpoint(overrides)
-        check_accelerator(cfg.trainer)
-    run_dir = _start(cfg, part)
+        check_inference(cfg.trainer)
+    run_dir = start_inference(cfg, part)
+    keep_freed_memory()  # upscaled masks: else half the time of a large photo is the kernel's
     for name, reason in left_out.items():
         log.info("%s is left out: %s", name, reason)
-    run = Run(cfg=cfg, run_dir=run_dir, part=part, device=_device(cfg))
+    run = Run(cfg=cfg, run_dir=run_dir, part=part, device=find_device(cfg.trainer))
     if needs_model:
         loaded = load_checkpoint(cfg)
         run.model, run.source = loaded.sam.to(run.device), loaded.source
@@ -95,7 +93,7 @@ def run_tasks(tasks: Sequence[Task[Any]], run: Run) -> Outcome:
     found, waiting = Outcome(), []
     for task in tasks:
         try:
-            with _autocast(run):
+            with autocast(run.cfg.trainer, run.device):
                 work = Work(task, run)
                 work.measure()
         except UserError as error:
@@ -113,7 +111,7 @@ def run_tasks(tasks: Sequence[Task[Any]], run: Run) -> Outcome:
 def _finish(work: Work, run: Run, found: Outcome, *, say: bool) -> bool:
     """Whether all processes are done with a task, which then has a result or a reason."""
     try:
-        with _autocast(run):
+        with autocast(run.cfg.trainer, run.device):
             result = work.result()
     except UserError as error:
         _fail(work.task, error, found, say=say)
@@ -136,11 +134,6 @@ def _fail(task: Task[Any], error: UserError, found: Outcome, *, say: bool) -> No
     if say:  # with the name before it, which some reasons begin with
         reason = found.failed[task.name] = str(error).removeprefix(f"{task.name}: ")
         log.warning("%s could not be measured: %s", task.name, reason)
-
-
-def _autocast(run: Run) -> AbstractContextManager[Any]:
-    dtype = _AUTOCAST.get(run.cfg.trainer.precision)
-    return torch.autocast(run.device.type, dtype) if dtype else nullcontext()
 
 
 def chosen_tasks(cfg: RunConfig) -> tuple[list[Task[Any]], dict[str, str]]:
@@ -170,29 +163,6 @@ def chosen_tasks(cfg: RunConfig) -> tuple[list[Task[Any]], dict[str, str]]:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise UserError(f"task=all has nothing to do ({reasons})")
     return tasks, left_out
-
-
-def _start(cfg: RunConfig, part: Part) -> Path:
-    run_dir = Path(cfg.run_dir)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        start_log(run_dir / ("log.txt" if part.index == 0 else f"log_{part.index}.txt"))
-    except OSError as error:
-        raise UserError(
-            f"run_dir={run_dir} cannot be written ({error.strerror}): choose another with run_dir="
-        ) from error
-    keep_freed_memory()  # upscaled masks: else half the time of a large photo is the kernel's
-    torch.set_float32_matmul_precision(cfg.trainer.matmul_precision)
-    if cfg.trainer.threads:
-        torch.set_num_threads(cfg.trainer.threads)
-    return run_dir
-
-
-def _device(cfg: RunConfig) -> torch.device:
-    if cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-    return torch.device("cuda", local % torch.cuda.device_count())
 
 
 __all__ = ["Outcome", "chosen_tasks", "evaluate", "run_tasks"]
