@@ -182,7 +182,7 @@ def test_a_file_without_sizes_names_the_other_way(tmp_path: Path) -> None:
                 "data.workers=0",
                 "callbacks.validation.first=left",
             ],
-            "'centre' or 'random'",
+            "callbacks.validation.first=left: use one of centre, random",
         ),
         (["export", "ckpt={tmp}/small.safetensors"], "out is not set"),
         (["export", "ckpt={tmp}/small.safetensors", "out={tmp}/w.bin"], "*.safetensors"),
