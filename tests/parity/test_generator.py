@@ -156,7 +156,7 @@ def test_the_same_small_regions_go(
 def test_the_same_bitmaps_of_the_default_output(pair: Pair, reference: Any) -> None:
     """Points of one's own, too."""
     settings = {k: v for k, v in pair.settings.items() if not k.startswith(("points", "crop"))}
-    grids = [np.random.default_rng(0).random((20, 2))]
+    grids = [np.random.default_rng(0).random((60, 2))]
     image = photo("dog")
     wanted = reference(pair.theirs, points_per_side=None, point_grids=grids, **settings).generate(
         image
