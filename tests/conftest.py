@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.distributed as dist
 
 
 def pytest_configure() -> None:
@@ -23,14 +24,16 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    """The environment, which child processes inherit and where Lightning leaves a rank; the log's
-    handlers, which would write to the captured stdout of a test that is over; torch's precision
-    and threads, which a recipe sets."""
+    """The environment, which child processes inherit and where Lightning leaves a rank; its process
+    group, which it keeps until the process ends; the log's handlers, which would write to the
+    captured stdout of a test that is over; torch's precision and threads, which a recipe sets."""
     logger = logging.getLogger("sam_train")
     environment = dict(os.environ)
     yield
     os.environ.clear()
     os.environ.update(environment)
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()

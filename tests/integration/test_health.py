@@ -178,7 +178,7 @@ def test_out_of_memory_names_what_would_fit(settings: list[str]) -> None:
     """And it does: under the same limit."""
     big = ["model.image_size=512", "data.batch_size=4", "data.masks_per_image=2"]
     done = run("memory@0:0", [*settings, *big])
-    assert done.returncode == 2
+    assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 2, done.stderr
     assert lines[0].startswith("error: out of memory on rank 0 behind step 0")
