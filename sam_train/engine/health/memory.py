@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import resource
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -105,7 +106,15 @@ def memory_advice(cfg: RunConfig) -> Iterator[None]:
             ) from error
         if not is_out_of_memory(error):
             raise
+        # What the step held lies in the frames of the error, and to say what happened takes room.
+        _let_go(error)
         raise UserError(advice(cfg, measure())) from error
+
+
+def _let_go(error: BaseException | None) -> None:
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from sam_train.config import RunConfig
+from sam_train.engine.health import memory
 from sam_train.engine.health.memory import (
     GIB,
     Load,
@@ -103,6 +106,28 @@ def test_memory_is_measured_against_its_limit() -> None:
     memory = measure()
     assert 0 < memory.used <= memory.total
     assert memory.used > 2**25
+
+
+def test_what_the_step_held_is_let_go_before_it_is_spoken_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last of the memory may be in there."""
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def step() -> None:
+        activations = torch.zeros(3)
+        held.append(weakref.ref(activations))
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            raise RuntimeError("std::bad_alloc") from error
+
+    def advice(*_: Any) -> str:
+        return "freed" if held[0]() is None else "still held"
+
+    monkeypatch.setattr(memory, "advice", advice)
+    with pytest.raises(UserError, match=r"^freed"), memory_advice(config()):
+        step()
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:
