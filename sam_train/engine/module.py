@@ -20,7 +20,7 @@ from sam_train.engine.health.skipping import skip_if_nonfinite, spoil_if_nonfini
 from sam_train.engine.parallel import prepare, split
 from sam_train.engine.records import RoundLog
 from sam_train.engine.resume import align_batch_counters
-from sam_train.engine.rounds_backward import backward_round_by_round
+from sam_train.engine.rounds_backward import Play, backward_round_by_round
 from sam_train.engine.strategies import Fsdp2Strategy, clip_gradients
 from sam_train.engine.zero import ZeroStrategy
 from sam_train.losses import mask_losses
@@ -136,12 +136,7 @@ class SamModule(LightningModule):
 
         # No rank waits for another in here: what they take can be compared.
         with self.stopwatch.measure(batch.num_masks, device=self.device):
-            loss = backward_round_by_round(
-                play,
-                embeddings=embeddings,
-                parameters=self._decoder_parameters(),
-                joined=self.cfg.prompts.feedback_gradient,
-            )
+            loss = self._sum_of_rounds(play, embeddings)
         if self.last_rounds is None or batch_idx % self.cfg.trainer.accumulate == 0:
             self.last_rounds = log
         else:
@@ -206,10 +201,11 @@ class SamModule(LightningModule):
         draws = uniform(self.cfg.seed, self.global_step, Stream.DROP_PATH, ids, count=2 * depth)
         return draws.float().view(images, depth, 2)
 
-    def _decoder_parameters(self) -> list[Tensor]:
-        return [
-            p
-            for part in (self.sam.prompt_encoder, self.sam.mask_decoder)
-            for p in part.parameters()
-            if p.requires_grad
-        ]
+    def _sum_of_rounds(self, play: Play, embeddings: Tensor) -> Tensor:
+        parts = (self.sam.prompt_encoder, self.sam.mask_decoder)
+        return backward_round_by_round(
+            play,
+            embeddings=embeddings,
+            parameters=[p for part in parts for p in part.parameters() if p.requires_grad],
+            joined=self.cfg.prompts.feedback_gradient,
+        )
