@@ -56,6 +56,7 @@ def test_torchrun_trains_with_two_processes(tiny: Any, tmp_path: Path) -> None:
     checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     data = checkpoint["SamDataModule"]
     assert (data["position"], data["step"]) == (4, 2)
+    assert data.keys() == {"position", "step", "samples"}
 
 
 def listens(port: int) -> bool:

@@ -288,6 +288,7 @@ def test_resume_takes_a_run_to_another_strategy_and_back(results: Results, run: 
     state = torch.load(results.folder / run.name / "checkpoints" / "last.ckpt", weights_only=True)
     data = state["SamDataModule"]
     assert (data["position"], data["step"]) == (24, 6)
+    assert data.keys() == {"position", "step", "samples"}
 
 
 @pytest.mark.parametrize("name", ["fit ddp", "fit fsdp2", "fit zero3", "fit fsdp2 to zero2"])
