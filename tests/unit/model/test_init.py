@@ -123,14 +123,14 @@ def test_another_input_size_resizes_the_position_tables(tmp_path: Path) -> None:
 def test_unknown_and_missing_tensors_are_named(tmp_path: Path) -> None:
     state = randomised().state_dict()
     del state["mask_decoder.iou_token.weight"]
-    state["image_encoder.adapter.weight"] = torch.ones(3)
+    state["image_encoder.extra.weight"] = torch.ones(3)
     state["clip.logit_scale"] = torch.ones(1)
     report = start(tiny(), save_official(state, tmp_path))
     assert [e.name for e in report.at_random] == ["mask_decoder.iou_token.weight"]
-    assert {e.name for e in report.skipped} == {"image_encoder.adapter.weight", "clip.logit_scale"}
+    assert {e.name for e in report.skipped} == {"image_encoder.extra.weight", "clip.logit_scale"}
     text = str(report)
     assert "at random: mask_decoder.iou_token.weight" in text
-    assert "image_encoder.adapter.weight" in text
+    assert "image_encoder.extra.weight" in text
     assert "clip.logit_scale" in text
 
 
