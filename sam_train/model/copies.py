@@ -34,7 +34,7 @@ PREFERRED = (
 _AVERAGED = re.compile(r"(^|_)(ema|teacher|averages?|averaged|swa|shadow)(_|$)", re.IGNORECASE)
 # Optimizers keep tensors by the weights' names, which are not weights.
 _NOT_WEIGHTS = re.compile(
-    r"^(optims?|optimizers?|optim(izer)?_.*|.*_optim(izers?)?|grads?|gradients?|.*scaler"
+    r"^(opt|optims?|optimizers?|optim(izer)?_.*|.*_optim(izers?)?|grads?|gradients?|.*scaler"
     r"|.*scheduler.*|exp_avg.*|amp)$",
     re.IGNORECASE,
 )

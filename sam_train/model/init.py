@@ -69,9 +69,7 @@ _KINDS = {
     "huggingface": _Kind(
         title="Hugging Face SAM",
         convert=from_huggingface,
-        marker=re.compile(
-            r"(vision_encoder|shared_image_embedding|prompt_encoder|mask_decoder)\."
-        ),
+        marker=re.compile(r"(vision_encoder|shared_image_embedding|prompt_encoder|mask_decoder)\."),
         signs=re.compile(
             r"(^|\.)(vision_encoder\.|shared_image_embedding\.|prompt_encoder\.mask_embed\.|"
             r"prompt_encoder\.shared_embedding\.|mask_decoder\.upscale_conv)"
@@ -217,7 +215,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     refuse_relative((".".join(e.parts) for e in entries), path=path, wanted=())
     kind, choice = _recognise(entries, wanted=wanted, path=path)
     refuse_relative(choice.tensors, path=path, wanted=modules)
-    source = choice.tensors
+    source = {n: t.to_dense() if t.is_sparse else t for n, t in choice.tensors.items()}
     try:
         conversion = _KINDS[kind].convert(source)
         if kind == "huggingface":
@@ -236,12 +234,19 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
         for name, tensor in choice.outside.items()
     ]
     chosen = {n: t for n, t in conversion.tensors.items() if n.split(".", 1)[0] in modules}
+    for name in (name for name in chosen if name in target):
+        check_numbers(name, chosen[name], path=path)
     check_sizes(chosen, target, path=path)
     fitted = _fit(chosen, target, report=report, path=path)
     for name, tensor in conversion.tensors.items():
         if name not in fitted:
             why = "not in this model" if name in chosen or not _is_ours(name) else "not asked for"
             report.skipped.append(TensorEntry(name=name, parameters=tensor.numel(), note=why))
+    if unknown := [name for name in chosen if _is_ours(name) and name not in target]:
+        report.notes.append(
+            f"{len(unknown)} in the modules unknown here, such as {unknown[0]}: the file is of a "
+            "changed model, which may answer otherwise"
+        )
     for module in cfg.modules:
         if not any(name.startswith(f"{module}.") for name in fitted):
             raise UserError(f"{path}: holds nothing for {module}; check init.modules")
@@ -253,22 +258,22 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
 
 def _with_module_names(entries: Sequence[Entry]) -> list[Entry]:
     """Put the module's name before the names of a module that was saved by itself."""
-    if any(kind.signs.search(".".join(e.parts)) for kind in _first_two() for e in entries):
-        return list(entries)
     result = list(entries)
+    known = (_KINDS["huggingface"].signs, _KINDS["sam"].signs)
+    if any(signs.search(".".join(e.parts)) for signs in known for e in entries):
+        return result
     for module, sign in _BARE.items():
-        choice = {e.place: e.name[: found.start()] for e in result if (found := sign.search(e.name))}
-        result = [
-            replace(e, name=f"{choice[e.place]}{module}.{e.name[len(choice[e.place]) :]}")
-            if e.place in choice and e.name.startswith(choice[e.place])
-            else e
-            for e in result
-        ]
+        before = {
+            entry.place: entry.name[: found.start()]
+            for entry in result
+            if (found := sign.search(entry.name))
+        }
+        for number, entry in enumerate(result):
+            prefix = before.get(entry.place)
+            if prefix is not None and entry.name.startswith(prefix):
+                inner = entry.name.removeprefix(prefix)
+                result[number] = replace(entry, name=f"{prefix}{module}.{inner}")
     return result
-
-
-def _first_two() -> tuple[_Kind, _Kind]:
-    return _KINDS["huggingface"], _KINDS["sam"]
 
 
 def _without_scale(tensors: StateDict, path: Path) -> StateDict:
@@ -299,9 +304,7 @@ def _split(init_from: str) -> tuple[str | None, Path]:
     return None, Path(init_from).expanduser()
 
 
-def _recognise(
-    entries: Sequence[Entry], *, wanted: str | None, path: Path
-) -> tuple[str, Choice]:
+def _recognise(entries: Sequence[Entry], *, wanted: str | None, path: Path) -> tuple[str, Choice]:
     """The kind of checkpoint by its names, and its tensors; what the prefix said must agree."""
     names = [".".join(entry.parts) for entry in entries]
     found = next((k for k, v in _KINDS.items() if any(v.signs.search(n) for n in names)), None)
@@ -334,8 +337,6 @@ def _fit(source: StateDict, target: StateDict, *, report: InitReport, path: Path
         if name not in target:
             continue
         shape = target[name].shape
-        check_numbers(name, tensor, path=path)
-        tensor = tensor.to_dense() if tensor.is_sparse else tensor
         if tensor.shape == shape:
             fitted[name] = tensor
             report.loaded.append(TensorEntry(name=name, parameters=tensor.numel()))

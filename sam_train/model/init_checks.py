@@ -1,4 +1,4 @@
-"""The refusals of `init.py`: sizes, numbers and missing parts, each in one line with the way out."""
+"""The refusals of `init.py`: sizes, numbers and missing parts, each a line with the way out."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def refuse_missing(
     way_out = (
         "take a whole model for the second file, init_from="
         if beneath
-        else "use a file of the whole model, or name a second one for the rest: init_from=WHOLE.pth "
-        "lies under ckpt="
+        else "use a file of the whole model, or name a second one for the rest: "
+        "init_from=WHOLE.pth lies under ckpt="
     )
     raise UserError(
         f"{where} {len(present)} of the model's {len(present) + len(missing)} tensors{only}; the "
@@ -105,12 +105,7 @@ def refuse_shape(name: str, tensor: Tensor, shape: torch.Size, *, path: Path) ->
     Raises:
         UserError: always.
     """
-    module = name.split(".")[0]
-    if not tensor.numel():
-        raise UserError(
-            f"{path}: {name} is empty, as a run in parts (ZeRO 3, FSDP) leaves it in each process's "
-            "file; join the parts first"
-        )
+    module = name.partition(".")[0]
     fits = [other for other in ARCHITECTURES if _shape_in(other, name) == tensor.shape]
     size = f", which is that of model={' or '.join(fits)}" if fits else ""
     raise UserError(
@@ -130,7 +125,7 @@ def _by(shape: torch.Size) -> str:
 
 
 def check_numbers(name: str, tensor: Tensor, *, path: Path) -> None:
-    """Refuse numbers that are no weights: quantised, complex, without data, NaN.
+    """Refuse numbers that are no weights: quantised, complex, none at all.
 
     Raises:
         UserError: names the tensor.
@@ -140,6 +135,11 @@ def check_numbers(name: str, tensor: Tensor, *, path: Path) -> None:
         raise UserError(
             f"{path}: {name} is {kind}, so the weights are quantised or none at all; take the file "
             "from before, in float32, float16 or bfloat16"
+        )
+    if not tensor.numel():
+        raise UserError(
+            f"{path}: {name} is empty, as a run in parts (ZeRO 3, FSDP) leaves it in each "
+            "process's file; join the parts first"
         )
     if tensor.is_meta:
         raise UserError(f"{path}: {name} has no data (torch's meta device); save the model again")

@@ -40,7 +40,7 @@ _RELATIVES = (
             r"tracker_model\.",
             r"tracker\.(?:sam_|maskmem|memory|transformer|backbone)",
             r"detector\.(?:backbone|transformer|geometry|segmentation|dot_prod)",
-            *("language_backbone", "presence_token", "detr_(?:en|de)coder"),
+            *("(?:vision|language)_backbone", "presence_token", "detr_(?:en|de)coder"),
         ),
         whole=True,
     ),
@@ -105,7 +105,7 @@ _RELATIVES = (
         title="DINOv2 in Facebook's own names",
         names=_named(r"blocks\.\d+\.ls1\.gamma"),
         whole=True,
-        way_out="take the same weights from Hugging Face, such as facebook/dinov2-base: dinov2:PATH",
+        way_out="take Hugging Face's file of the same weights, facebook/dinov2-*: dinov2:PATH",
     ),
 )
 
@@ -129,18 +129,22 @@ def refuse_relative(names: Iterable[str], *, path: Path, wanted: Collection[str]
             continue
         count = f"{len(found)} tensors, such as" if len(found) > 1 else "as"
         if relative.addition:
-            what = f"{path}: holds {relative.title} tensors ({count} {found[0]})"
+            what = f"{path}: holds {relative.title} weights ({count} {found[0]})"
             what += " that this model has no place for, and the rest is not the same without"
         else:
             what = f"{path}: is of {relative.title}, not of SAM ({count} {found[0]})"
-        raise UserError(f"{what}; {_way_out(relative, inside)}")
+        there = {_module_of(name) for name in listed if not relative.names.search(name)}
+        raise UserError(f"{what}; {_way_out(relative, there - inside)}")
 
 
-def _way_out(relative: Relative, inside: set[str]) -> str:
-    rest = [module for module in MODULES if module not in inside]
+def _way_out(relative: Relative, sound: set[str]) -> str:
+    rest = [module for module in MODULES if module in sound]
     if relative.whole or not rest:
         return relative.way_out
-    return f"{relative.way_out}, or take the rest alone: init.modules=[{','.join(rest)}]"
+    return (
+        f"{relative.way_out}, or take the rest alone with init.modules=[{','.join(rest)}] (outside "
+        "fit init_from=SAM.pth then gives the other modules)"
+    )
 
 
 def _module_of(name: str) -> str:

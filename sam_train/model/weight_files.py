@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,6 +52,7 @@ BESIDE = ".json"
 """Ending of the file beside an exported `.pth`."""
 _LARGEST_BESIDE = 1_000_000
 _LARGEST_NPZ = 20e9
+_TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 _FORBIDDEN = re.compile(r"GLOBAL\s+([\w.]+)")
 
 
@@ -198,8 +200,8 @@ def _read_file(file: Path) -> list[Entry]:
     if entries := entries_of(content):
         return entries
     raise UserError(
-        f"{file}: holds no state dict (names -> tensors), neither at the top nor under keys such as "
-        f"{', '.join(PREFERRED[:4])}"
+        f"{file}: holds no state dict (names -> tensors), neither at the top nor under "
+        f"keys such as {', '.join(PREFERRED[:4])}"
     )
 
 
@@ -218,6 +220,8 @@ def _read_numpy(file: Path) -> dict[str, np.ndarray]:
 
 
 def _refuse_other_formats(file: Path, head: bytes) -> None:
+    if file.suffix == ".onnx":
+        raise UserError(f"{file}: is an ONNX graph, not weights; name the file it was made from")
     text = head.lstrip().lower()
     if not head:
         raise UserError(f"{file}: is empty; fetch the file again")
@@ -228,8 +232,8 @@ def _refuse_other_formats(file: Path, head: bytes) -> None:
     if head.startswith(b"PK") and not zipfile.is_zipfile(file):
         size = file.stat().st_size
         raise UserError(f"{file}: is damaged or cut off after {size} bytes; fetch it again")
-    # A bare pickle of protocol 3 or later; torch.save writes 2.
-    if head[0] == 0x80 and head[1:2] > b"\x02":
+    # A bare pickle: torch.save before zip files began with protocol 2 and its magic number.
+    if head[0] == 0x80 and (head[1:2] > b"\x02" or not head[2:].startswith(_TORCH_MAGIC)):
         raise UserError(
             f"{file}: refused, because a plain pickle can run code when loaded; save the state "
             "dict with torch.save or as safetensors"
@@ -254,12 +258,19 @@ def _read_torch(file: Path) -> Any:
     try:
         with torch.serialization.safe_globals(harmless_globals()):
             mapped = zipfile.is_zipfile(file)
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*TorchScript.*|.*pickle protocol.*")
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # the unpickler raises almost any type on a damaged file
         if found := _FORBIDDEN.search(str(error)):
+            yolo = ", an object of FastSAM or another YOLO" if "ultralytics" in found[1] else ""
             raise UserError(
-                f"{file}: refused, because loading it would run code ({found[1]}); save the "
+                f"{file}: refused, because loading it would run code ({found[1]}{yolo}); save the "
                 "state dict alone, or as safetensors"
+            ) from error
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"{file}: is a TorchScript program, which is code; save the model's state dict"
             ) from error
         raise UserError(
             f"{file}: is not a checkpoint or is damaged ({_first_line(error)}); fetch it again"
