@@ -115,8 +115,9 @@ def refuse_shape(name: str, tensor: Tensor, shape: torch.Size, *, path: Path) ->
 
 
 def _shape_in(architecture: str, name: str) -> torch.Size | None:
+    cfg = ModelConfig(name=architecture, depth=1, global_blocks=[0])
     with torch.device("meta"):
-        tensor = build_from_config(ModelConfig(name=architecture)).state_dict().get(name)
+        tensor = build_from_config(cfg).state_dict().get(name)
     return None if tensor is None else tensor.shape
 
 

@@ -9,36 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_sam import changed, copy_of, randomised, tiny
 from torch import Tensor
 
 from sam_train.errors import UserError
-from sam_train.model.build import build_sam
 from sam_train.model.init import InitConfig, InitReport, initialise
 from sam_train.model.sam import Sam
-
-TINY: dict[str, Any] = {"embed_dim": 16, "depth": 2, "heads": 2, "global_blocks": [1]}
-TINY |= {"prompt_dim": 16, "decoder_heads": 2, "decoder_mlp_dim": 16, "window_size": 2}
-
-
-def tiny(**overrides: Any) -> Sam:
-    return build_sam("vit_b", **({"image_size": 64} | TINY | overrides))
-
-
-def randomised(**overrides: Any) -> Sam:
-    sam = tiny(**overrides)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for tensor in sam.state_dict().values():
-            tensor.copy_(torch.randn(tensor.shape, generator=generator))
-    return sam
-
-
-def copy_of(sam: Sam) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in sam.state_dict().items()}
-
-
-def changed(before: dict[str, Tensor], sam: Sam) -> set[str]:
-    return {n for n, t in sam.state_dict().items() if not torch.equal(before[n], t)}
 
 
 def start(sam: Sam, path: Path, *modules: str) -> InitReport:
