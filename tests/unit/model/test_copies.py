@@ -44,20 +44,24 @@ def loaded(content: Any, folder: Path) -> tuple[Sam, InitReport]:
     return sam, report
 
 
-def optimizer_of(sam: Sam) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def trained() -> tuple[State, dict[str, Any]]:
+    """Weights after a step, and the optimizer's own state dict."""
+    sam = randomised()
     optimizer = torch.optim.AdamW(sam.parameters())
     for parameter in sam.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    return optimizer.state_dict()
+    return copy_of(sam), optimizer.state_dict()
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_usual_keys_beside_an_optimizer(key: str, tmp_path: Path) -> None:
-    trained = randomised()
-    optimizer = optimizer_of(trained)
-    sam, report = loaded({key: copy_of(trained), "optimizer": optimizer, "epoch": 3}, tmp_path)
-    assert not changed(copy_of(trained), sam)
+def test_usual_keys_beside_an_optimizer(
+    key: str, trained: tuple[State, dict[str, Any]], tmp_path: Path
+) -> None:
+    weights, optimizer = trained
+    sam, report = loaded({key: weights, "optimizer": optimizer, "epoch": 3}, tmp_path)
+    assert not changed(weights, sam)
     assert not report.skipped
     assert not report.notes
 
