@@ -159,7 +159,7 @@ def choose(entries: Sequence[Entry], marker: re.Pattern[str]) -> Choice | None:
 
 
 def _averages(copy: _Copy, tensors: StateDict) -> bool:
-    """Whether `copy` may be an average of `tensors`: what both have is of the same shapes."""
+    """Return whether `copy` may be an average of `tensors`: shared names have equal shapes."""
     shared = copy.tensors.keys() & tensors.keys()
     return bool(shared) and all(copy.tensors[n].shape == tensors[n].shape for n in shared)
 

@@ -183,7 +183,7 @@ def load_whole(
 
 
 def _only(report: InitReport, given: StateDict, *, why: str) -> InitReport:
-    """The report of a file of which only `given` is taken."""
+    """Return the report of a file of which only `given` is taken."""
     unused = [e for e in (*report.loaded, *report.resized) if e.name not in given]
     return replace(
         report,
@@ -305,7 +305,7 @@ def _split(init_from: str) -> tuple[str | None, Path]:
 
 
 def _recognise(entries: Sequence[Entry], *, wanted: str | None, path: Path) -> tuple[str, Choice]:
-    """The kind of checkpoint by its names, and its tensors; what the prefix said must agree."""
+    """Tell the kind of checkpoint by its names; what the prefix said must agree."""
     names = [".".join(entry.parts) for entry in entries]
     found = next((k for k, v in _KINDS.items() if any(v.signs.search(n) for n in names)), None)
     choice = choose(entries, _KINDS[found].marker) if found is not None else None

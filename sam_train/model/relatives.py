@@ -148,7 +148,7 @@ def _way_out(relative: Relative, sound: set[str]) -> str:
 
 
 def _module_of(name: str) -> str:
-    """The module that a name belongs to; SAMed's and TinyViT's bare names are the encoder's."""
+    """Return the module that a name belongs to; bare names (SAMed's) are the encoder's."""
     parts = name.replace("vision_encoder", ENCODER).split(".")
     found = next((part for part in parts if part in MODULES), ENCODER)
     if found == ENCODER and re.search(r"(^|\.)(hf_|hq_|compress_vit)", name):
