@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import torch
@@ -15,7 +17,15 @@ TINY |= {"prompt_dim": 16, "decoder_heads": 2, "decoder_mlp_dim": 16, "window_si
 
 
 def tiny(**overrides: Any) -> Sam:
-    return build_sam("vit_b", **({"image_size": 64} | TINY | overrides))
+    if overrides:
+        return build_sam("vit_b", **({"image_size": 64} | TINY | overrides))
+    return copy.deepcopy(_template())
+
+
+@functools.cache
+def _template() -> Sam:
+    """Built once: drawing initial values takes longer than all that is tested."""
+    return build_sam("vit_b", image_size=64, **TINY)
 
 
 def randomised(*, seed: int = 1, **overrides: Any) -> Sam:

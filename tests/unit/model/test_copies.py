@@ -67,13 +67,20 @@ def test_usual_keys_beside_an_optimizer(
 
 
 @pytest.mark.parametrize(
-    "prefix",
+    ("prefix", "keys"),
     [
-        *("module.", "_orig_mod.", "sam.", "model.", "net.", "sam_model."),
-        *("module._orig_mod.", "_orig_mod.module.", "model.sam.module.", "my.own.model."),
+        ("module.", ()),
+        ("_orig_mod.", ("model",)),
+        ("sam.", ("state_dict",)),
+        ("model.", ("state_dict",)),
+        ("net.", ("checkpoint", "model")),
+        ("module._orig_mod.", ("model_state_dict",)),
+        ("_orig_mod.module.", ("ema",)),
+        ("model.sam.module.", ("a", "b", "c")),
+        ("my.own.model.", ()),
+        ("", ("checkpoint", "model", "weights")),
     ],
 )
-@pytest.mark.parametrize("keys", [(), ("state_dict",), ("checkpoint", "model", "weights")])
 def test_prefixes_at_any_depth(
     prefix: str, keys: tuple[str, ...], state: State, tmp_path: Path
 ) -> None:
