@@ -81,7 +81,8 @@ class RunConfig:
     """Weights to start from: an official SAM .pth, a Hugging Face folder or safetensors, one of
     our checkpoints, mae:PATH or dinov2:PATH."""
     ckpt: str | None = None
-    """validate, evaluate, export: the checkpoint to look at, of any kind that `init_from` takes."""
+    """validate, evaluate, generate, export: the checkpoint to look at, of any kind that `init_from`
+    takes. It must hold the whole model; `init_from` beside it names a second file for the rest."""
     task: Any = None
     """evaluate: a task (points, edges, ...), a list of them, or all."""
     out: str | None = None

@@ -13,12 +13,12 @@ import torch
 from sam_train.config import RunConfig, load_config
 from sam_train.errors import UserError
 from sam_train.model import ModelConfig, Sam, build_from_config
-from sam_train.model.init import initialise
+from sam_train.model.init import ENCODER_ONLY, InitReport, initialise, load_whole
 from sam_train.model.load import recorded_model
 
 log = logging.getLogger("sam_train")
 
-_FOREIGN = ("mae:", "dinov2:")
+_FOREIGN = tuple(f"{kind}:" for kind in ENCODER_ONLY)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,44 +28,67 @@ class Loaded:
     cfg: RunConfig
     sam: Sam
     source: str
-    """What `ckpt` or `init_from` said."""
+    """What `ckpt` or `init_from` said, or both where both were needed."""
+    reports: list[InitReport]
+    """The fate of every tensor of each file; already in the log."""
 
 
 def settings_for_checkpoint(overrides: Sequence[str]) -> RunConfig:
     """The settings, with the model's sizes taken from `ckpt` where it records them.
 
-    Our own checkpoints do; what the command line says about the model comes after and wins.
+    Our own checkpoints do, and if it does not, `init_from` may: the file for what `ckpt` lacks.
+    What the command line says about the model comes after and wins.
 
     Raises:
         UserError: settings that do not fit, neither `ckpt` nor `init_from`, or a missing file.
     """
     cfg = load_config(overrides)
-    source = cfg.ckpt or cfg.init_from
-    if not source:
+    sources = [source for source in (cfg.ckpt, cfg.init_from) if source]
+    if not sources:
         raise UserError(
             "no checkpoint is named: give ckpt=PATH, an official SAM .pth, a Hugging Face folder, "
             "one of our .ckpt or .safetensors files"
         )
-    if source.startswith(_FOREIGN):
-        return cfg
-    record = recorded_model(Path(source).expanduser())
+    own = [source for source in sources if not source.startswith(_FOREIGN)]
+    records = (recorded_model(Path(source).expanduser()) for source in own)
+    record = next((record for record in records if record is not None), None)
     if record is None or any(word.startswith("model=") for word in overrides):
         return cfg
     return load_config([*_as_overrides(record), *overrides])
 
 
-def load_checkpoint(cfg: RunConfig) -> Loaded:
-    """The model that `cfg` describes with the weights of `ckpt`, else of `init_from`.
+def load_checkpoint(cfg: RunConfig, *, untrained: bool = False) -> Loaded:
+    """Build the model that `cfg` describes with the weights of `ckpt`, all of them.
+
+    `init.modules` chooses the modules that come from `ckpt`. What it does not give comes from
+    `init_from`. Without `ckpt`, `init_from` is the file.
+
+    Args:
+        untrained: whether `init_from` alone may leave weights random, as at a run's first step;
+            that is then a warning.
 
     Raises:
-        UserError: an unreadable file, or one of another size than the model.
+        UserError: an unreadable file, one of another size than the model, or files that leave
+            weights random.
     """
     source = cfg.ckpt or cfg.init_from or ""
-    # What the file does not hold keeps its random values: the same ones in every call.
+    # Initial values that a run would begin with: the same ones in every call.
     torch.manual_seed(cfg.seed)
     sam = build_from_config(cfg.model)
-    log.info("%s", initialise(sam, source, cfg.init))
-    return Loaded(cfg=cfg, sam=sam.eval(), source=source)
+    if untrained and not cfg.ckpt:
+        reports = [initialise(sam, source, cfg.init)]
+        if left := reports[0].at_random:
+            log.warning(
+                "%s leaves %d tensors random: this is the model before a run's first step, seed=%d",
+                *(source, len(left), cfg.seed),
+            )
+    else:
+        beneath = cfg.init_from if cfg.ckpt else None
+        reports = load_whole(sam, source, cfg.init, beneath=beneath)
+    for report in reports:
+        log.info("%s", report)
+    source = " over ".join(report.source for report in reports)
+    return Loaded(cfg=cfg, sam=sam.eval(), source=source, reports=reports)
 
 
 def _as_overrides(model: ModelConfig) -> list[str]:

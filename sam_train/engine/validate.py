@@ -55,10 +55,11 @@ def validate(overrides: Sequence[str]) -> ClickScores:
     """Measure `ckpt` (any kind that `init_from` takes) on data.val; print, write and draw it.
 
     The model's sizes come from the checkpoint where it records them (ours do), else from `model`.
-    Without `ckpt`, `init_from` is measured: a run's model before its first step.
+    Without `ckpt`, `init_from` is measured: a run's model before its first step, with a warning
+    that counts the weights that are random then. With both, `init_from` gives what `ckpt` lacks.
 
     Raises:
-        UserError: no checkpoint, no data.val, a file or size that does not fit.
+        UserError: no checkpoint, no data.val, a file or size that does not fit, or part of a model.
     """
     # A run_dir of its own unless one is named: a training run's log is not added to by accident.
     cfg = settings_for_checkpoint(["name=validate", *overrides])
@@ -67,7 +68,7 @@ def validate(overrides: Sequence[str]) -> ClickScores:
     check_inference(cfg.trainer)
     check_validation(cfg.callbacks.validation)
     run_dir = start_inference(cfg)
-    loaded = load_checkpoint(cfg)
+    loaded = load_checkpoint(cfg, untrained=True)
     film = ClickFilm(rows=cfg.callbacks.validation.film_rows, shown=cfg.callbacks.validation.clicks)
     scores = _measure(loaded.sam, cfg, film)
     log.info("%s on %s\n%s", loaded.source, cfg.data.val, scores.table())

@@ -27,8 +27,8 @@ def export(overrides: Sequence[str]) -> Path:
         `out`.
 
     Raises:
-        UserError: no checkpoint, no `out`, a format, file or size that does not fit, or a file
-            that does not give back what was exported.
+        UserError: no checkpoint, no `out`, a format, file or size that does not fit, part of a
+            model, or a file that does not give back what was exported.
     """
     cfg = settings_for_checkpoint(overrides)
     if not cfg.out:
@@ -39,7 +39,10 @@ def export(overrides: Sequence[str]) -> Path:
     out = Path(cfg.out).expanduser()
     format = format_of(cfg.format, out)
     dtype = dtype_of(cfg.dtype, format)
-    sam = load_checkpoint(cfg).sam
+    loaded = load_checkpoint(cfg)
+    sam = loaded.sam
+    for report in loaded.reports:
+        print(report)
     files = _write(sam, out, format=format, dtype=dtype, cfg=cfg)
     for file in files:
         size = file.stat().st_size

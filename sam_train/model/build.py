@@ -230,6 +230,7 @@ def build_sam(
     name: str = "vit_b",
     *,
     checkpoint: str | Path | None = None,
+    init_from: str | Path | None = None,
     image_size: int | None = None,
     **overrides: Any,
 ) -> Sam:
@@ -237,22 +238,27 @@ def build_sam(
 
     Args:
         name: which one.
-        checkpoint: anything `init_from=` takes: an official `.pth`, a Hugging Face folder or
-            safetensors, one of our checkpoints. None leaves the weights random.
+        checkpoint: a whole model of any kind that `ckpt=` takes: an official `.pth`, a Hugging
+            Face folder or safetensors, one of our checkpoints. None leaves the weights random.
+        init_from: a second file for what `checkpoint` lacks.
         image_size: S; None for the name's own (1024; vit_t 256).
         overrides: other fields of `ModelConfig`.
 
     Raises:
-        UserError: unknown name or sizes that do not fit together.
+        UserError: unknown name or sizes that do not fit together, `init_from` alone, or files that
+            leave weights at random; for those `sam_train.model.init.initialise` is meant.
     """
     unknown = sorted(set(overrides) - {f.name for f in fields(ModelConfig)})
     if unknown:
         raise UserError(f"build_sam: {', '.join(unknown)} is not a field of ModelConfig")
     sam = build_from_config(ModelConfig(name=name, image_size=image_size, **overrides))
     if checkpoint is not None:
-        from sam_train.model.init import InitConfig, initialise  # noqa: PLC0415 (init needs Sam)
+        from sam_train.model.init import InitConfig, load_whole  # noqa: PLC0415 (init needs Sam)
 
-        initialise(sam, str(checkpoint), InitConfig())
+        beneath = None if init_from is None else str(init_from)
+        load_whole(sam, str(checkpoint), InitConfig(), beneath=beneath)
+    elif init_from is not None:
+        raise UserError("build_sam: init_from is what checkpoint lacks; name a checkpoint, too")
     return sam
 
 

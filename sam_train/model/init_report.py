@@ -50,7 +50,7 @@ class InitReport:
         """A table of tensors and parameters per module, then the odd ones by name."""
         columns = (self.loaded, self.resized, self.at_random, self.skipped)
         lines = [
-            f"Initialised from {self.source} ({self.kind})",
+            f"Initialised from {self.source} ({self.kind}): {self._summary()}",
             f"{'tensors (parameters)':<22}"
             + "".join(f"{h:>18}" for h in ("loaded", "resized", "at random", "skipped")),
         ]
@@ -62,8 +62,15 @@ class InitReport:
         lines += _listing("resized", self.resized)
         lines += _listing("at random", _collapse(self.at_random, self._untouched()))
         lines += _listing("skipped", _collapse(self.skipped, self._untouched()))
-        lines += [_clip(f"  note: {note}") for note in self.notes]
+        for note in self.notes:
+            lines += _wrap(f"note: {note}")
         return "\n".join(lines)
+
+    def _summary(self) -> str:
+        taken = len(self.loaded) + len(self.resized)
+        if not self.at_random:
+            return f"{taken} tensors"
+        return f"{taken} of {taken + len(self.at_random)} tensors, {len(self.at_random)} at random"
 
     def _untouched(self) -> set[str]:
         """Modules without a single loaded tensor: one word says their fate."""
@@ -127,10 +134,6 @@ def _wrap(text: str) -> list[str]:
             lines.append("   ")
         lines[-1] += f" {word}"
     return lines
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 
 __all__ = ["InitReport", "TensorEntry"]

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sam_train.errors import UserError
 from sam_train.model.build import ModelConfig, build_from_config
-from sam_train.model.init import InitConfig, initialise
+from sam_train.model.init import InitConfig, load_whole
 from sam_train.model.sam import Sam
 from sam_train.model.weight_files import read_model_record
 
@@ -28,7 +28,8 @@ def load_sam(path: str | Path) -> Sam:
         float32, on the CPU, in evaluation mode.
 
     Raises:
-        UserError: missing, damaged or foreign file, or one without the model's sizes.
+        UserError: missing, damaged or foreign file, one without the model's sizes, or with part of
+            its weights only.
     """
     cfg = recorded_model(Path(path))
     if cfg is None:
@@ -36,7 +37,7 @@ def load_sam(path: str | Path) -> Sam:
             f"{path}: does not say its model's sizes; use build_sam(name, checkpoint=...) instead"
         )
     sam = build_from_config(cfg)
-    initialise(sam, str(path), InitConfig())
+    load_whole(sam, str(path), InitConfig())
     return sam.eval()
 
 

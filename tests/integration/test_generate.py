@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from safetensors.torch import load_file, save_file
 
 import sam_train
 from data_tools.sa1b_format import ShardSample, write_shard
@@ -252,3 +253,16 @@ def test_the_loop_closes(run: Generate, tiny: Any, tmp_path: Path) -> None:
         ]
     )
     assert (tmp_path / "stage3" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_part_of_a_model_finds_no_masks(run: Generate, tmp_path: Path) -> None:
+    decoder = {n: t for n, t in load_file(NANO).items() if n.startswith("mask_decoder.")}
+    save_file(decoder, tmp_path / "decoder.safetensors")
+    sizes = ["model=vit_t", "model.image_size=128"]
+    with pytest.raises(UserError, match="all 93 of image_encoder, all 17 of prompt_encoder"):
+        run("part", f"ckpt={tmp_path / 'decoder.safetensors'}", *sizes)
+    assert not list((tmp_path / "part").rglob("*.tar"))
+    # The rest named: the same masks as of the whole.
+    over = [f"ckpt={tmp_path / 'decoder.safetensors'}", f"init_from={NANO}"]
+    assert run("both", *over).masks == run("whole").masks > 0
+    assert "at random" in (tmp_path / "both/log.txt").read_text()

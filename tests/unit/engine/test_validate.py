@@ -136,6 +136,70 @@ def test_the_command_line_goes_before_what_the_file_records(tmp_path: Path, scen
         validate([*settings, "model=vit_s"])
 
 
+def parts_of(folder: Path) -> tuple[Path, Path]:
+    """A model that records its sizes, and its decoder alone."""
+    torch.manual_seed(3)
+    sam = build_from_config(MODEL)
+    save_weights(sam, folder / "whole.safetensors", model=MODEL, dtype=torch.float32)
+    decoder = {n: t for n, t in sam.state_dict().items() if n.startswith("mask_decoder.")}
+    torch.save(decoder, folder / "decoder.pth")
+    return folder / "whole.safetensors", folder / "decoder.pth"
+
+
+@pytest.mark.parametrize("verb", ["validate", "evaluate", "export"])
+def test_part_of_a_model_is_refused(
+    verb: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, decoder = parts_of(tmp_path)
+    settings = [f"ckpt={decoder}", "model=vit_t", *SIZES, f"run_dir={tmp_path / 'out'}"]
+    settings += [*common(scenes), "task=points", f"eval.datasets=shards:{scenes}"]
+    settings.append(f"out={tmp_path / 'out.safetensors'}")
+    for named in ([], ["init.modules=[mask_decoder]"]):
+        with pytest.raises(SystemExit) as ended:
+            main([verb, *settings, *named])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "all 37 of image_encoder, all 17 of prompt_encoder" in error
+    assert not (tmp_path / "out.safetensors").exists()
+    assert not (tmp_path / "out/scores.json").exists()
+
+
+def test_a_decoder_over_its_model_is_that_model(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, decoder = parts_of(tmp_path)
+    # No model=: the second file knows the sizes.
+    both = [f"ckpt={decoder}", f"init_from={whole}"]
+    export([*both, f"out={tmp_path / 'joined.safetensors'}", "dtype=float32"])
+    text = capsys.readouterr().out
+    assert f"Initialised from {decoder} (SAM, segment-anything's names): 120 tensors" in text
+    assert f"Initialised from {whole} (SAM, segment-anything's names): 54 tensors" in text
+    joined, expected = load_sam(tmp_path / "joined.safetensors"), load_sam(whole)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(joined.state_dict()[name], tensor)
+    first = validate([*both, *common(scenes), f"run_dir={tmp_path / 'a'}"])
+    assert first == validate([f"ckpt={whole}", *common(scenes), f"run_dir={tmp_path / 'b'}"])
+    log = (tmp_path / "a/log.txt").read_text()
+    assert f"{decoder} over {whole} on" in log
+    assert "54 other tensors come from" in log
+
+
+def test_the_model_before_a_first_step_is_measured_with_a_warning(
+    scenes: Path, tmp_path: Path
+) -> None:
+    sam = build_from_config(MODEL).image_encoder
+    torch.save(sam.state_dict(), tmp_path / "encoder.pth")
+    settings = [f"init_from={tmp_path / 'encoder.pth'}", "model=vit_t", *SIZES, *common(scenes)]
+    scores = validate([*settings, f"run_dir={tmp_path / 'a'}"])
+    log = (tmp_path / "a/log.txt").read_text()
+    assert "WARNING" in log
+    assert "leaves 137 tensors random: this is the model before a run's first step, seed=0" in log
+    assert scores == validate([*settings, f"run_dir={tmp_path / 'b'}"])
+    with pytest.raises(UserError, match="would be random"):
+        export([*settings, f"out={tmp_path / 'a.safetensors'}"])
+
+
 def test_load_sam_gives_back_the_model(tmp_path: Path) -> None:
     sam = build_from_config(MODEL)
     save_weights(sam, tmp_path / "a/half.safetensors", model=MODEL)

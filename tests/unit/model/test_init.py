@@ -9,36 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_sam import changed, copy_of, randomised, tiny
 from torch import Tensor
 
 from sam_train.errors import UserError
-from sam_train.model.build import build_sam
 from sam_train.model.init import InitConfig, InitReport, initialise
 from sam_train.model.sam import Sam
-
-TINY: dict[str, Any] = {"embed_dim": 16, "depth": 2, "heads": 2, "global_blocks": [1]}
-TINY |= {"prompt_dim": 16, "decoder_heads": 2, "decoder_mlp_dim": 16, "window_size": 2}
-
-
-def tiny(**overrides: Any) -> Sam:
-    return build_sam("vit_b", **({"image_size": 64} | TINY | overrides))
-
-
-def randomised(**overrides: Any) -> Sam:
-    sam = tiny(**overrides)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for tensor in sam.state_dict().values():
-            tensor.copy_(torch.randn(tensor.shape, generator=generator))
-    return sam
-
-
-def copy_of(sam: Sam) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in sam.state_dict().items()}
-
-
-def changed(before: dict[str, Tensor], sam: Sam) -> set[str]:
-    return {n for n, t in sam.state_dict().items() if not torch.equal(before[n], t)}
 
 
 def start(sam: Sam, path: Path, *modules: str) -> InitReport:
@@ -123,14 +99,14 @@ def test_another_input_size_resizes_the_position_tables(tmp_path: Path) -> None:
 def test_unknown_and_missing_tensors_are_named(tmp_path: Path) -> None:
     state = randomised().state_dict()
     del state["mask_decoder.iou_token.weight"]
-    state["image_encoder.adapter.weight"] = torch.ones(3)
+    state["image_encoder.extra.weight"] = torch.ones(3)
     state["clip.logit_scale"] = torch.ones(1)
     report = start(tiny(), save_official(state, tmp_path))
     assert [e.name for e in report.at_random] == ["mask_decoder.iou_token.weight"]
-    assert {e.name for e in report.skipped} == {"image_encoder.adapter.weight", "clip.logit_scale"}
+    assert {e.name for e in report.skipped} == {"image_encoder.extra.weight", "clip.logit_scale"}
     text = str(report)
     assert "at random: mask_decoder.iou_token.weight" in text
-    assert "image_encoder.adapter.weight" in text
+    assert "image_encoder.extra.weight" in text
     assert "clip.logit_scale" in text
 
 
