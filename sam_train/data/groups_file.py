@@ -13,6 +13,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from sam_train.data.shards import Shards
+from sam_train.data.sources import is_remote
 from sam_train.errors import UserError
 
 NAME = "groups.tsv"
@@ -67,6 +69,38 @@ def read_groups(folder: Path) -> dict[str, str]:
     return parse_groups(text, where=str(path))
 
 
+def groups_of(shards: Shards, *, samples: int) -> dict[int, str]:
+    """Return the groups of the first samples of `shards`, from the files beside them.
+
+    Shards on servers have none: their photos count alone.
+
+    Args:
+        shards: of data.val.
+        samples: how many are measured at most.
+
+    Returns:
+        Sample number -> group, without those that no file names.
+
+    Raises:
+        UserError: as `read_groups`.
+    """
+    files: dict[str, dict[str, str]] = {}
+    found: dict[int, str] = {}
+    for sample in range(min(samples, len(shards))):
+        path = shards.paths[shards.shard_of(sample)]
+        if is_remote(path):
+            continue
+        folder = str(Path(path).parent)
+        if folder not in files:
+            files[folder] = read_groups(Path(folder))
+        if named := files[folder]:
+            key = shards.key(sample)
+            group = named.get(key, named.get(key.partition("/")[2]))
+            if group is not None:
+                found[sample] = group
+    return found
+
+
 def parse_groups(text: str, *, where: str) -> dict[str, str]:
     """Return what the text of a `groups.tsv` says; as `read_groups`.
 
@@ -99,4 +133,4 @@ def parse_groups(text: str, *, where: str) -> dict[str, str]:
     return groups
 
 
-__all__ = ["COLUMNS", "NAME", "parse_groups", "read_groups", "write_groups"]
+__all__ = ["COLUMNS", "NAME", "groups_of", "parse_groups", "read_groups", "write_groups"]
