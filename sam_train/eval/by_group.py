@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from sam_train.eval.bootstrap import Interval, interval, resampled_means
+from sam_train.eval.bootstrap import Interval, effective_units, interval, resampled_means
 
 CONFIDENCE = 0.95
 RESAMPLINGS = 2000
@@ -88,9 +88,9 @@ def intervals(photos: Sequence[PhotoSums]) -> Intervals:
         return Intervals(units=len(totals), grouped=grouped)
     table = np.stack(list(totals.values()))
     drawn = resampled_means(table[:, 1:], table[:, 0], times=RESAMPLINGS)
+    units = effective_units(table[:, 0])
     ends = [
-        interval(drawn[:, k], confidence=CONFIDENCE, units=len(table))
-        for k in range(drawn.shape[1])
+        interval(drawn[:, k], confidence=CONFIDENCE, units=units) for k in range(drawn.shape[1])
     ]
     return Intervals(ends=ends, units=len(table), grouped=grouped)
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from data_tools.sa1b_format import ShardSample, annotation, write_shards
+from sam_train.data.config import DataConfig
+from sam_train.data.datamodule import SamDataModule
 from sam_train.data.groups_file import read_groups, write_groups
 from sam_train.errors import UserError
 
@@ -61,3 +68,40 @@ def test_no_file_is_no_groups_and_cells_stay_cells(tmp_path: Path) -> None:
     for bad in ({"sa_1": ""}, {"": "a"}, {"sa\t1": "a"}, {"sa_1": "a\nb"}):
         with pytest.raises(ValueError, match="cannot stand"):
             write_groups(tmp_path, bad)
+
+
+def shards_of(folder: Path, names: Sequence[int]) -> Path:
+    jpeg = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(jpeg, "jpeg")
+    mask = np.eye(8, dtype=bool)
+    samples = [
+        ShardSample(
+            image_id=name,
+            jpeg=jpeg.getvalue(),
+            width=8,
+            height=8,
+            annotations=[annotation(mask, id=name)],
+        )
+        for name in names
+    ]
+    write_shards(samples, folder, samples_per_shard=2)
+    return folder
+
+
+def test_groups_of_held_out_images_by_their_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b, c = (shards_of(tmp_path / name, range(1, 4)) for name in "abc")
+    write_groups(a, {"sa_1": "x", "sa_000001.tar/sa_3": "x", "sa_9": "elsewhere"})
+    write_groups(b, {"sa_1": "x", "sa_2": "y", "sa_3": "y"})
+    cfg = DataConfig(val=[str(a), str(b), str(c)], workers=0)
+    data = SamDataModule(cfg, image_size=32, grid_size=8, seed=0)
+    with caplog.at_level("INFO"):
+        found = data.val_groups()
+    # Nine images: three of each folder in order; nothing lies beside those of c.
+    assert found == {0: "x", 2: "x", 3: "x", 4: "y", 5: "y"}
+    assert "names 5 of 9 held-out images" in caplog.text
+    positions = [p for batch in data.val_dataloader() for p in batch.positions]
+    assert positions == list(range(9))
+    data.cfg.val_images = 3
+    assert data.val_groups() == {0: "x", 2: "x"}
