@@ -75,8 +75,8 @@ def groups_of(shards: Shards, *, samples: int) -> dict[int, str]:
     Shards on servers have none: their photos count alone.
 
     Args:
-        shards: of data.val.
-        samples: how many are measured at most.
+        shards: of one or several folders.
+        samples: how many of them are asked about.
 
     Returns:
         Sample number -> group, without those that no file names.
@@ -84,18 +84,14 @@ def groups_of(shards: Shards, *, samples: int) -> dict[int, str]:
     Raises:
         UserError: as `read_groups`.
     """
-    files: dict[str, dict[str, str]] = {}
+    folders = [None if is_remote(path) else str(Path(path).parent) for path in shards.paths]
+    files = {folder: read_groups(Path(folder)) for folder in set(folders) if folder is not None}
     found: dict[int, str] = {}
-    for sample in range(min(samples, len(shards))):
-        path = shards.paths[shards.shard_of(sample)]
-        if is_remote(path):
-            continue
-        folder = str(Path(path).parent)
-        if folder not in files:
-            files[folder] = read_groups(Path(folder))
-        if named := files[folder]:
+    for folder, first, end in zip(folders, shards.first[:-1], shards.first[1:], strict=True):
+        named = files.get(folder) if folder is not None else None
+        for sample in range(int(first), min(int(end), samples)) if named else ():
             key = shards.key(sample)
-            group = named.get(key, named.get(key.partition("/")[2]))
+            group = named.get(key, named.get(key.partition("/")[2])) if named else None
             if group is not None:
                 found[sample] = group
     return found
