@@ -186,8 +186,11 @@ def test_photos_without_a_group_count_alone_and_order_does_not_matter() -> None:
     scores = tally.scores([2])
     assert (scores.groups, scores.grouped) == (5, True)
     assert set(scores.intervals) == {"miou_2", "oracle", "box"}
-    tally.photos.reverse()
-    assert tally.scores([2]).intervals == scores.intervals
+    # Of so few groups the ends are the extremes, whatever is drawn: more for the order.
+    many = with_photos([f"scene {k % 40}" for k in range(60)])
+    in_order = many.scores([2]).intervals
+    many.photos.reverse()
+    assert many.scores([2]).intervals == in_order
     # One group is no spread.
     single = with_photos(["a", "a"]).scores([1])
     assert single.intervals == {}
