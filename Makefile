@@ -30,12 +30,12 @@ install-test: $(VENV)/.installed-test ## the same and what the tests need
 
 fit: install ## sample photos, a first training run and its score, in minutes on a laptop
 	$(BIN)/python -m data_tools.sample --out $(DATA)/train --scenes 2500 --zoom 3 --seed 0
-	$(BIN)/python -m data_tools.sample --out $(DATA)/val --scenes 64 --zoom 3 --seed 1
+	$(BIN)/python -m data_tools.sample --out $(DATA)/val --photos 64 --zoom 3 --per-scene 1 --seed 1 --overwrite
 	$(BIN)/python -m sam_train fit +experiment=quickstart run_dir=$(RUN)/quickstart
 
 nano: install ## the quick start's sizes trained properly: hours on 2 cores
 	$(BIN)/python -m data_tools.sample --out $(DATA)/nano --scenes 20000 --zoom 3 --seed 2
-	$(BIN)/python -m data_tools.sample --out $(DATA)/nano_val --scenes 64 --zoom 3 --seed 1
+	$(BIN)/python -m data_tools.sample --out $(DATA)/nano_val --photos 64 --zoom 3 --per-scene 1 --seed 1 --overwrite
 	$(BIN)/python -m sam_train fit +experiment=nano run_dir=$(RUN)/nano
 
 photos: install ## real photos from raw data (RAW=FOLDER), scored before and after: under an hour

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from data_tools.convert_output import Summary
 from data_tools.reshard_plan import Chosen, Split, choose, cut, shrinkage
 from data_tools.reshard_run import Journal, Part, require_space, write_parts
 from data_tools.reshard_sample import QUALITY, Size
+from data_tools.sa1b_format import SHARD_NAME
 from data_tools.subset import Rule, read_names
+from sam_train.data.groups_file import write_groups
 from sam_train.data.shards import Shards, open_shards
 from sam_train.errors import UserError
 
@@ -66,7 +68,9 @@ def reshard(args: argparse.Namespace) -> command.Answer:
     status = 0
     for folder in folders:
         lines += (
-            _write(folder, shards, args) if not args.dry_run else [_planned(folder, shards, args)]
+            _write(folder, shards, args, groups=chosen.groups)
+            if not args.dry_run
+            else [_planned(folder, shards, args)]
         )
         status |= any(line.startswith("skipped") for line in lines)
     if args.dry_run:
@@ -103,7 +107,9 @@ def _planned(folder: _Folder, shards: Shards, args: argparse.Namespace) -> str:
     )
 
 
-def _write(folder: _Folder, shards: Shards, args: argparse.Namespace) -> list[str]:
+def _write(
+    folder: _Folder, shards: Shards, args: argparse.Namespace, *, groups: Mapping[int, str]
+) -> list[str]:
     split, size = folder.split, _size(args)
     settings: dict[str, Any] = {
         "--long-side": args.long_side,
@@ -126,6 +132,8 @@ def _write(folder: _Folder, shards: Shards, args: argparse.Namespace) -> list[st
     written = write_parts(
         parts(), total=len(ranges), out=folder.out, journal=journal, size=size, workers=args.workers
     )
+    if kept_groups := _groups(split, ranges, shards, groups):
+        write_groups(folder.out, kept_groups)
     *reasons, counts = Summary.of(written.tally).lines()
     kept = f" ({written.kept:,} were there already)" if written.kept else ""
     return [
@@ -134,6 +142,19 @@ def _write(folder: _Folder, shards: Shards, args: argparse.Namespace) -> list[st
         f"{command.count(written.shards, 'shard')}{kept}, {written.size / 1e9:,.3g} GB, "
         f"in {folder.out}",
     ]
+
+
+def _groups(
+    split: Split, ranges: Sequence[range], shards: Shards, groups: Mapping[int, str]
+) -> dict[str, str]:
+    """Return the lines of the new folder's `groups.tsv`; with the new shard's name, because names
+    of several folders may be the same."""
+    return {
+        f"{SHARD_NAME.format(number)}/{shards.place(sample).key}": groups[sample]
+        for number, span in enumerate(ranges)
+        for sample in split.samples[span.start : span.stop].tolist()
+        if sample in groups
+    }
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from data_tools import command
 from data_tools.reshard_sample import Size, remake
 from data_tools.sa1b_format import TarEntry
 from data_tools.subset import Rule, short
+from sam_train.data.groups_file import groups_of
 from sam_train.data.shards import Shards
 from sam_train.data.tar import BLOCK
 
@@ -41,6 +42,8 @@ class Chosen:
     val: Split
     missing: list[str] = field(default_factory=list)
     """Names of the id list that no shard holds."""
+    groups: dict[int, str] = field(default_factory=dict)
+    """Place in the input -> group, of the samples that a `groups.tsv` beside the shards names."""
 
 
 def tar_size(*sizes: int) -> int:
@@ -70,7 +73,8 @@ class _Gathering:
 
 
 def choose(shards: Shards, rule: Rule, *, ids: Collection[str] | None = None) -> Chosen:
-    """Go through all names.
+    """Go through all names. The rule looks at the group of a sample that has one, so that photos of
+    one scene never lie on both sides.
 
     Args:
         rule: validation images come first; the others train if their rank says so.
@@ -79,13 +83,15 @@ def choose(shards: Shards, rule: Rule, *, ids: Collection[str] | None = None) ->
     train, val = _Gathering(), _Gathering()
     wanted = None if ids is None else set(ids)
     missing = set(wanted or ())
+    groups = groups_of(shards, samples=len(shards))
     with command.progress("choosing", total=len(shards), unit="samples") as bar:
         for sample in range(len(shards)):
             name = short(shards.key(sample))
             missing.discard(name)
-            if rule.validates(name):
+            ranked = groups.get(sample, name)
+            if rule.validates(ranked):
                 split = val
-            elif (wanted is None or name in wanted) and rule.trains(name):
+            elif (wanted is None or name in wanted) and rule.trains(ranked):
                 split = train
             else:
                 split = None
@@ -94,7 +100,7 @@ def choose(shards: Shards, rule: Rule, *, ids: Collection[str] | None = None) ->
                 split.add(sample, name, place.jpeg.size, place.json.size)
             if sample % _SHOW_EVERY == _SHOW_EVERY - 1:
                 bar.advance(_SHOW_EVERY)
-    return Chosen(train=train.split(), val=val.split(), missing=sorted(missing))
+    return Chosen(train=train.split(), val=val.split(), missing=sorted(missing), groups=groups)
 
 
 def cut(

@@ -2,9 +2,14 @@
 
     python -m data_tools.sample --out data/sample/train --scenes 1000 --size 256
 
-Scene k of a seed is the same however many scenes, shards or workers there are, so a dataset can be
+Photo k of a seed is the same however many photos, shards or workers there are, so a dataset can be
 extended or remade piece by piece. Run again with the same arguments, the command keeps complete
 shards and writes only what is missing.
+
+With `--zoom`, several photos are taken of each scene. `groups.tsv` says which photo is of which
+scene, because photos of one scene are alike. Validation wants scenes rather than photos:
+
+    python -m data_tools.sample --out data/sample/val --photos 64 --zoom 3 --per-scene 1 --seed 1
 """
 
 from __future__ import annotations
@@ -24,7 +29,8 @@ from PIL import Image
 
 from data_tools import command
 from data_tools.sa1b_format import ShardSample, annotate_masks, shard_path, write_shard
-from data_tools.scenes import REVISION, close_up, render_scene
+from data_tools.scenes import REVISION, close_up, photos_of_a_scene, render_scene
+from sam_train.data import groups_file
 from sam_train.errors import UserError
 
 MANIFEST = "sample.json"
@@ -44,6 +50,8 @@ class SampleConfig:
     """Pixels."""
     zoom: float = 1.0
     """How close the camera is: 2 shows a quarter of a scene, with everything twice as large."""
+    per_scene: int = 0
+    """Photos taken of each scene; 0: as many as `zoom` leaves room for, its square."""
     seed: int = 0
     """Of the collection; use another one for validation."""
     shard_size: int = 500
@@ -59,8 +67,47 @@ class SampleConfig:
             raise UserError(f"--size {self.height}x{self.width} is too small: at least 16 a side")
         if not 1 <= self.zoom <= 8:
             raise UserError(f"--zoom {self.zoom} must lie between 1 (the whole scene) and 8")
+        if not 0 <= self.per_scene <= photos_of_a_scene(self.zoom):
+            raise UserError(
+                f"--per-scene {self.per_scene} must be from 1 to {photos_of_a_scene(self.zoom)} "
+                f"with --zoom {self.zoom:g}"
+            )
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} must not be negative")
+
+    def manifest(self) -> dict[str, int | float]:
+        """Return the content of `sample.json`. Folders from before `per_scene` stay as they are."""
+        fields: dict[str, int | float] = asdict(self)
+        if self._taken == photos_of_a_scene(self.zoom):
+            del fields["per_scene"]
+        return fields
+
+    @property
+    def _taken(self) -> int:
+        return self.per_scene or photos_of_a_scene(self.zoom)
+
+    @property
+    def distinct_scenes(self) -> int:
+        """Number of scenes that the photos show."""
+        return -(-self.scenes // self._taken)
+
+    def scene(self, index: int) -> int:
+        """Return the number of the scene that photo `index` of the dataset shows."""
+        return index // self._taken
+
+    def photo(self, index: int) -> int:
+        """Return the place of photo `index` in the endless collection; with `per_scene`, the rest
+        of each scene's photos is passed over."""
+        return self.scene(index) * photos_of_a_scene(self.zoom) + index % self._taken
+
+    def groups(self) -> dict[str, str]:
+        """Return sample name -> scene; empty where each photo shows a scene of its own anyway."""
+        if self.zoom == 1:
+            return {}
+        return {
+            f"sa_{self.photo(k) + 1}": f"seed {self.seed} scene {self.scene(k)}"
+            for k in range(self.scenes)
+        }
 
     @property
     def shards(self) -> int:
@@ -68,17 +115,19 @@ class SampleConfig:
         return -(-self.scenes // self.shard_size)
 
     def indices(self, shard: int) -> range:
-        """Numbers of the scenes in one tar."""
+        """Numbers of the photos in one tar."""
         first = shard * self.shard_size
         return range(first, min(first + self.shard_size, self.scenes))
 
 
 def draw_sample(index: int, *, cfg: SampleConfig) -> ShardSample:
-    """Scene `index` as it is stored: encoded photo and annotations. Image ids start at 1."""
-    scene = close_up(cfg.seed, index, height=cfg.height, width=cfg.width, zoom=cfg.zoom)
+    """Return photo `index` as it is stored: encoded, with annotations. A photo keeps its image id,
+    from 1, whatever `per_scene` leaves out around it."""
+    place = cfg.photo(index)
+    scene = close_up(cfg.seed, place, height=cfg.height, width=cfg.width, zoom=cfg.zoom)
     jpeg = io.BytesIO()
     Image.fromarray(scene.image).save(jpeg, "JPEG", quality=scene.jpeg_quality, subsampling=0)
-    image_id = index + 1
+    image_id = place + 1
     return ShardSample(
         image_id=image_id,
         jpeg=jpeg.getvalue(),
@@ -100,8 +149,9 @@ def missing_shards(cfg: SampleConfig, out: Path) -> list[int]:
             found = json.loads(manifest.read_text())
         except ValueError as error:
             raise UserError(f"{manifest} is not valid JSON: remove {out} or use another") from error
-        if found != asdict(cfg):
-            changed = [k for k, v in asdict(cfg).items() if found.get(k) != v]
+        if found != cfg.manifest():
+            changed = [k for k, v in cfg.manifest().items() if found.get(k) != v]
+            changed += [k for k in found if k not in cfg.manifest()]
             raise UserError(
                 f"{out} holds sample data made with another {', '.join(changed) or 'setting'}: "
                 "remove the folder, choose another --out, or add --overwrite"
@@ -128,10 +178,13 @@ def write_sample(
     cfg.check()
     missing = missing_shards(cfg, out)
     if not missing:
+        # Shards drawn before there was such a file.
+        write_scenes(cfg, out)
         return []
     try:
         # Before the first tar, so that an interrupted run is known again and continued.
-        command.write_json(out / MANIFEST, asdict(cfg))
+        command.write_json(out / MANIFEST, cfg.manifest())
+        write_scenes(cfg, out)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
     indices = [index for shard in missing for index in cfg.indices(shard)]
@@ -155,6 +208,12 @@ def write_sample(
     return [shard_path(out, shard) for shard in missing]
 
 
+def write_scenes(cfg: SampleConfig, out: Path) -> None:
+    """Write which scene each photo shows, unless it is written or each shows its own."""
+    if (groups := cfg.groups()) and not (out / groups_file.NAME).is_file():
+        groups_file.write_groups(out, groups)
+
+
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if match is None:
@@ -168,14 +227,21 @@ def parser() -> argparse.ArgumentParser:
     p = command.parser(
         "sample",
         description="Draw procedural scenes with nested masks and write them as SA-1B shards.",
-        examples="example: python -m data_tools.sample --out data/sample/val --scenes 200 --seed 1",
+        examples="example: python -m data_tools.sample --out data/sample/val --photos 200 --seed 1",
     )
     p.add_argument("--out", type=Path, required=True, help="folder for the tars")
-    p.add_argument("--scenes", type=int, default=default.scenes, help="photos (%(default)s)")
+    p.add_argument(
+        "--photos", "--scenes", dest="scenes", type=int, default=default.scenes, metavar="N",
+        help="photos (%(default)s); with --zoom, several may show one scene: see --per-scene",
+    )  # fmt: skip
     p.add_argument("--size", type=_size, default="256", help="side, or HEIGHTxWIDTH (%(default)s)")
     p.add_argument(
         "--zoom", type=float, default=default.zoom, help="1 the whole scene, 2 closer (%(default)s)"
     )
+    p.add_argument(
+        "--per-scene", type=command.between(1, sys.maxsize, int), default=0, metavar="N",
+        help="photos of each scene, at most the square of --zoom, which is the default",
+    )  # fmt: skip
     p.add_argument("--seed", type=int, default=default.seed, help="of the collection (%(default)s)")
     p.add_argument(
         "--shard-size", type=int, default=default.shard_size, help="photos per tar (%(default)s)"
@@ -195,6 +261,7 @@ def run(arguments: Sequence[str] | None = None) -> str:
         height=height,
         width=width,
         zoom=args.zoom,
+        per_scene=args.per_scene,
         seed=args.seed,
         shard_size=args.shard_size,
     )
@@ -205,18 +272,27 @@ def run(arguments: Sequence[str] | None = None) -> str:
     if args.dry_run:
         return f"would write {len(todo)} of {cfg.shards} shards to {out}"
     if not todo:
-        return f"{out}: {cfg.scenes} scenes are there already, nothing to do"
+        write_scenes(cfg, out)
+        return f"{out}: {_counted(cfg)} are there already, nothing to do"
     if stale:
-        for path in (*out.glob("sa_*.tar"), out / MANIFEST):
-            path.unlink()
+        for path in (*out.glob("sa_*.tar"), out / MANIFEST, out / groups_file.NAME):
+            path.unlink(missing_ok=True)
     write_sample(cfg, out, workers=args.workers, quiet=False)
-    return f"{out}: {cfg.scenes} scenes of {height}x{width} in {cfg.shards} shards"
+    return f"{out}: {_counted(cfg)} of {height}x{width} in {cfg.shards} shards"
+
+
+def _counted(cfg: SampleConfig) -> str:
+    if cfg.distinct_scenes == cfg.scenes:
+        return f"{cfg.scenes} scenes"
+    return f"{cfg.scenes} photos of {cfg.distinct_scenes} scenes"
 
 
 def _is_other_sample(cfg: SampleConfig, out: Path) -> bool:
     """Whether `out` holds sample data, as its manifest shows, that differs from `cfg`."""
     manifest = out / MANIFEST
-    return manifest.is_file() and manifest.read_text() != json.dumps(asdict(cfg), indent=1) + "\n"
+    return (
+        manifest.is_file() and manifest.read_text() != json.dumps(cfg.manifest(), indent=1) + "\n"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

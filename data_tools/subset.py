@@ -8,19 +8,23 @@ this program or the data to say which images they are:
     from hashlib import sha256
     rank = lambda name: int.from_bytes(sha256(name.encode()).digest()[:6], "big") / 2**48
     subset = [name for name in names if rank(name) < 0.01]  # name: "sa_224577"
+
+Where `groups.tsv` beside the shards names an image's scene, patient or slide, that text is ranked
+in place of the image's name: a group lies on one side of every split.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from data_tools import command
-from sam_train.data.shards import open_shards
+from sam_train.data.groups_file import groups_of
+from sam_train.data.shards import Shards, open_shards
 from sam_train.errors import UserError
 
 EXAMPLES = """examples:
@@ -103,9 +107,20 @@ class SubsetLists:
 
 
 def make_lists(
-    names: Iterable[str], *, fractions: Sequence[float], val_fraction: float = 0.0
+    names: Iterable[str],
+    *,
+    fractions: Sequence[float],
+    val_fraction: float = 0.0,
+    groups: Mapping[str, str] | None = None,
 ) -> SubsetLists:
-    """Sort the names into `subset_F.txt` for each fraction and `val_V.txt`."""
+    """Sort the names into `subset_F.txt` for each fraction and `val_V.txt`.
+
+    Args:
+        names: of the images.
+        fractions: one list each.
+        val_fraction: never in any of them.
+        groups: name -> scene, patient or slide, which is ranked in the image's place.
+    """
     rules = {f"subset_{f:g}.txt": Rule(fraction=f, val_fraction=val_fraction) for f in fractions}
     lists = SubsetLists({name: [] for name in rules})
     val_list: list[str] = []
@@ -116,7 +131,7 @@ def make_lists(
         if name in seen:
             continue
         seen.add(name)
-        place = rank(name)
+        place = rank((groups or {}).get(name, name))
         if place >= 1 - val_fraction:
             val_list.append(name)
             continue
@@ -131,13 +146,12 @@ def make_lists(
     return lists
 
 
-def _names(args: argparse.Namespace) -> Iterator[str]:
+def _names(args: argparse.Namespace, shards: Shards | None) -> Iterator[str]:
     """Every image's name, from the shards and the key lists."""
     for path in args.keys:
         yield from read_names(path, option="--keys")
-    if not args.shards:
+    if shards is None:
         return
-    shards = open_shards(args.shards, option="SHARDS")
     with command.progress("ranking", total=len(shards), unit="images") as bar:
         for sample in range(len(shards)):
             yield short(shards.key(sample))
@@ -158,7 +172,14 @@ def subset(args: argparse.Namespace) -> str:
     """
     if not args.shards and not args.keys:
         raise UserError("nothing to choose from: give shards, or --keys FILE")
-    lists = make_lists(_names(args), fractions=args.fraction, val_fraction=args.val_fraction)
+    shards = open_shards(args.shards, option="SHARDS") if args.shards else None
+    known = {} if shards is None else groups_of(shards, samples=len(shards))
+    lists = make_lists(
+        _names(args, shards),
+        fractions=args.fraction,
+        val_fraction=args.val_fraction,
+        groups={short(shards.key(k)): group for k, group in known.items()} if shards else {},
+    )
     answer = [command.count(lists.total, "image")]
     if lists.repeated:
         answer[0] += f"; {command.count(lists.repeated, 'repeated name')} counted once"

@@ -23,11 +23,15 @@ SMALLEST_SHARE = 0.2
 """Share of its pixels that a mask cut by the frame must still show."""
 
 
+def photos_of_a_scene(zoom: float) -> int:
+    """Return how many photos one scene gives, floor(zoom^2): little of it is left unused."""
+    return max(1, math.floor(zoom * zoom))
+
+
 def close_up(seed: int, index: int, *, height: int, width: int, zoom: float) -> Scene:
     """Photo `index` of the endless collection `seed`, taken `zoom` times as close.
 
-    A drawing gives floor(zoom^2) photos, so that nothing is drawn to be thrown away. The photos of
-    one drawing follow each other and can overlap.
+    The `photos_of_a_scene` of one drawing follow each other and can overlap.
 
     Args:
         seed: of the collection.
@@ -40,7 +44,7 @@ def close_up(seed: int, index: int, *, height: int, width: int, zoom: float) -> 
     """
     if zoom == 1:
         return render_scene(seed, index, height=height, width=width)
-    shots = max(1, math.floor(zoom * zoom))
+    shots = photos_of_a_scene(zoom)
     whole = _drawing(seed, index // shots, round(height * zoom), round(width * zoom))
     rng = np.random.default_rng([seed, index])
     areas = whole.masks.sum((1, 2))

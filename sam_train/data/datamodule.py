@@ -12,6 +12,8 @@ from lightning.pytorch import LightningDataModule
 
 from sam_train.data.config import DataConfig, check
 from sam_train.data.fingerprint import Fingerprint, require_same
+from sam_train.data.groups_file import NAME as GROUPS_FILE
+from sam_train.data.groups_file import groups_of
 from sam_train.data.loader import Loader, SizedLoader, make_train_loader, make_val_loader
 from sam_train.data.shards import Shards, open_shards
 from sam_train.data.skip_report import describe
@@ -142,6 +144,30 @@ class SamDataModule(LightningDataModule):
             skips=self._val_skips,
             **self._ranks(),
         )
+
+    def val_groups(self) -> dict[int, str]:
+        """Return which images of `data.val` show the same scene, patient or slide: position ->
+        group, from `groups.tsv` beside the shards. Images that no such file names are left out.
+
+        Raises:
+            UserError: a file says something else.
+        """
+        if self._val is None:
+            self.setup("validate")
+        if self._val is None:
+            return {}
+        images = len(self._val)
+        if self.cfg.val_images is not None:
+            images = min(images, self.cfg.val_images)
+        groups = groups_of(self._val, samples=images)
+        if groups and len(groups) < images:
+            log.info(
+                "%s names %d of %d held-out images: in intervals each of the others counts alone",
+                GROUPS_FILE,
+                len(groups),
+                images,
+            )
+        return groups
 
     def skipped(self) -> dict[str, int]:
         """Samples and masks left out so far, by kind, over this rank's workers."""

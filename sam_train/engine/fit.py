@@ -6,6 +6,7 @@ import logging
 import platform
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from sam_train.engine.mishaps import one_line
 from sam_train.engine.module import SamModule
 from sam_train.engine.open_files import allow_many
 from sam_train.engine.resume import Found, check_model, find_resume
+from sam_train.engine.rotation import metric_of
 from sam_train.engine.saving import Saver
 from sam_train.engine.signals import STATUS_CONTINUE, Notice, Stopped
 from sam_train.errors import UserError
@@ -108,7 +110,12 @@ def run_callbacks(
             cfg.callbacks, run_dir=run_dir, log_every=cfg.trainer.log_every, health=cfg.health
         ),
         Saver(
-            cfg.checkpoint,
+            replace(
+                cfg.checkpoint,
+                metric=metric_of(
+                    cfg.checkpoint, prompts=cfg.prompts, clicks=cfg.callbacks.validation.clicks
+                ),
+            ),
             run_dir=run_dir,
             notice=notice,
             record={"config": plain, "versions": versions()},

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sam_train.errors import UserError
+from sam_train.prompts.rounds import PromptsConfig
 
 LAST = "last.ckpt"
 """The newest checkpoint, always."""
+AUTO = "auto"
+"""As `CheckpointConfig.metric`: `metric_of` decides."""
 GIVEN_UP = ".old"
 """Added to the name of a checkpoint beyond the step from which a run was taken up again."""
 
@@ -30,8 +33,10 @@ class CheckpointConfig:
     keep_best: int = 1
     """Checkpoints with the best `metric` to keep as well; above 0, every step that is measured is
     saved, too."""
-    metric: str = "val/miou_1"
-    """Column of metrics.csv that says how good a checkpoint is."""
+    metric: str = AUTO
+    """Column of metrics.csv that says how good a checkpoint is. auto: `val/box` where every mask
+    begins with its box (prompts.box_probability=1), because a click means nothing to such a model;
+    else mIoU at the fewest clicks that are measured, `val/miou_1`."""
     higher_is_better: bool = True
     """Of `metric`: true for an IoU, false for a loss."""
     keep_every: int = 0
@@ -54,6 +59,19 @@ def check(cfg: CheckpointConfig) -> None:
     for name in ("every_steps", "every_minutes", "keep_best", "keep_every", "grace_seconds"):
         if not 0 <= getattr(cfg, name) < math.inf:
             raise UserError(f"checkpoint.{name}={getattr(cfg, name)} must not be negative")
+
+
+def metric_of(cfg: CheckpointConfig, *, prompts: PromptsConfig, clicks: Sequence[int]) -> str:
+    """Return the column of metrics.csv by which checkpoints are kept.
+
+    Args:
+        cfg: with a column's name or `auto`.
+        prompts: what the run trains on.
+        clicks: numbers of clicks that its validation measures.
+    """
+    if cfg.metric != AUTO:
+        return cfg.metric
+    return "val/box" if prompts.box_probability == 1 else f"val/miou_{min(clicks)}"
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -86,4 +104,14 @@ def to_keep(
     return {*ordered[-cfg.keep_last :], *best, *permanent}
 
 
-__all__ = ["GIVEN_UP", "LAST", "CheckpointConfig", "check", "path_of", "steps_in", "to_keep"]
+__all__ = [
+    "AUTO",
+    "GIVEN_UP",
+    "LAST",
+    "CheckpointConfig",
+    "check",
+    "metric_of",
+    "path_of",
+    "steps_in",
+    "to_keep",
+]

@@ -1,4 +1,4 @@
-"""The verb `validate`: k-click scores of any checkpoint on any shards."""
+"""The verb `validate`: k-click and box scores of any checkpoint on any shards."""
 
 from __future__ import annotations
 
@@ -93,8 +93,12 @@ def _measure(sam: Sam, cfg: RunConfig, film: ClickFilm) -> ClickScores:
                 clicks=measuring.clicks,
                 first=measuring.first,
                 max_masks=measuring.max_masks,
+                boxes=True,
+                multimask=cfg.prompts.multimask_first_round,
+                groups=data.val_groups(),
                 device=device,
                 observer=film if measuring.film_rows else None,
+                box_observer=film.see_box if measuring.film_rows else None,
             )
         except ValueError as error:
             raise UserError(f"callbacks.validation: {error}") from error
@@ -114,7 +118,7 @@ def _write(scores: ClickScores, film: ClickFilm, paths: Written, *, caption: str
     paths.scores.write_text(scores.to_json())
     draw_calibration(scores.calibration, paths.calibration, title=f"IoU head of {caption}")
     if rows := film.film():
-        text = f"{caption}: clicks in the middle of what is wrong"
+        text = f"{caption}: the exact box; clicks in the middle of what is wrong"
         filmstrip(rows, titles=film.titles(), caption=text).save(paths.film)
     for path in (paths.scores, paths.calibration, paths.film):
         if path.is_file():

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from sam_train.eval.box_prompt import BoxResult
 from sam_train.eval.filmstrip import BoolMask, FilmRow, Frame, Mark, Pixels
 from sam_train.eval.interactive import ClickResult
 from sam_train.model import Sam
@@ -39,18 +40,14 @@ class ClickFilm:
     _films: dict[tuple[int, int], FilmRow] = field(default_factory=dict)
     _marks: dict[tuple[int, int], list[Mark]] = field(default_factory=dict)
     _chosen: dict[int, set[int]] = field(default_factory=dict)
+    _boxes: bool = False
 
     def __call__(self, result: ClickResult) -> None:
         """Take in one click."""
-        if result.batch_number not in self._chosen:
-            room = self.rows - sum(len(masks) for masks in self._chosen.values())
-            self._chosen[result.batch_number] = set(_one_per_image(result.batch)[: max(room, 0)])
-        if result.mask_index not in self._chosen[result.batch_number]:
+        film = self._row(result)
+        if film is None:
             return
-        place = (result.batch_number, result.mask_index)
-        if place not in self._films:
-            self._films[place] = _empty_row(result.batch, result.mask_index)
-        film, marks = self._films[place], self._marks.setdefault(place, [])
+        marks = self._marks.setdefault((result.batch_number, result.mask_index), [])
         x, y = result.point
         marks.append(Mark(x=x, y=y, foreground=result.foreground))
         if result.clicks not in self.shown and result.iou < 1.0:
@@ -68,13 +65,40 @@ class ClickFilm:
             Mark(x=mark.x, y=mark.y, foreground=mark.foreground, new=False) for mark in marks
         ]
 
+    def see_box(self, result: BoxResult) -> None:
+        """Take in what a box gave, which is the first column: a box observer."""
+        self._boxes = True
+        film = self._row(result)
+        if film is not None:
+            film.frames.append(
+                Frame(
+                    mask=_resized(result.mask, film.image),
+                    iou=result.iou,
+                    predicted_iou=result.predicted_iou,
+                    box=result.box,
+                )
+            )
+
+    def _row(self, result: ClickResult | BoxResult) -> FilmRow | None:
+        """Return the row that a result belongs to; None if its mask is not shown."""
+        if result.batch_number not in self._chosen:
+            room = self.rows - sum(len(masks) for masks in self._chosen.values())
+            self._chosen[result.batch_number] = set(_one_per_image(result.batch)[: max(room, 0)])
+        if result.mask_index not in self._chosen[result.batch_number]:
+            return None
+        place = (result.batch_number, result.mask_index)
+        if place not in self._films:
+            self._films[place] = _empty_row(result.batch, result.mask_index)
+        return self._films[place]
+
     def film(self) -> list[FilmRow]:
         """The rows so far, in the order of the data."""
         return [self._films[place] for place in sorted(self._films)]
 
     def titles(self) -> list[str]:
         """Column heads."""
-        return ["1 click" if n == 1 else f"{n} clicks" for n in self.shown]
+        clicks = ["1 click" if n == 1 else f"{n} clicks" for n in self.shown]
+        return ["box", *clicks] if self._boxes else clicks
 
 
 def rows_from_rounds(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,13 +11,13 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from sam_train.eval.box_prompt import BoxObserver, measure_boxes
+from sam_train.eval.by_group import photo_sums
 from sam_train.eval.error_region import Bitmap, Click, centre, deepest_error, mask_iou
+from sam_train.eval.original_size import at_original_size
 from sam_train.eval.scores import ClickScores, ClickTally
 from sam_train.model import Sam
 from sam_train.types import BACKGROUND, FOREGROUND, PAD, RLE, Batch, Prediction, Prompts
-
-# Upscaled logits held at once; 2^26 float32 are 256 MiB, a dozen masks of SA-1B's 1500 x 2250.
-_PIXELS_AT_ONCE = 1 << 26
 
 CLICKS = (1, 2, 3, 5, 9)
 """Where the paper and those after it report."""
@@ -58,8 +58,12 @@ def evaluate_clicks(
     clicks: Sequence[int] = CLICKS,
     first: str = "centre",
     max_masks: int = 64,
+    boxes: bool = False,
+    multimask: bool = True,
+    groups: Mapping[int, str] | None = None,
     device: torch.device | str | None = None,
     observer: Observer | None = None,
+    box_observer: BoxObserver | None = None,
 ) -> ClickScores:
     """Click on what is wrong, again and again, and measure each time.
 
@@ -67,7 +71,8 @@ def evaluate_clicks(
     IoU); "oracle" is the best of the three. Each next click is the deepest pixel of the error
     region at the original resolution, with the logits of the round before fed back, and asks for
     one mask. Masks are compared at the original resolution, as segment-anything upscales them.
-    A perfect mask needs no further click and keeps its IoU of 1.
+    A perfect mask needs no further click and keeps its IoU of 1. `boxes` measures one more prompt
+    that no click follows, see `box_prompt.measure_boxes`.
 
     Args:
         sam: put into eval mode meanwhile. Runs under the caller's autocast, if any.
@@ -76,8 +81,14 @@ def evaluate_clicks(
         clicks: at which numbers of clicks to report.
         first: "centre" (farthest from the mask's boundary) or "random" (the batch's `points`).
         max_masks: decoded at once; bounds memory.
+        boxes: measure the exact box of each mask, too; costs one more decode of each.
+        multimask: whether a single prompt asks for three masks, as in training
+            (`prompts.multimask_first_round`), or for one, which is its own oracle.
+        groups: position in data.val -> the scene, patient or slide that the photo shows, for the
+            intervals; a photo that is not in it counts alone.
         device: of `sam`; its parameters' by default.
         observer: sees every mask after every click, for pictures.
+        box_observer: sees every mask that came of a box, before the clicks on its batch.
 
     Returns:
         Scores over the masks of all ranks.
@@ -88,7 +99,7 @@ def evaluate_clicks(
     """
     _check(clicks, first)
     place = torch.device(device) if device is not None else next(sam.parameters()).device
-    tally = ClickTally(rounds=max(clicks))
+    tally = ClickTally(rounds=max(clicks), boxes=boxes)
     was_training = sam.training
     sam.eval()
     try:
@@ -96,17 +107,37 @@ def evaluate_clicks(
             on_device = batch.to(place)
             embeddings = sam.encode(on_device.images, on_device.image_sizes)
             tally.images += len(batch.keys)
+            values = []
+            if boxes:
+                by_box = measure_boxes(
+                    sam,
+                    on_device,
+                    embeddings,
+                    observer=box_observer,
+                    batch_number=number,
+                    multimask=multimask,
+                    max_masks=max_masks,
+                )
+                tally.box.append(torch.from_numpy(by_box))
+                values.append(by_box[:, None])
             played = play_clicks(
                 sam,
                 on_device,
                 embeddings,
                 rounds=tally.rounds,
                 first=first,
-                max_masks=max_masks,
                 observer=observer,
                 batch_number=number,
+                multimask=multimask,
+                max_masks=max_masks,
             )
             played.add_to(tally)
+            tally.photos += photo_sums(
+                np.concatenate([played.iou, played.oracle[:, None], *values], axis=1),
+                owners=batch.image_index.tolist(),
+                positions=batch.positions,
+                groups=groups or {},
+            )
     finally:
         sam.train(was_training)
     return tally.scores(sorted(set(clicks)), device=place)
@@ -148,6 +179,7 @@ def play_clicks(
     rounds: int,
     first: str = "centre",
     max_masks: int = 64,
+    multimask: bool = True,
     enough: tuple[int, float] | None = None,
     observer: Observer | None = None,
     batch_number: int = 0,
@@ -160,7 +192,7 @@ def play_clicks(
         embeddings: of its images, [B, C, h, w].
         rounds: most clicks a mask gets.
         enough: (n, iou): a mask at least that good is no longer clicked from click n on.
-        first, max_masks, observer: as `evaluate_clicks` takes them.
+        first, max_masks, multimask, observer: as `evaluate_clicks` takes them.
         batch_number: told to the observer.
 
     Raises:
@@ -170,7 +202,7 @@ def play_clicks(
     for start in range(0, batch.num_masks, max_masks):
         masks = np.arange(start, min(start + max_masks, batch.num_masks))
         game = _Game(sam=sam, batch=batch, embeddings=embeddings, masks=masks)
-        game.batch_number = batch_number
+        game.batch_number, game.multimask = batch_number, multimask
         game.begin(first)
         for n in range(1, rounds + 1):
             stop_at = enough[1] if enough is not None and n >= enough[0] else 1.0
@@ -190,6 +222,8 @@ class _Game:
     masks: npt.NDArray[np.int64]
     """[m] flat indices in the batch."""
     batch_number: int = 0
+    multimask: bool = True
+    """Whether the first click asks for three masks."""
     truths: list[Bitmap] = field(default_factory=list)
     """m times uint8 [H, W]."""
     active: npt.NDArray[np.int64] = field(init=False)
@@ -241,12 +275,19 @@ class _Game:
         self.iou = np.concatenate([self.iou, self.iou[:, -1:]], axis=1)
         if len(self.active) == 0:
             return
-        prediction = self._decode_active(multimask=n == 1)
+        prediction = self._decode_active(multimask=n == 1 and self.multimask)
         predicted = prediction.iou.float().cpu().numpy()
         carried = predicted.argmax(axis=1)
         next_clicks: dict[int, Click] = {}
         kept = np.zeros(len(self.active), dtype=bool)
-        for slot, masks in self._at_original_size(prediction.mask_logits):
+        bitmaps = at_original_size(
+            self.sam,
+            prediction.mask_logits,
+            owners=[self.owner[row] for row in self.active],
+            sizes=self.sizes,
+            originals=self.originals,
+        )
+        for slot, masks in enumerate(bitmaps):
             row = int(self.active[slot])
             real = [mask_iou(mask, self.truths[row]) for mask in masks]
             best = int(carried[slot])
@@ -295,28 +336,6 @@ class _Game:
         return self.sam.decode(
             self.embeddings, self.batch.image_index[rows], prompts, multimask=multimask
         )
-
-    def _at_original_size(self, logits: Tensor) -> Iterator[tuple[int, list[Bitmap]]]:
-        """Per active slot its K masks; upscaled in groups that share an image and fit memory."""
-        slot = 0
-        while slot < len(self.active):
-            image = self.owner[self.active[slot]]
-            height, width = self.originals[image]
-            room = max(1, _PIXELS_AT_ONCE // (height * width * logits.shape[1]))
-            end = slot + 1
-            while (
-                end < min(len(self.active), slot + room) and self.owner[self.active[end]] == image
-            ):
-                end += 1
-            upscaled = self.sam.postprocess(
-                logits[slot:end].float(),
-                image_size=self.sizes[image],
-                original_size=(height, width),
-            )
-            bitmaps = (upscaled > 0).to(torch.uint8).cpu().numpy()
-            for i in range(end - slot):
-                yield slot + i, list(bitmaps[i])
-            slot = end
 
     def _append(self, clicks: dict[int, Click]) -> None:
         m = len(self.masks)

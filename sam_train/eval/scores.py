@@ -10,7 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sam_train.data.groups_file import NAME as GROUPS_FILE
+from sam_train.data.ranks import gather
 from sam_train.errors import UserError
+from sam_train.eval.bootstrap import Interval
+from sam_train.eval.by_group import PhotoSums, intervals
 
 BINS = 10
 
@@ -44,22 +48,56 @@ class ClickScores:
     masks: int
     images: int
     calibration: Calibration
+    box: float | None = None
+    """Of the exact box instead of a click; None where it was not measured."""
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    """95 % interval by name: miou_1, oracle, box; empty with fewer than two groups of photos."""
+    groups: int = 0
+    """How many groups of photos the intervals resample."""
+    grouped: bool = False
+    """Whether `groups.tsv` says which photos belong together; else each photo is a group."""
+
+    def means(self) -> dict[str, float]:
+        """Return the mean IoUs by flat names: miou_1, oracle, miou_2, box."""
+        means = {f"miou_{n}": self.miou[n] for n in sorted(self.miou)}
+        first = {"miou_1": means.pop("miou_1")} if "miou_1" in means else {}
+        box = {} if self.box is None else {"box": self.box}
+        return {**first, "oracle": self.oracle, **means, **box}
 
     def figures(self) -> dict[str, float]:
-        """Flat names for loggers: miou_1, oracle, iou_error, iou_correlation."""
+        """Return all figures by flat names for loggers: the means, the ends of their intervals
+        (miou_1_low, miou_1_high), iou_error, iou_correlation."""
         return {
-            **{f"miou_{n}": value for n, value in self.miou.items()},
-            "oracle": self.oracle,
+            **self.means(),
+            **{f"{name}_low": ends.low for name, ends in self.intervals.items()},
+            **{f"{name}_high": ends.high for name, ends in self.intervals.items()},
             "iou_error": self.calibration.mean_absolute_error,
             "iou_correlation": self.calibration.correlation,
         }
+
+    def basis(self) -> str:
+        """Return what the intervals rest on, in a few words."""
+        if not self.intervals:
+            return "no intervals: they need two groups of images or more"
+        of = f"groups of images ({GROUPS_FILE})" if self.grouped else "images"
+        return f"95 % intervals by resampling {self.groups} {of}"
+
+    def line(self) -> str:
+        """Return the means with their intervals on one line."""
+        words = {"oracle": "oracle", "box": "box"}
+        parts = []
+        for name, mean in self.means().items():
+            said = f"{words.get(name, name.removeprefix('miou_'))}: {mean:.3f}"
+            ends = self.intervals.get(name)
+            parts.append(said if ends is None else f"{said} ({short_interval(ends)})")
+        return "  ".join(parts)
 
     def table(self) -> str:
         """The scores and the calibration bins as text for people."""
         c = self.calibration
         lines = [
             comparison_table({"mIoU": self}),
-            f"over {self.masks} masks of {self.images} images",
+            f"over {self.masks} masks of {self.images} images; {self.basis()}",
             "",
             "predicted IoU  masks  mean predicted  mean real",
         ]
@@ -85,21 +123,40 @@ class ClickScores:
         raw = json.loads(text)
         raw["miou"] = {int(n): value for n, value in raw["miou"].items()}
         raw["calibration"] = Calibration(**raw["calibration"])
+        # Files from before there were intervals have none.
+        ends = raw.get("intervals", {})
+        raw["intervals"] = {name: Interval(**pair) for name, pair in ends.items()}
         return cls(**raw)
 
 
 def comparison_table(rows: Mapping[str, ClickScores]) -> str:
-    """mIoU by clicks, one row per name: untrained beside trained."""
-    clicks = sorted({n for scores in rows.values() for n in scores.miou})
-    heads = ["1 click", "oracle", *(f"{n} clicks" for n in clicks if n > 1)]
+    """Return mIoU by clicks and by box, one row per name, its 95 % intervals below it."""
+    clicks = sorted({n for scores in rows.values() for n in scores.miou} - {1})
+    columns = {"miou_1": "1 click", "oracle": "oracle"}
+    columns |= {f"miou_{n}": f"{n} clicks" for n in clicks}
+    if any(scores.box is not None for scores in rows.values()):
+        columns["box"] = "box"
     width = max(len(name) for name in rows)
-    lines = [" " * width + "".join(f"{head:>10}" for head in heads)]
+    lines = [" " * width + "".join(f"{head:>10}" for head in columns.values())]
     for name, scores in rows.items():
-        values = [scores.miou.get(1), scores.oracle]
-        values += [scores.miou.get(n) for n in clicks if n > 1]
-        cells = ("-" if value is None else f"{value:.3f}" for value in values)
+        means = scores.means()
+        cells = [f"{means[key]:.3f}" if key in means else "-" for key in columns]
         lines.append(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
+        if scores.intervals:
+            ends = [scores.intervals.get(key) for key in columns]
+            cells = ["" if each is None else short_interval(each) for each in ends]
+            lines.append(f"{'95 %':<{width}}" + "".join(f"{cell:>10}" for cell in cells))
     return "\n".join(lines)
+
+
+def short_interval(ends: Interval) -> str:
+    """Return the ends in at most nine characters: .693-.750, .981-1.00."""
+
+    def short(value: float) -> str:
+        text = f"{value:.3f}"
+        return "1.00" if text.startswith("1") else text.removeprefix("0")
+
+    return f"{short(ends.low)}-{short(ends.high)}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,21 +165,28 @@ class ClickTally:
 
     rounds: int
     """Most clicks a mask gets."""
+    boxes: bool = False
+    """Whether boxes are measured as well, the same on every rank."""
     images: int = 0
     iou: list[Tensor] = field(default_factory=list)
     """float64 [m, rounds] per chunk."""
     oracle: list[Tensor] = field(default_factory=list)
     """float64 [m] per chunk."""
+    box: list[Tensor] = field(default_factory=list)
+    """float64 [m] per chunk; empty without `boxes`."""
+    photos: list[PhotoSums] = field(default_factory=list)
+    """Per photo the sums of [rounds] IoU, oracle and, with `boxes`, box; for the intervals."""
     predicted: list[float] = field(default_factory=list)
     real: list[float] = field(default_factory=list)
     """IoU of every returned mask, predicted and measured."""
 
     def _sums(self) -> Tensor:
-        """float64, flat: [rounds] IoU, oracle, masks, images, 4 moments, [3, BINS] bins."""
+        """float64, flat: [rounds] IoU, oracle, box, masks, images, 4 moments, [3, BINS] bins."""
         predicted = torch.tensor(self.predicted, dtype=torch.float64)
         real = torch.tensor(self.real, dtype=torch.float64)
         iou = torch.cat([torch.zeros(0, self.rounds, dtype=torch.float64), *self.iou])
-        oracle = torch.cat([torch.zeros(0, dtype=torch.float64), *self.oracle])
+        nothing = torch.zeros(0, dtype=torch.float64)
+        oracle, box = torch.cat([nothing, *self.oracle]), torch.cat([nothing, *self.box])
         bins = (predicted.clamp(0, 1) * BINS).long().clamp(max=BINS - 1)
         table = torch.zeros(3, BINS, dtype=torch.float64)
         for row, values in enumerate((torch.ones_like(real), predicted, real)):
@@ -136,7 +200,8 @@ class ClickTally:
             ]
         )
         counts = torch.tensor([iou.shape[0], self.images], dtype=torch.float64)
-        return torch.cat([iou.sum(0), oracle.sum()[None], counts, moments, table.flatten()])
+        single = torch.stack([oracle.sum(), box.sum()])
+        return torch.cat([iou.sum(0), single, counts, moments, table.flatten()])
 
     def scores(self, clicks: Sequence[int], *, device: torch.device | None = None) -> ClickScores:
         """The means over the masks of all ranks; the same answer on every rank.
@@ -153,14 +218,26 @@ class ClickTally:
             sums = sums.to(device or "cpu")
             dist.all_reduce(sums)
             sums = sums.cpu()
-        iou, (oracle, masks, images) = sums[: self.rounds], sums[self.rounds : self.rounds + 3]
-        moments, bins = sums[self.rounds + 3 : -3 * BINS], sums[-3 * BINS :]
+        iou, rest = sums[: self.rounds], sums[self.rounds :]
+        (oracle, box, masks, images), moments, bins = (
+            rest[:4],
+            rest[4 : -3 * BINS],
+            rest[-3 * BINS :],
+        )
         if masks.item() == 0:
             raise UserError(
                 "data.val gave no mask to evaluate: check its files and data.max_area_fraction"
             )
+        names = [*(f"miou_{n + 1}" for n in range(self.rounds)), "oracle", "box"]
+        spread = intervals([photo for part in gather(self.photos) for photo in part])
+        ends = dict(zip(names, spread.ends, strict=False))
+        kept = {"oracle", "box", *(f"miou_{n}" for n in clicks)}
         return ClickScores(
             miou={n: float(iou[n - 1] / masks) for n in clicks},
+            box=float(box / masks) if self.boxes else None,
+            intervals={name: each for name, each in ends.items() if name in kept},
+            groups=spread.units,
+            grouped=spread.grouped,
             oracle=float(oracle / masks),
             masks=int(masks),
             images=int(images),

@@ -1,7 +1,9 @@
 """All masks of a photo: a grid of points on every crop; the sure, stable and new stay (paper B).
 
 With equal weights and settings it gives the masks of segment-anything 1.0's
-`SamAutomaticMaskGenerator`, in its order and its form. It is faster because masks that the IoU
+`SamAutomaticMaskGenerator`, in its order and its form. One thing differs: masks one pixel wide or
+high, whose boxes have no area in the reference's arithmetic, are given once here and as often as
+they were found there. It is faster because masks that the IoU
 head refuses are never scaled up, and the others never become bitmaps: their runs, areas and boxes
 come straight from the decoder's grid (`trace`).
 """
@@ -184,12 +186,16 @@ class AutomaticMaskGenerator:
             for number in np.unique(part.crops).tolist():
                 by_crop[number].append(part.take(part.crops == number))
         unique = [joined(parts) for parts in by_crop]
-        unique = [m.take(nms(m.boxes, m.iou, threshold=cfg.box_nms_thresh)) for m in unique]
+        unique = [
+            m.take(nms(m.boxes, m.iou, threshold=cfg.box_nms_thresh, lines=True)) for m in unique
+        ]
         masks = joined(unique)
         if len(pyramid) > 1:
             sizes = np.array([crop.width * crop.height for crop in crops])
             nearness = np.float32(1) / sizes[masks.crops].astype(np.float32)
-            masks = masks.take(nms(masks.boxes, nearness, threshold=cfg.crop_nms_thresh))
+            masks = masks.take(
+                nms(masks.boxes, nearness, threshold=cfg.crop_nms_thresh, lines=True)
+            )
         if cfg.min_mask_region_area > 0:
             masks = self._tidied(masks, photo)
         return Proposals(photo=photo, crops=crops, masks=masks)
@@ -320,7 +326,8 @@ class AutomaticMaskGenerator:
             points=points,
             crops=np.full(len(iou), number),
         )
-        good = ~cut_off(masks.boxes, crop, photo)
+        # Without a stability threshold the reference lets empty masks through, each a copy.
+        good = ~cut_off(masks.boxes, crop, photo) & (masks.areas > 0)
         if cfg.stability_score_thresh > 0:
             good &= masks.stability >= np.float32(cfg.stability_score_thresh)
         if cfg.max_area_fraction is not None:
@@ -355,7 +362,7 @@ class AutomaticMaskGenerator:
             left = masks.areas > 0
             masks, intact = masks.take(left), intact[left]
         threshold = max(cfg.box_nms_thresh, cfg.crop_nms_thresh)
-        return masks.take(nms(masks.boxes, intact, threshold=threshold))
+        return masks.take(nms(masks.boxes, intact, threshold=threshold, lines=True))
 
 
 __all__ = ["OUTPUT_MODES", "AutomaticMaskGenerator", "Photo", "Proposals"]

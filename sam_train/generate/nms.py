@@ -12,30 +12,42 @@ def nms(
     scores: npt.NDArray[np.float32],
     *,
     threshold: float,
+    lines: bool = False,
 ) -> npt.NDArray[np.int64]:
-    """The boxes that no box of a higher score overlaps by more than `threshold`.
+    """Return the boxes that no box of a higher score overlaps by more than `threshold`.
 
     Args:
         boxes: [n, 4] x0 y0 x1 y1; a box of no area never suppresses and is never suppressed.
         scores: [n]; of equal ones the first comes first.
         threshold: of the IoU of two boxes, computed in float32.
+        lines: boxes name first and last pixels, so one of no area is a line of pixels, or a single
+            one, not nothing. Two of these overlap by the pixels that they share. Boxes with an area
+            are compared as ever, and never with a line.
 
     Returns:
         int64, by falling score.
     """
     order = np.argsort(-scores, kind="stable")
-    kept: npt.NDArray[np.int64] = _nms(np.ascontiguousarray(boxes, np.float32), order, threshold)
+    kept: npt.NDArray[np.int64] = _nms(
+        np.ascontiguousarray(boxes, np.float32), order, threshold, lines
+    )
     return kept
 
 
-@numba.njit("int64[::1](float32[:, ::1], int64[::1], float64)", nogil=True, cache=True)
-def _nms(boxes, order, threshold):  # type: ignore[no-untyped-def]
+@numba.njit("float32(float32[::1])", nogil=True, cache=True)
+def _pixels(box):  # type: ignore[no-untyped-def]
+    one = np.float32(1)
+    return (box[2] - box[0] + one) * (box[3] - box[1] + one)
+
+
+@numba.njit("int64[::1](float32[:, ::1], int64[::1], float64, boolean)", nogil=True, cache=True)
+def _nms(boxes, order, threshold, lines):  # type: ignore[no-untyped-def]
     n = len(order)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     suppressed = np.zeros(n, dtype=np.bool_)
     kept = np.empty(n, dtype=np.int64)
     count = 0
-    zero = np.float32(0)
+    zero, one = np.float32(0), np.float32(1)
     for a in range(n):
         i = order[a]
         if suppressed[i]:
@@ -46,8 +58,12 @@ def _nms(boxes, order, threshold):  # type: ignore[no-untyped-def]
             j = order[b]
             width = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0])
             height = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1])
-            both = max(zero, width) * max(zero, height)
-            either = areas[i] + areas[j] - both
+            if lines and areas[i] == zero and areas[j] == zero:
+                both = max(zero, width + one) * max(zero, height + one)
+                either = _pixels(boxes[i]) + _pixels(boxes[j]) - both
+            else:
+                both = max(zero, width) * max(zero, height)
+                either = areas[i] + areas[j] - both
             # Two boxes without area: torchvision's 0 / 0 is no overlap either.
             if either > zero and np.float64(both / either) > threshold:
                 suppressed[j] = True

@@ -122,21 +122,29 @@ def _rounds(axis: Any, columns: Columns, quantity: str, title: str) -> None:
 
 
 def _clicks(axis: Any, columns: Columns) -> None:
-    axis.set(title="held-out mIoU by clicks", ylim=(0, 1))
+    axis.set(title="held-out mIoU by clicks and box, 95 % intervals", ylim=(0, 1))
     numbers = sorted(int(name[9:]) for name in columns if re.fullmatch(r"val/miou_\d+", name))
     for i, n in enumerate(numbers):
-        steps, values = _series(columns, f"val/miou_{n}")
         label = "1 click" if n == 1 else f"{n} clicks"
-        axis.plot(
-            steps, values, marker="o", color=_colour(i / max(len(numbers) - 1, 1)), label=label
-        )
+        colour = _colour(i / max(len(numbers) - 1, 1))
+        _scores(axis, columns, f"val/miou_{n}", color=colour, label=label)
     if "val/oracle" in columns:
-        steps, values = _series(columns, "val/oracle")
-        axis.plot(steps, values, marker="o", color="#e0483e", linestyle="--", label="1, oracle")
+        _scores(axis, columns, "val/oracle", color="#e0483e", linestyle="--", label="1, oracle")
+    if "val/box" in columns:
+        _scores(axis, columns, "val/box", color="#8a5a2b", linestyle=":", label="box")
     if numbers:
         axis.legend(frameon=False, ncols=2)
     else:
         axis.text(0.5, 0.5, "not measured yet", ha="center", transform=axis.transAxes)
+
+
+def _scores(axis: Any, columns: Columns, name: str, *, color: Any, **style: Any) -> None:
+    """Draw one held-out score over the steps, and its 95 % interval as a band where it has one."""
+    axis.plot(*_series(columns, name), marker="o", markersize=4, color=color, **style)
+    steps, low = _series(columns, f"{name}_low")
+    _, high = _series(columns, f"{name}_high")
+    if low and len(low) == len(high):
+        axis.fill_between(steps, low, high, color=color, alpha=0.13, linewidth=0)
 
 
 def _predicted(axis: Any, columns: Columns) -> None:

@@ -39,6 +39,7 @@ class ClickValidation(Callback):
         self.pictures = run_dir / "pictures"
         self.run_dir = run_dir
         self._batches: list[Batch] | None = None
+        self._groups: dict[int, str] = {}
         self._measured_at = -1
         self._after: ClickScores | None = None
         self._trained = False
@@ -71,8 +72,7 @@ class ClickValidation(Callback):
             with self.meter.pause():
                 scores = self._measure(trainer, pl_module)
                 self._draw_curves(trainer)
-            figures = "  ".join(f"{n}: {iou:.3f}" for n, iou in scores.miou.items())
-            log.info("step %d  held-out mIoU by clicks  %s", step, figures)
+            log.info("step %d  held-out mIoU by clicks  %s", step, scores.line())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the trained model."""
@@ -99,7 +99,8 @@ class ClickValidation(Callback):
         if self._after is not None:
             rows["trained"] = after = self._after
             where = f"over {after.masks} masks of {after.images} held-out images"
-            log.info("mIoU by clicks %s\n%s", where, comparison_table(rows))
+            table = comparison_table(rows)
+            log.info("mIoU by clicks and box %s\n%s\n%s", where, table, after.basis())
         # Only the newest films: there may be dozens.
         films = [
             film
@@ -145,6 +146,7 @@ class ClickValidation(Callback):
         if datamodule is None or not datamodule.cfg.val:
             log.info("data.val is not set: nothing will be validated")
             return None
+        self._groups = datamodule.val_groups()
         own = -(-(self.cfg.images - trainer.global_rank) // trainer.world_size)
         return take_images(datamodule.val_dataloader(), own)
 
@@ -155,6 +157,8 @@ class ClickValidation(Callback):
     def _measure_weights(self, trainer: Trainer, pl_module: LightningModule) -> ClickScores:
         film = ClickFilm(rows=self.cfg.film_rows, shown=self.cfg.clicks)
         sam = whole_sam(pl_module)
+        cfg: Any = getattr(pl_module, "cfg", None)
+        filmed = trainer.is_global_zero and self.cfg.film_rows > 0
         with trainer.precision_plugin.forward_context():
             scores = evaluate_clicks(
                 sam,
@@ -162,8 +166,12 @@ class ClickValidation(Callback):
                 clicks=self.cfg.clicks,
                 first=self.cfg.first,
                 max_masks=self.cfg.max_masks,
+                boxes=True,
+                multimask=cfg is None or cfg.prompts.multimask_first_round,
+                groups=self._groups,
                 device=pl_module.device,
-                observer=film if trainer.is_global_zero and self.cfg.film_rows else None,
+                observer=film if filmed else None,
+                box_observer=film.see_box if filmed else None,
             )
             self._measured_at = trainer.global_step
             if trainer.is_global_zero:
@@ -177,7 +185,7 @@ class ClickValidation(Callback):
         title = f"IoU head at step {step}"
         draw_calibration(scores.calibration, self._calibration_file, title=title)
         if rows := film.film():
-            caption = f"step {step}: clicks in the middle of what is wrong"
+            caption = f"step {step}: the exact box; clicks in the middle of what is wrong"
             picture = filmstrip(rows, titles=film.titles(), caption=caption)
             picture.save(self.pictures / f"clicks_{step:07d}.png")
 

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from data_tools.sample import SampleConfig, draw_sample, write_sample
+from data_tools.sample import SampleConfig, draw_sample, run, write_sample
 from data_tools.scenes import Scene, close_up, render_scene
+from sam_train.data.groups_file import read_groups
+from sam_train.errors import UserError
 
 SIDE, ZOOM, SEED = 96, 2.0, 7
 SHOTS = 4
@@ -138,3 +140,35 @@ def test_files_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
         seen = np.asarray(Image.open(io.BytesIO(stored.read())), np.int16)
     drawn = close_up(SEED, 5, height=64, width=64, zoom=ZOOM).image
     assert np.abs(seen - drawn).mean() < 8
+
+
+def test_a_photo_of_each_scene_is_that_of_the_whole_collection(tmp_path: Path) -> None:
+    every = SampleConfig(scenes=9, height=64, width=64, zoom=ZOOM, seed=SEED)
+    few = SampleConfig(scenes=3, height=64, width=64, zoom=ZOOM, seed=SEED, per_scene=1)
+    members: dict[str, dict[str, bytes]] = {}
+    for name, cfg in {"every": every, "few": few}.items():
+        write_sample(cfg, tmp_path / name)
+        with tarfile.open(tmp_path / name / "sa_000000.tar") as tar:
+            files = {m.name: tar.extractfile(m) for m in tar}
+            members[name] = {key: file.read() for key, file in files.items() if file}
+    assert members["few"].items() <= members["every"].items()
+    assert sorted(members["few"])[::2] == ["sa_1.jpg", "sa_5.jpg", "sa_9.jpg"]
+    assert read_groups(tmp_path / "every") == {
+        f"sa_{k + 1}": f"seed {SEED} scene {k // SHOTS}" for k in range(9)
+    }
+    assert len(set(read_groups(tmp_path / "few").values())) == 3
+
+
+def test_groups_are_written_beside_shards_from_before_there_were_any(tmp_path: Path) -> None:
+    arguments = ["--out", str(tmp_path), "--scenes", "5", "--size", "64", "--zoom", "2"]
+    run([*arguments, "--workers", "0"])
+    before = (tmp_path / "groups.tsv").read_bytes()
+    (tmp_path / "groups.tsv").unlink()
+    assert "5 photos of 2 scenes are there already" in run(arguments)
+    assert (tmp_path / "groups.tsv").read_bytes() == before
+    # Four a scene is what --zoom 2 leaves room for: nothing else than what is there.
+    assert "are there already" in run([*arguments, "--per-scene", "4"])
+    with pytest.raises(UserError, match="made with another per_scene"):
+        run([*arguments, "--per-scene", "1"])
+    with pytest.raises(UserError, match=r"--per-scene 5 must be from 1 to 4 with --zoom 2"):
+        run([*arguments, "--per-scene", "5"])

@@ -19,7 +19,9 @@ from data_tools.reshard_plan import cut
 from data_tools.reshard_run import Journal, Part, write_part, write_parts
 from data_tools.reshard_sample import Size, remake
 from data_tools.sa1b_format import ShardSample, TarEntry, annotate_masks, write_entries
+from data_tools.subset import main as subset
 from data_tools.subset import rank
+from sam_train.data.groups_file import groups_of, write_groups
 from sam_train.data.shards import open_shards
 from sam_train.errors import UserError
 
@@ -350,3 +352,25 @@ def test_errors_are_one_line(
     (out / "reshard.jsonl").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         Journal(out, settings={}, digest="")
+
+
+def test_a_scene_lies_on_one_side_of_a_split(source: Path, tmp_path: Path) -> None:
+    scenes = {f"sa_{n}": f"scene {n // 4}" for n in range(1, 37)}  # 37 to 40 have none
+    write_groups(source, scenes)
+    out, val = tmp_path / "out", tmp_path / "val"
+    split = ("--val-fraction", 0.3, "--val-out", val, "--samples-per-shard", 6)
+    assert run(source, "--out", out, *split) == 0
+    names = {folder: set(read(folder)) for folder in (out, val)}
+    # The rule of the page, on the scene's text.
+    held_out = {f"sa_{n}" for n in range(1, 41) if rank(scenes.get(f"sa_{n}", f"sa_{n}")) >= 0.7}
+    assert names[val] == held_out
+    assert names[out] == {f"sa_{n}" for n in range(1, 41)} - held_out
+    assert 0 < len(held_out) < 40
+    for folder in (out, val):
+        shards = open_shards(str(folder), option="data.val")
+        found = groups_of(shards, samples=len(shards))
+        said = {shards.key(k).rpartition("/")[2]: group for k, group in found.items()}
+        assert said == {name: scenes[name] for name in names[folder] if name in scenes}
+    lists = tmp_path / "lists"
+    subset([str(source), "--val-fraction", "0.3", "--fraction", "0.5", "--out", str(lists)])
+    assert set((lists / "val_0.3.txt").read_text().split()) == held_out

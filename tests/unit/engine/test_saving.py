@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import torch
 
+from sam_train.config import RunConfig
 from sam_train.engine.agreement import Agreement
 from sam_train.engine.background import Background, snapshot
+from sam_train.engine.fit import run_callbacks
 from sam_train.engine.resume import candidates, inspect
 from sam_train.engine.rng_state import rng_state, set_rng_state
 from sam_train.engine.rotation import CheckpointConfig, check, steps_in, to_keep
 from sam_train.engine.saving import Saver, begin_course, identity
+from sam_train.engine.signals import Notice
 from sam_train.engine.whole_files import (
     DamagedFileError,
     check_whole,
@@ -309,3 +312,26 @@ def test_a_link_replaces_what_was_there(tmp_path: Path) -> None:
     link(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_text() == "a"
     assert names(tmp_path) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "boxes", "column"),
+    [
+        ("auto", 0.5, "val/miou_2"),
+        ("auto", 0.0, "val/miou_2"),
+        ("auto", 1.0, "val/box"),
+        ("val/miou_9", 1.0, "val/miou_9"),
+    ],
+)
+def test_the_best_of_a_run_that_trains_boxes_only_is_best_by_boxes(
+    metric: str, boxes: float, column: str, tmp_path: Path
+) -> None:
+    cfg = RunConfig()
+    cfg.checkpoint.metric, cfg.prompts.box_probability = metric, boxes
+    cfg.callbacks.validation.clicks = [9, 2]
+    notice = Notice(grace_seconds=1.0)
+    made = run_callbacks(cfg, run_dir=tmp_path, notice=notice, plain={}, found=None)
+    (saver,) = (each for each in made if isinstance(each, Saver))
+    assert saver.cfg.metric == column
+    assert saver.cfg.keep_last == cfg.checkpoint.keep_last
+    assert cfg.checkpoint.metric == metric

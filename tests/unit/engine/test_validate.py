@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors import safe_open
 
 from data_tools.sa1b_format import ShardSample, annotation, write_shards
 from sam_train.cli import main
+from sam_train.data.groups_file import write_groups
 from sam_train.engine.fit import fit
 from sam_train.engine.validate import validate
 from sam_train.errors import UserError
@@ -101,6 +103,26 @@ def test_a_checkpoint_scores_what_its_run_measured(
             assert min(picture.size) > 100
             assert picture.convert("L").getextrema()[0] < 128  # something is drawn
         assert str(tmp_path / name) in text
+
+
+def test_photos_of_one_scene_are_resampled_together(
+    trained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    ours = tmp_path / "ours"
+    shutil.copytree(scenes, ours)
+    arguments = [f"ckpt={trained / 'checkpoints/last.ckpt'}", *common(ours)]
+    apart = validate([*arguments, f"run_dir={tmp_path / 'apart'}"])
+    assert set(apart.intervals) == {"miou_1", "oracle", "miou_2", "box"}
+    assert (apart.groups, apart.grouped) == (2, False)
+    write_groups(ours, {"sa_0": "Patient 1", "sa_1": "Patient 1"})
+    # What a single prompt asks for is the training's to say.
+    one = "prompts.multimask_first_round=false"
+    together = validate([*arguments, one, f"run_dir={tmp_path / 'together'}"])
+    assert together.intervals == {}
+    assert (together.groups, together.grouped) == (1, True)
+    assert together.masks == apart.masks
+    assert together.oracle == together.miou[1]
+    assert together.box != apart.box
 
 
 def test_exported_weights_score_the_same_up_to_their_rounding(

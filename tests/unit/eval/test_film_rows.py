@@ -8,6 +8,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from sam_train.eval import ClickResult
+from sam_train.eval.box_prompt import BoxResult
 from sam_train.eval.film_rows import ClickFilm, rows_from_rounds
 from sam_train.model import build_sam
 from sam_train.types import (
@@ -139,3 +140,29 @@ def test_training_rounds_show_new_clicks_boxes_and_the_confident_mask() -> None:
     assert point.frames[0].box is None
     assert [frame.box for frame in box.frames] == [(3.0, 4.0, 50.0, 20.0)] * 2
     assert box.frames[1].clicks == []
+
+
+def test_a_box_is_the_first_column_of_the_mask_that_is_clicked() -> None:
+    film, data = ClickFilm(rows=1, shown=(1,)), batch()
+    assert data.rles is not None
+    for mask in (0, 1):
+        film.see_box(
+            BoxResult(
+                batch=data,
+                batch_number=0,
+                mask_index=mask,
+                box=(1.0, 2.0, 31.0, 15.0),
+                mask=coco_mask.decode(data.rles[mask]),
+                iou=0.7 + 0.1 * mask,
+                predicted_iou=0.9,
+            )
+        )
+        film(click(1, mask=mask, iou=0.5, of=data))
+    assert film.titles() == ["box", "1 click"]
+    (row,) = film.film()
+    boxed, clicked = row.frames
+    followed = 1 if row.truth.sum() < 16 * 32 else 0  # the one of middle area
+    assert (boxed.iou, boxed.box) == (pytest.approx(0.7 + 0.1 * followed), (1.0, 2.0, 31.0, 15.0))
+    assert boxed.clicks == []
+    assert clicked.box is None
+    assert [mark.new for mark in clicked.clicks] == [True]

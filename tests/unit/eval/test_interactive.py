@@ -14,7 +14,17 @@ from torch import Tensor
 from sam_train.errors import UserError
 from sam_train.eval import ClickResult, evaluate_clicks
 from sam_train.model import Sam, build_sam
-from sam_train.types import BACKGROUND, FOREGROUND, PAD, RLE, Batch, Prediction, Prompts
+from sam_train.types import (
+    BACKGROUND,
+    BOX_BOTTOM_RIGHT,
+    BOX_TOP_LEFT,
+    FOREGROUND,
+    PAD,
+    RLE,
+    Batch,
+    Prediction,
+    Prompts,
+)
 
 S = 64
 BoolMask = npt.NDArray[np.bool_]
@@ -270,3 +280,58 @@ def test_bad_arguments_are_named(random_sam: Sam) -> None:
         evaluate_clicks(random_sam, [])
     with pytest.raises(ValueError, match=r"sa_0.*without a pixel"):
         evaluate_clicks(random_sam, [make_batch([[np.zeros((9, 9), dtype=bool)]])])
+
+
+def plain_boxes(sam: Sam, batch: Batch, *, multimask: bool) -> list[tuple[float, float]]:
+    """IoU and predicted IoU of the surest mask of each exact box, one at a time."""
+    assert batch.rles is not None
+    found = []
+    embeddings = sam.encode(batch.images, batch.image_sizes)
+    for k, image in enumerate(batch.image_index.tolist()):
+        h, w = batch.image_sizes[image].tolist()
+        H, W = batch.original_sizes[image].tolist()
+        truth = coco_mask.decode(batch.rles[k]).astype(bool)
+        x0, y0, x1, y1 = batch.boxes[k].tolist()
+        prompts = Prompts(
+            coords=torch.tensor([[[x0, y0], [x1, y1]]]),
+            labels=torch.tensor([[BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]]),
+        )
+        answer = sam.decode(embeddings, torch.tensor([image]), prompts, multimask=multimask)
+        full = F.interpolate(answer.mask_logits, (S, S), mode="bilinear", align_corners=False)
+        full = F.interpolate(full[..., :h, :w], (H, W), mode="bilinear", align_corners=False)
+        best = int(answer.iou[0].argmax())
+        mask = (full[0, best] > 0).numpy()
+        iou = float((mask & truth).sum() / (mask | truth).sum())
+        found.append((iou, float(answer.iou[0, best])))
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("multimask", [True, False])
+def test_boxes_agree_with_a_plain_loop_over_masks(random_sam: Sam, multimask: bool) -> None:
+    batch, results = two_photos(), []
+    generator = torch.Generator().manual_seed(1)
+    corners = torch.rand(batch.num_masks, 2, 2, generator=generator) * 40
+    batch.boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+    wanted = plain_boxes(random_sam.eval(), batch, multimask=multimask)
+    for max_masks in (64, 2):
+        results.clear()
+        scores = evaluate_clicks(
+            random_sam,
+            [batch],
+            clicks=(1,),
+            boxes=True,
+            multimask=multimask,
+            max_masks=max_masks,
+            box_observer=results.append,
+        )
+        assert scores.box == pytest.approx(np.mean([iou for iou, _ in wanted]), abs=1e-6)
+        assert [r.mask_index for r in results] == list(range(batch.num_masks))
+        assert [r.iou for r in results] == pytest.approx([iou for iou, _ in wanted], abs=1e-6)
+        assert [r.predicted_iou for r in results] == pytest.approx([p for _, p in wanted], rel=1e-5)
+        assert [r.box for r in results] == [tuple(box) for box in batch.boxes.tolist()]
+        assert {"box", "miou_1", "oracle"} == set(scores.intervals)
+        # Asked for one mask, a click has no other to be beaten by.
+        assert (scores.oracle == scores.miou[1]) == (not multimask)
+    assert np.ptp([iou for iou, _ in wanted]) > 0.01
+    assert evaluate_clicks(random_sam, [batch], clicks=(1,)).box is None

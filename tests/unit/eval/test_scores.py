@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torch.distributed as dist
+from scipy import stats
 
 from sam_train.errors import UserError
-from sam_train.eval.scores import ClickScores, ClickTally, comparison_table
+from sam_train.eval.bootstrap import Interval
+from sam_train.eval.by_group import photo_sums
+from sam_train.eval.scores import ClickScores, ClickTally, comparison_table, short_interval
 
 
 def tally_of(iou: list[list[float]], *, predicted: list[float], real: list[float]) -> ClickTally:
@@ -63,6 +69,15 @@ RANKS = [
     tally_of([[0.4, 1.0]], predicted=[0.1], real=[0.7]),
     tally_of([], predicted=[], real=[]),
 ]
+for rank, photos in enumerate(((0, 3), (1,), ())):
+    # Two photos of one scene are on different ranks.
+    for position in photos:
+        RANKS[rank].photos += photo_sums(
+            np.array([[0.1, 0.3, 0.7], [0.2, 0.9, 0.3]]) + 0.1 * position,
+            owners=[0, 0],
+            positions=[position],
+            groups={0: "a", 1: "a"},
+        )
 
 
 def _one_rank(rank: int, store: Path, answers: Path) -> None:
@@ -79,6 +94,7 @@ def test_ranks_add_up_to_one_process_with_all_masks(tmp_path: Path) -> None:
         together.oracle += part.oracle
         together.predicted += part.predicted
         together.real += part.real
+        together.photos += part.photos
     expected = together.scores([1, 2])
     # Forked: the children need no second import of torch.
     context = multiprocessing.get_context("fork")
@@ -97,5 +113,113 @@ def test_ranks_add_up_to_one_process_with_all_masks(tmp_path: Path) -> None:
         assert scores.images == 3
         assert scores.miou == pytest.approx(expected.miou)
         assert scores.oracle == pytest.approx(expected.oracle)
+        assert scores.intervals == expected.intervals != {}
+        assert scores.groups == 2
         assert scores.calibration.count == expected.calibration.count
         assert scores.calibration.correlation == pytest.approx(expected.calibration.correlation)
+
+
+def test_files_from_before_there_were_intervals_are_still_read() -> None:
+    scores = tally_of([[0.2, 0.4]], predicted=[0.5], real=[0.5]).scores([1, 2])
+    old = json.loads(scores.to_json())
+    for name in ("box", "intervals", "groups", "grouped"):
+        del old[name]
+    assert ClickScores.from_json(json.dumps(old)).miou == scores.miou
+
+
+def with_photos(scenes: list[str | None], *, box: bool = True) -> ClickTally:
+    """Three masks a photo; those of one scene are equally good, but for a little."""
+    rng = np.random.default_rng(5)
+    good: dict[str, float] = {}
+    tally = ClickTally(rounds=2, boxes=box, images=len(scenes))
+    for position, scene in enumerate(scenes):
+        middle = good.setdefault(scene or f"photo {position}", rng.uniform(0.3, 0.9))
+        values = middle + rng.uniform(-0.05, 0.05, (3, 4))
+        add_photo(tally, values if box else values[:, :3], position=position, scene=scene)
+    return tally
+
+
+def add_photo(
+    tally: ClickTally, values: npt.NDArray[np.float64], *, position: int, scene: str | None
+) -> None:
+    tally.iou.append(torch.from_numpy(values[:, :2]))
+    tally.oracle.append(torch.from_numpy(values[:, 2]))
+    if tally.boxes:
+        tally.box.append(torch.from_numpy(values[:, 3]))
+    tally.predicted.append(0.5)
+    tally.real.append(0.5)
+    tally.photos += photo_sums(
+        values,
+        owners=[0] * len(values),
+        positions=[position],
+        groups={} if scene is None else {position: scene},
+    )
+
+
+def test_intervals_are_those_of_scipy_over_scenes_not_photos() -> None:
+    """Equally many masks a scene, so the mean over masks is the mean of the scenes' means."""
+    scenes = [f"scene {k // 9}" for k in range(30 * 9)]
+    tally = with_photos(list(scenes))
+    scores = tally.scores([1, 2])
+    means = torch.cat(tally.box).numpy().reshape(30, 27).mean(1)
+    theirs = stats.bootstrap(
+        (means,), np.mean, confidence_level=0.95, method="percentile", n_resamples=20_000, rng=1
+    ).confidence_interval
+    ends = scores.intervals["box"]
+    assert scores.box == pytest.approx(means.mean())
+    # Thirty are few: a bit wider than scipy's.
+    wider = (ends.high - ends.low) / (theirs.high - theirs.low)
+    assert 1.0 < wider < 1.12
+    assert (ends.low + ends.high) / 2 == pytest.approx((theirs.low + theirs.high) / 2, abs=0.01)
+    assert (scores.groups, scores.grouped) == (30, True)
+    alone = with_photos(list(scenes))
+    alone.photos = [replace(photo, group=None) for photo in alone.photos]
+    narrow = alone.scores([1, 2])
+    assert (narrow.groups, narrow.grouped) == (270, False)
+    share = (narrow.intervals["box"].high - narrow.intervals["box"].low) / (ends.high - ends.low)
+    assert share == pytest.approx(1 / 3, abs=0.06)  # nine photos a scene, all alike
+
+
+def test_photos_without_a_group_count_alone_and_order_does_not_matter() -> None:
+    scenes = ["a", None, "b", "a", None, "c"]
+    tally = with_photos(scenes)
+    scores = tally.scores([2])
+    assert (scores.groups, scores.grouped) == (5, True)
+    assert set(scores.intervals) == {"miou_2", "oracle", "box"}
+    # Of so few groups the ends are the extremes, whatever is drawn: more for the order.
+    many = with_photos([f"scene {k % 40}" for k in range(60)])
+    in_order = many.scores([2]).intervals
+    many.photos.reverse()
+    assert many.scores([2]).intervals == in_order
+    # One group is no spread.
+    single = with_photos(["a", "a"]).scores([1])
+    assert single.intervals == {}
+    assert "no intervals" in single.basis()
+    assert "nan" not in single.to_json().lower()
+
+
+def test_what_people_read_has_the_intervals_beside_the_scores() -> None:
+    scores = with_photos(["a", "b", "b", "c"]).scores([1, 2])
+    assert ClickScores.from_json(scores.to_json()) == scores
+    figures = scores.figures()
+    for name, mean in scores.means().items():
+        assert figures[f"{name}_low"] <= mean <= figures[f"{name}_high"]
+    before = with_photos(["a", "b"], box=False).scores([1])
+    before.intervals = {}
+    lines = comparison_table({"before": before, "after": scores}).splitlines()
+    assert lines[0].split() == ["1", "click", "oracle", "2", "clicks", "box"]
+    assert lines[1].split()[3:] == ["-", "-"]
+    assert lines[2].split() == ["after", *(f"{mean:.3f}" for mean in scores.means().values())]
+    assert lines[3].split()[:2] == ["95", "%"]
+    for said, name in zip(lines[3].split()[2:], scores.means(), strict=True):
+        ends = scores.intervals[name]
+        assert said == f"{ends.low:.3f}-{ends.high:.3f}".replace("0.", ".")
+    assert len({len(line) for line in lines}) == 1
+    assert scores.basis() == "95 % intervals by resampling 3 groups of images (groups.tsv)"
+    assert f"  box: {scores.box:.3f} (." in scores.line()
+    assert scores.line().startswith(f"1: {scores.miou[1]:.3f} (.")
+
+
+def test_a_perfect_end_of_an_interval_fits_its_column() -> None:
+    assert short_interval(Interval(low=0.98149, high=0.99996)) == ".981-1.00"
+    assert short_interval(Interval(low=0.0, high=0.0504)) == ".000-.050"

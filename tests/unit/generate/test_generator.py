@@ -105,6 +105,20 @@ def test_no_masks_at_all_are_an_empty_list(nano: Sam, image: Any) -> None:
     assert masks(nano, image, pred_iou_thresh=2.0, crop_n_layers=1) == []
 
 
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("thresholds", [0.1, 0.0])
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (90, 1), (3, 3)])
+def test_each_mask_once_where_boxes_have_no_area(
+    nano: Sam, size: tuple[int, int], layers: int, thresholds: float
+) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    names = ("pred_iou_thresh", "stability_score_thresh")
+    found = masks(nano, image, crop_n_layers=layers, **dict.fromkeys(names, thresholds))
+    pixels = [record["segmentation"].tobytes() for record in found]
+    assert 1 <= len(pixels) == len(set(pixels))
+    assert all(record["segmentation"].any() for record in found)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (2, 200)])
 def test_photos_of_a_few_pixels(nano: Sam, size: tuple[int, int]) -> None:
     image = np.full((*size, 3), 128, np.uint8)

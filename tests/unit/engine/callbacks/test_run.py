@@ -146,12 +146,20 @@ def test_a_run_and_its_resume(run: Run, scenes: Path) -> None:
     before = ClickScores.from_json(before_text)
     assert before.images == 2
     assert float(rows[0]["val/miou_1"]) == pytest.approx(before.miou[1], abs=1e-5)
+    assert before.box is not None
+    assert float(rows[0]["val/box"]) == pytest.approx(before.box, abs=1e-5)
+    assert float(rows[0]["val/box_low"]) == pytest.approx(before.intervals["box"].low, abs=1e-5)
+    assert float(rows[0]["val/miou_2_high"]) == pytest.approx(
+        before.intervals["miou_2"].high, abs=1e-5
+    )
 
     said = "\n".join(run.messages)
     # Not a terminal: the first and the last step get a line, no more within line_seconds.
     assert sum(line.startswith("step") and "images/s" in line for line in run.messages) == 2
     assert "untrained" in said
     assert "trained" in said.replace("untrained", "")
+    assert "95 % intervals by resampling 2 images" in said
+    assert any(line.startswith("step 2  held-out") and "box: 0." in line for line in run.messages)
     assert str(pictures / "clicks_0000003.png") in said
     assert str(pictures / "curves.png") in said
 
