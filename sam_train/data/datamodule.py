@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from sam_train.data.config import DataConfig, check
 from sam_train.data.fingerprint import Fingerprint, require_same
 from sam_train.data.loader import Loader, SizedLoader, make_train_loader, make_val_loader
+from sam_train.data.ranks import gather
 from sam_train.data.shards import Shards, open_shards
 from sam_train.data.skip_report import describe
 from sam_train.data.skips import Skips, Tally
@@ -23,6 +24,7 @@ from sam_train.data.stream import (
     make_stream_loader,
     open_stream,
 )
+from sam_train.data.survey import Grid, Survey, report, report_scored, survey
 from sam_train.data.turns import Turns
 
 __all__ = ["DataConfig", "SamDataModule"]
@@ -88,9 +90,15 @@ class SamDataModule(LightningDataModule):
                 )
             self._fingerprint = self._train.fingerprint
             require_same(self._fingerprint, option="data.train")
+            if not isinstance(self._train, StreamShards):
+                found = self._survey(self._train, limit=self.cfg.limit)
+                fraction = self.cfg.max_skip_fraction
+                report(found, option="data.train", max_skip_fraction=fraction)
         if stage in {None, "fit", "validate"} and self._val is None and self.cfg.val:
             self._val = self._open(self.cfg.val, option="data.val")
             require_same(self._val.fingerprint, option="data.val")
+            found = self._survey(self._val, limit=self.cfg.val_images, jitter=False)
+            report_scored(found, option="data.val")
 
     def _open(self, patterns: Any, *, option: str, include: Any = "") -> Shards:
         return open_shards(
@@ -100,6 +108,24 @@ class SamDataModule(LightningDataModule):
             exclude=self.cfg.exclude,
             include=include,
         )
+
+    def _survey(self, shards: Shards, *, limit: int | None, jitter: bool = True) -> Survey | None:
+        """Count on the first rank what has no cell of the loss grid, and tell the others."""
+        zoom = max(self.cfg.scale_jitter) if jitter and self.cfg.scale_jitter else 1.0
+        grid = Grid(
+            image_size=self.image_size,
+            cells=self.grid_size,
+            mask_sampling=self.cfg.mask_sampling,
+            zoom=zoom,
+        )
+        samples = len(shards) if limit is None else min(limit, len(shards))
+        fraction = self.cfg.max_area_fraction
+        found = (
+            survey(shards, samples=samples, grid=grid, max_area_fraction=fraction)
+            if self._ranks()["rank"] == 0
+            else None
+        )
+        return gather(found)[0]
 
     @property
     def position(self) -> int:

@@ -153,6 +153,27 @@ def rasterise(
     return out
 
 
+def sampled(
+    runs: Runs,
+    masks: npt.NDArray[np.int64],
+    *,
+    rows: npt.NDArray[np.int32],
+    columns: npt.NDArray[np.int32],
+) -> npt.NDArray[np.bool_]:
+    """Tell which masks `rasterise` gives at least one cell, without making a grid.
+
+    Args:
+        rows: as `rasterise` takes them.
+        columns: the same for columns.
+
+    Returns:
+        bool [m].
+    """
+    out = np.zeros(len(masks), dtype=np.uint8)
+    rle_kernels.sampled(runs.ends, runs.starts, runs.height, masks, rows, columns, out)
+    return out.view(np.bool_)
+
+
 def rasterise_area(
     runs: Runs,
     masks: npt.NDArray[np.int64],

@@ -19,8 +19,16 @@ KINDS = {
     "bad_json": "corrupt JSON",
     "bad_rle": "every mask's RLE is invalid",
     "no_masks": "every mask is empty or too large",
+    "no_cell": "every mask is smaller than a cell of the loss grid",
     "bad_mask": "single masks with an invalid RLE (their photo was used)",
+    "small_mask": "masks smaller than a cell of the loss grid (their photo was used)",
 }
+OF_MASKS = ("bad_mask", "small_mask")
+"""Kinds that count masks; the others count samples."""
+TOO_SMALL = (
+    "a larger model.image_size sees smaller objects, and so do tiles (python -m data_tools.tile)"
+)
+"""The way out where objects have no cell."""
 _NAMES = list(KINDS)
 _READ = len(_NAMES)
 _NONE = 2**63 - 1
@@ -101,15 +109,15 @@ class Skips:
             UserError: more than the allowed fraction of the samples was skipped.
         """
         read = int(self._counts[:, _READ].sum())
-        totals = self.totals()
-        totals.pop("bad_mask", None)
+        totals = {kind: n for kind, n in self.totals().items() if kind not in OF_MASKS}
         skipped = sum(totals.values())
         if read >= _JUDGED_FROM and skipped > self._max_fraction * read:
             kinds = ", ".join(f"{count} {KINDS[kind]}" for kind, count in totals.items())
+            small = totals.get("no_cell", 0) > skipped / 2
             raise UserError(
                 f"{skipped} of {read} samples could not be used ({kinds}; the last: {last}): "
-                "check the shards of data.train, or raise data.max_skip_fraction above "
-                f"{self._max_fraction}."
+                f"{TOO_SMALL if small else 'check the shards of data.train'}, or raise "
+                f"data.max_skip_fraction above {self._max_fraction}."
             )
 
     @staticmethod
