@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -146,12 +146,15 @@ class SamDataModule(LightningDataModule):
             "accumulate": self._turns(),
             **self._ranks(),
         }
+        cfg = self.cfg
+        if self.trainer is not None and self.trainer.strategy.root_device.type == "cpu":
+            cfg = replace(cfg, masks_per_gpu=None)
         if isinstance(self._train, StreamShards):
             self._stream = make_stream_loader(
-                self._train, self.cfg, consumed=self._consumed, **common
+                self._train, cfg, consumed=self._consumed, **common
             )
             return Turns(self._stream, turns=self._turns())
-        loader = make_train_loader(self._train, self.cfg, start=lambda: self.position, **common)
+        loader = make_train_loader(self._train, cfg, start=lambda: self.position, **common)
         return Turns(loader, turns=self._turns())
 
     def val_dataloader(self) -> SizedLoader | Sequence[Loader]:
