@@ -16,7 +16,7 @@ from sam_train.data.loader import Loader, SizedLoader, make_train_loader, make_v
 from sam_train.data.ranks import gather
 from sam_train.data.shards import Shards, open_shards
 from sam_train.data.skip_report import describe
-from sam_train.data.skips import Skips, Tally
+from sam_train.data.skips import READ, Skips, Tally
 from sam_train.data.stream import (
     Consumed,
     StreamLoader,
@@ -150,9 +150,7 @@ class SamDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.strategy.root_device.type == "cpu":
             cfg = replace(cfg, masks_per_gpu=None)
         if isinstance(self._train, StreamShards):
-            self._stream = make_stream_loader(
-                self._train, cfg, consumed=self._consumed, **common
-            )
+            self._stream = make_stream_loader(self._train, cfg, consumed=self._consumed, **common)
             return Turns(self._stream, turns=self._turns())
         loader = make_train_loader(self._train, cfg, start=lambda: self.position, **common)
         return Turns(loader, turns=self._turns())
@@ -180,7 +178,7 @@ class SamDataModule(LightningDataModule):
                 totals["without_json"] += row.without_json
                 totals["without_jpeg"] += row.without_jpeg
                 totals["damaged_shards"] += row.damage is not None
-        return {kind: count for kind, count in totals.items() if count}
+        return {kind: count for kind, count in totals.items() if count and kind not in READ}
 
     def skip_report(self, combine: Callable[[Tally], Tally]) -> list[str]:
         """A line about each set of shards of which something was left out.

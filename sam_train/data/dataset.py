@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,13 +11,13 @@ from torch.utils.data import Dataset
 
 from sam_train.data import rle, select
 from sam_train.data.cells import any_with_cell, with_cell
-from sam_train.data.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.decode import BadSample, Masks, as_rle, open_photo, read_masks, to_rgb
 from sam_train.data.jitter import jittered
 from sam_train.data.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
 from sam_train.data.scene import Scene
 from sam_train.data.scene_cache import SceneCache
 from sam_train.data.shards import Shards
-from sam_train.data.skips import Skips
+from sam_train.data.skips import KINDS, Skips, kind_of
 from sam_train.data.transforms import InputFrame
 from sam_train.errors import UserError
 from sam_train.types import MASK_ID_BITS, Sample
@@ -95,7 +96,7 @@ class Scenes:
             pixels=photo.height * photo.width,
             max_area_fraction=self._max_area_fraction,
         )
-        self._report_masks(masks.runs, index, usable=len(usable))
+        self._report_masks(masks, index, usable=len(usable))
         frame = InputFrame(original=(photo.height, photo.width), side=self._image_size)
         self._require_cell(masks.runs, usable, frame)
         rgb = to_rgb(photo, at_least=frame.size if self._scaled_jpeg else None)
@@ -117,17 +118,26 @@ class Scenes:
         if not any_with_cell(runs, usable, frame, cells=self._grid_size, area=area):
             raise _no_cell(len(usable))
 
-    def _report_masks(self, runs: rle.Runs, index: int, *, usable: int) -> None:
-        invalid = np.flatnonzero(runs.status)
-        if not len(invalid):
-            if not usable:
-                raise BadSample("no_masks", f"none of {len(runs.status)} masks can be used")
-            return
-        reason = f"mask {invalid[0]}: {rle.PROBLEMS[runs.status[invalid[0]]]}"
+    def _report_masks(self, masks: Masks, index: int, *, usable: int) -> None:
+        status = masks.runs.status
+        first: dict[str, int] = {}
+        counts: Counter[str] = Counter()
+        for k in np.flatnonzero(status).tolist():
+            kind = kind_of(int(status[k]))
+            counts[kind] += 1
+            first.setdefault(kind, k)
+        reasons = {kind: f"mask {k}: {rle.PROBLEMS[status[k]]}" for kind, k in first.items()}
+        if not usable and reasons:
+            raise BadSample("bad_rle", next(iter(reasons.values())))
         if not usable:
-            raise BadSample("bad_rle", reason)
-        message = f"{self.shards.key(index)}: {reason}"
-        self.skips.add("bad_mask", message, index=index, count=len(invalid))
+            raise BadSample("no_masks", f"none of {len(status)} masks can be used")
+        key = self.shards.key(index)
+        for kind, count in counts.items():
+            self.skips.add(kind, f"{key}: {reasons[kind]}", index=index, count=count)
+        for kind, count in (("polygons", masks.polygons), ("plain_runs", masks.plain)):
+            if count:
+                message = f"{key}: {count} {KINDS[kind]}; compressed ones are read faster"
+                self.skips.add(kind, message, index=index, count=count)
 
 
 def _no_cell(masks: int) -> BadSample:

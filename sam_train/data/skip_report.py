@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sam_train.data.shards import Shards
-from sam_train.data.skips import KINDS, OF_MASKS, Tally
+from sam_train.data.skips import KINDS, OF_MASKS, READ, Tally
 from sam_train.data.sources import short_name
 
 
@@ -14,7 +14,7 @@ def describe(tally: Tally, shards: Shards, *, option: str) -> str | None:
         option: the setting that the shards come from (`data.train`).
     """
     counts = dict(tally.counts)
-    masks = {kind: counts.pop(kind) for kind in OF_MASKS if kind in counts}
+    masks = {kind: counts.pop(kind) for kind in OF_MASKS + READ if kind in counts}
     parts = []
     if counts:
         kinds = ", ".join(
@@ -24,7 +24,8 @@ def describe(tally: Tally, shards: Shards, *, option: str) -> str | None:
         parts.append(f"skipped {sum(counts.values()):,} of {tally.read:,} samples read: {kinds}")
     for kind, count in masks.items():
         key = shards.key(tally.examples[kind])
-        parts.append(f"skipped {count:,} {KINDS[kind]} (first: {key})")
+        verb = "used" if kind in READ else "skipped"
+        parts.append(f"{verb} {count:,} {KINDS[kind]} (first: {key})")
     return (
         f"{option}: {'; '.join(parts + _left_out(shards))}" if parts + _left_out(shards) else None
     )
