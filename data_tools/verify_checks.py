@@ -36,6 +36,7 @@ SHARD_KINDS = {
     "no_sample": Kind("the shard holds no pair of photo and JSON"),
     "photo_without_json": Kind("a .jpg without its .json; not read in training"),
     "json_without_photo": Kind("a .json without its .jpg; not read in training"),
+    "other_file": Kind("neither a .jpg nor a .json; not read in training"),
     "repeated_member": Kind("a name occurs twice in the shard; the last one is read"),
     "refused_member": Kind("a link, a device or a name that points out of the tar; never read"),
 }

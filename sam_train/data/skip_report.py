@@ -43,6 +43,10 @@ def _left_out(shards: Shards) -> list[str]:
         number = sum(row.without_jpeg for _, row in alone)
         first = f"{short_name(alone[0][0])}/{alone[0][1].first_without_jpeg}"
         parts.append(f"left out {number:,} without a photo (first: {first})")
+    if beside := [(path, row) for path, row in known if row.others]:
+        number = sum(row.others for _, row in beside)
+        first = f"{short_name(beside[0][0])}/{beside[0][1].first_other}"
+        parts.append(f"left out {number:,} other files (first: {first})")
     if unsafe := [(path, row) for path, row in known if row.refused]:
         number = sum(row.refused for _, row in unsafe)
         # repr: the name is whatever somebody wrote.

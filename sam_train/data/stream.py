@@ -119,14 +119,20 @@ class StreamShards(Shards):
 
 
 def open_stream(cfg: DataConfig, *, option: str) -> StreamShards:
-    """The shards of `data.train`; nothing of them is read.
+    """Return the shards of `data.train`; nothing of them is read.
 
     Raises:
-        UserError: they are missing, or a setting needs an index.
+        UserError: they are missing, or fewer samples are asked for than they hold.
     """
-    for name, off in (("limit", None), ("cache", False), ("shuffle_window", 0), ("index", None)):
+    if cfg.limit is not None:
+        raise UserError(
+            f"data.limit={cfg.limit} counts samples of an index, which data.mode=stream has none "
+            "of: set data.limit=null, or data.mode=indexed."
+        )
+    # Whoever set them, a recipe or a person: they make reading faster and change no sample.
+    for name, off in (("cache", False), ("shuffle_window", 0), ("index", None)):
         if getattr(cfg, name) != off:
-            raise UserError(f"data.{name} has no meaning with data.mode=stream; leave it out.")
+            log.info("data.%s has no effect with data.mode=stream", name)
     urls = resolve(cfg.train, option=option, pipes=True)
     return StreamShards(urls, exclusions=read_exclusions(cfg.exclude, include=cfg.include))
 
