@@ -42,11 +42,11 @@ def with_cell(
         rows, columns = frame.cell_rows(cells), frame.cell_columns(cells)
         return rle.sampled(runs, masks, rows=rows, columns=columns)
     found, open_ = _by_area(runs, masks, frame, cells=cells)
-    rows, columns = frame.row_edges(cells), frame.column_edges(cells)
+    down, across = frame.row_edges(cells), frame.column_edges(cells)
     at_once = max(1, _CELLS_AT_ONCE // cells**2)
     for begin in range(0, len(open_), at_once):
         some = open_[begin : begin + at_once]
-        grid = rle.rasterise_area(runs, masks[some], rows=rows, columns=columns, cells=cells)
+        grid = rle.rasterise_area(runs, masks[some], rows=down, columns=across, cells=cells)
         found[some] = grid.reshape(len(some), -1).max(axis=1, initial=0) > 0
     return found
 
