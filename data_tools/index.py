@@ -162,6 +162,7 @@ def _problems(plan: _Plan) -> list[str]:
         problems += ["no complete sample"] if not row.samples else []
         problems += [f"{row.without_json:,} photos without JSON"] if row.without_json else []
         problems += [f"{row.without_jpeg:,} JSONs without photo"] if row.without_jpeg else []
+        problems += [f"{row.others:,} other files"] if row.others else []
         if problems:
             lines.append(f"{short_name(path)}: {'; '.join(problems)}")
     if plan.gone:

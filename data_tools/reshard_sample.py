@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -17,6 +16,7 @@ from data_tools.readers.records import Skip
 from data_tools.readers.runs import compressed
 from data_tools.reshard_masks import shrink
 from data_tools.sa1b_format import TarEntry
+from sam_train.data.annotations import read_document
 from sam_train.data.decode import BadSample, open_photo, read_masks, to_rgb
 from sam_train.data.rle import PROBLEMS
 from sam_train.data.transforms import InputFrame
@@ -69,11 +69,13 @@ def remake(entry: TarEntry, *, name: str, size: Size) -> Remade:
     except BadSample as error:
         return Remade(entry=None, skips=[_skip("image", error.kind, f"{name} ({error})")])
     result = Remade(entry=None)
-    record = msgspec.json.decode(entry.json)
+    document = read_document(entry.json)
+    record = document if isinstance(document, dict) else {"annotations": document}
     kept = []
     for k, runs in enumerate(shrink(masks.runs, frame)):
         annotation = record["annotations"][k]
-        mask_name = f"{name}: annotation {annotation.get('id', k)}"
+        number = annotation.get("id", k) if isinstance(annotation, dict) else k
+        mask_name = f"{name}: annotation {number}"
         if masks.runs.status[k]:
             problem = PROBLEMS[int(masks.runs.status[k])]
             result.skips.append(_skip("mask", problem, mask_name))

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from data_tools import command
+from sam_train.data.compressed import MAGIC, compressed
 from sam_train.data.shards import MAX_MEMBER
 from sam_train.data.sources import Facts, Span, one_line, open_source
 from sam_train.data.tar import list_members
+from sam_train.data.unpacked import Pairs, is_unpacked, list_folder, pair_up, read_pair
 from sam_train.errors import UserError
 
 CHUNK = 64
@@ -55,6 +57,8 @@ class ShardListing:
     """Names that occur more than once; the last member counts, as in training."""
     refused: list[str] = field(default_factory=list)
     """Links, devices and names that point out of the archive."""
+    others: list[str] = field(default_factory=list)
+    """Files that are neither a photo nor a JSON."""
     damage: str | None = None
     """Why the walk ended early, if it did; what came before is listed."""
     error: str | None = None
@@ -62,12 +66,20 @@ class ShardListing:
 
 
 def list_shard(path: str) -> ShardListing:
-    """Walk the headers of one tar; never raises for what is wrong with it."""
+    """Walk the headers of one tar, or the names of a folder; never raises for what is wrong."""
     listing = ShardListing(path=path)
     try:
         source = open_source(path)
         listing.size = source.size()
+        if is_unpacked(path):
+            pairs, sizes, listing.refused = list_folder(path)
+            spans = {name: Span(0, size) for name, size in sizes.items()}
+            _sort(pairs, spans, listing)
+            return listing
         with source.opened(listing.size) as read_at:
+            if problem := compressed(path, read_at(0, MAGIC)):
+                listing.error = problem
+                return listing
             walk = list_members(read_at, size=listing.size)
     except (OSError, UserError) as error:
         listing.error = _reason(error)
@@ -77,15 +89,14 @@ def list_shard(path: str) -> ShardListing:
     spans = {n: Span(m.offset, m.size) for n, m in zip(names, walk.members, strict=True)}
     if len(spans) < len(names):
         listing.repeated = [name for name, times in Counter(names).items() if times > 1]
-    for name, span in spans.items():
-        key, _, extension = name.rpartition(".")
-        if extension == "jpg" and (text := spans.get(f"{key}.json")):
-            listing.pairs.append(Pair(key, span, text))
-        elif extension == "jpg":
-            listing.without_json.append(name)
-        elif extension == "json" and f"{key}.jpg" not in spans:
-            listing.without_jpeg.append(name)
+    _sort(pair_up(list(spans)), spans, listing)
     return listing
+
+
+def _sort(pairs: Pairs, spans: Mapping[str, Span], listing: ShardListing) -> None:
+    listing.pairs = [Pair(k, spans[pairs.jpegs[k]], spans[pairs.jsons[k]]) for k in pairs.keys]
+    listing.without_json, listing.without_jpeg = pairs.without_json, pairs.without_jpeg
+    listing.others = pairs.others
 
 
 def _reason(error: Exception) -> str:
@@ -112,6 +123,8 @@ class Chunk:
         """
         if max(pair.jpeg.size, pair.json.size) > MAX_MEMBER:
             raise OSError(f"a file of more than {MAX_MEMBER >> 20} MiB")
+        if is_unpacked(self.path):
+            return read_pair(self.path, pair.key, sizes=(pair.jpeg.size, pair.json.size))
         try:
             jpeg, text = open_source(self.path).read_many([pair.jpeg, pair.json], size=self.size)
         except OSError as error:

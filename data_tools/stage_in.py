@@ -26,6 +26,7 @@ from sam_train.data.index import FILE_NAME, Index, ShardPart, build_index, compa
 from sam_train.data.patterns import resolve
 from sam_train.data.shards import indexed
 from sam_train.data.sources import open_source, short_name
+from sam_train.data.unpacked import is_unpacked
 from sam_train.data.walk import index_shard
 from sam_train.errors import UserError
 
@@ -60,6 +61,11 @@ def stage_in(args: argparse.Namespace) -> str:
         OSError: a shard cannot be read, or the folder cannot be written.
     """
     paths = resolve(args.shards, option="SHARDS")
+    if folders := [path for path in paths if is_unpacked(path)]:
+        raise UserError(
+            f"{folders[0]} is a folder of photos and JSONs; pack it first: "
+            f"`python -m data_tools.reshard {folders[0]} --out DIR`, and stage DIR"
+        )
     folder: Path = args.to
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(_ASKING) as pool:

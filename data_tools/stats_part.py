@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from data_tools import stats_kernels
 from data_tools.shard_scan import Chunk, ShardListing
 from data_tools.verify_checks import finite
+from sam_train.data.annotations import annotations_of, read_document
 from sam_train.data.decode import BadSample, open_photo, read_masks
 
 HEAT_CELLS = 64
@@ -169,24 +169,12 @@ class Stats:
             self.quantities[name].add(each, AXES[name])
 
 
-class _Scores(msgspec.Struct):
-    predicted_iou: Any = None
-    stability_score: Any = None
-
-
-class _ScoreFile(msgspec.Struct):
-    annotations: list[_Scores]
-
-
-_score_decoder = msgspec.json.Decoder(_ScoreFile)
-
-
 def _scores(text: bytes, usable: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float64]]:
     """The scores of the usable masks; of those that have them."""
-    annotations = _score_decoder.decode(text).annotations
+    annotations = annotations_of(read_document(text))
     result = {}
     for name in ("predicted_iou", "stability_score"):
-        values = [finite(getattr(annotations[k], name)) for k in usable]
+        values = [finite(annotations[k].get(name)) for k in usable]
         result[name] = np.array([v for v in values if v is not None], dtype=np.float64)
     return result
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from sam_train.data import rle
-from sam_train.data.decode import MAX_PIXELS, BadSample, open_photo, read_masks, to_rgb
+from sam_train.data.annotations import annotations_of, read_document
+from sam_train.data.decode import MAX_PIXELS, BadSample, as_rle, open_photo, read_masks, to_rgb
 
 _ADDRESS = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")
 """Where Pillow had a file in memory: another one in every run."""
@@ -36,6 +36,7 @@ SHARD_KINDS = {
     "no_sample": Kind("the shard holds no pair of photo and JSON"),
     "photo_without_json": Kind("a .jpg without its .json; not read in training"),
     "json_without_photo": Kind("a .json without its .jpg; not read in training"),
+    "other_file": Kind("neither a .jpg nor a .json; not read in training"),
     "repeated_member": Kind("a name occurs twice in the shard; the last one is read"),
     "refused_member": Kind("a link, a device or a name that points out of the tar; never read"),
 }
@@ -52,7 +53,7 @@ SAMPLE_KINDS = {
 }
 MASK_KINDS = {
     "schema": Kind("a field is missing, or of another type or range than SA-1B's"),
-    "bad_rle": Kind("the RLE is invalid or not of the photo's size; training leaves it out"),
+    "bad_rle": Kind("no mask of the photo's size can be read; training leaves it out"),
     "empty_mask": Kind("a mask without a pixel; training leaves it out"),
     "area": Kind("area is not the number of the RLE's pixels"),
     "bbox": Kind("bbox is not the RLE's extent (w and h are last minus first)"),
@@ -97,14 +98,15 @@ def check_sample(key: str, jpeg: bytes, text: bytes, *, decode: bool) -> Checked
     found = Checked(jpeg_hash=hash64(jpeg))
     photo_size = _check_photo(jpeg, found, decode=decode)
     try:
-        document = msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        document = read_document(text)
+    except ValueError as error:
         found.add("bad_json", f"unreadable ({error})")
         return found
     record = document if isinstance(document, dict) else {}
     _check_image(record.get("image"), key, photo_size, found)
-    annotations = record.get("annotations")
-    if not isinstance(annotations, list):
+    try:
+        annotations = annotations_of(document)
+    except ValueError:
         found.add("bad_json", "has no list `annotations`")
         return found
     found.masks = len(annotations)
@@ -202,6 +204,9 @@ def schema_problems(annotation: Any, *, size: tuple[int, int] | None) -> Iterato
 
 def _segmentation_problems(annotation: dict[str, Any]) -> Iterator[str]:
     segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, list) and segmentation:
+        yield "segmentation is a list, as of polygons, not run lengths"
+        return
     if not isinstance(segmentation, dict):
         yield "segmentation is missing or no object"
         return
@@ -251,7 +256,7 @@ def _check_masks(
         found.add("bad_json", str(error))
         return
     runs = masks.runs
-    first: dict[str, int] = {}
+    first: dict[str | bytes, int] = {}
     ids: dict[int, int] = {}
     for k, annotation in enumerate(annotations):
         if runs.status[k]:
@@ -262,7 +267,8 @@ def _check_masks(
             continue
         for detail in _geometry_problems(annotation, runs, k):
             found.add(detail[0], f"annotation {k}: {detail[1]}")
-        if (twin := first.setdefault(annotation["segmentation"]["counts"], k)) != k:
+        string = as_rle(masks, k, height=height, width=width)["counts"]
+        if (twin := first.setdefault(string, k)) != k:
             found.add("repeated_mask", f"annotation {k} is annotation {twin}")
         number = whole(annotation.get("id"))
         if number is not None and (twin := ids.setdefault(number, k)) != k:

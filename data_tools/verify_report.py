@@ -117,6 +117,7 @@ def begin_report(listing: ShardListing) -> ShardReport:
     for kind, names in (
         ("photo_without_json", listing.without_json),
         ("json_without_photo", listing.without_jpeg),
+        ("other_file", listing.others),
         ("repeated_member", listing.repeated),
         ("refused_member", listing.refused),
     ):

@@ -98,7 +98,7 @@ def find_key(shards: Shards, key: str) -> int:
     """
     for sample in range(len(shards)):
         name = shards.key(sample)
-        if name == key or name.rpartition(".tar/")[2] == key:
+        if key in {name, name.rpartition(".tar/")[2], name.partition("/")[2]}:
             return sample
     raise UserError(
         f"no sample is called {key}; there are {len(shards):,}, from {shards.key(0)} "

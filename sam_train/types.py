@@ -71,6 +71,8 @@ class Sample:
     random stream."""
     rles: list[RLE] | None = None
     """The m masks in the original frame; only evaluation carries them along."""
+    without_cell: int = 0
+    """Masks of the photo that could not be drawn: smaller than a cell of the loss grid."""
 
 
 @dataclass(slots=True, kw_only=True)

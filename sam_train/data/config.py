@@ -42,11 +42,12 @@ class DataConfig:
     masks_per_image: int = 64
     """At most this many masks of an image are drawn per step (paper A: 64 per GPU, with one image
     on each). Which ones is decided by (seed, epoch, sample) alone."""
-    masks_per_gpu: int | None = 64
-    """Most masks that a GPU may be given at a time (paper A: 64); null is no bound. A bound on
-    settings, not a draw: images on a GPU x `masks_per_image` above it is refused, with the
-    `trainer.accumulate` that keeps within it. Were the masks of an image cut down to what its GPU
-    has room for, a run resumed on other GPUs would train on other masks."""
+    masks_per_gpu: int | None = None
+    """Most masks that a GPU may be given at a time; null is no bound, and the paper's recipes set
+    its 64 (paper A). An upper limit on settings, not a draw: images on a GPU x `masks_per_image`
+    above it is refused, with the `trainer.accumulate` that keeps within it. A CPU has no limit.
+    Were the masks of an image cut down to what its GPU has room for, a run resumed on other GPUs
+    would train on other masks."""
     mode: str = "indexed"
     """indexed: reads samples where they lie, in any order, and resumes exactly. stream: reads
     training shards front to back, which is all that a `pipe:COMMAND` allows (the command prints a

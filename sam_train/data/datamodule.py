@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -15,9 +15,10 @@ from sam_train.data.fingerprint import Fingerprint, require_same
 from sam_train.data.groups_file import NAME as GROUPS_FILE
 from sam_train.data.groups_file import groups_of
 from sam_train.data.loader import Loader, SizedLoader, make_train_loader, make_val_loader
+from sam_train.data.ranks import gather
 from sam_train.data.shards import Shards, open_shards
 from sam_train.data.skip_report import describe
-from sam_train.data.skips import Skips, Tally
+from sam_train.data.skips import READ, Skips, Tally
 from sam_train.data.stream import (
     Consumed,
     StreamLoader,
@@ -25,6 +26,7 @@ from sam_train.data.stream import (
     make_stream_loader,
     open_stream,
 )
+from sam_train.data.survey import Grid, Survey, report, report_scored, survey
 from sam_train.data.turns import Turns
 
 __all__ = ["DataConfig", "SamDataModule"]
@@ -90,9 +92,15 @@ class SamDataModule(LightningDataModule):
                 )
             self._fingerprint = self._train.fingerprint
             require_same(self._fingerprint, option="data.train")
+            if not isinstance(self._train, StreamShards):
+                found = self._survey(self._train, limit=self.cfg.limit)
+                fraction = self.cfg.max_skip_fraction
+                report(found, option="data.train", max_skip_fraction=fraction)
         if stage in {None, "fit", "validate"} and self._val is None and self.cfg.val:
             self._val = self._open(self.cfg.val, option="data.val")
             require_same(self._val.fingerprint, option="data.val")
+            found = self._survey(self._val, limit=self.cfg.val_images, jitter=False)
+            report_scored(found, option="data.val")
 
     def _open(self, patterns: Any, *, option: str, include: Any = "") -> Shards:
         return open_shards(
@@ -102,6 +110,24 @@ class SamDataModule(LightningDataModule):
             exclude=self.cfg.exclude,
             include=include,
         )
+
+    def _survey(self, shards: Shards, *, limit: int | None, jitter: bool = True) -> Survey | None:
+        """Count on the first rank what has no cell of the loss grid, and tell the others."""
+        zoom = max(self.cfg.scale_jitter) if jitter and self.cfg.scale_jitter else 1.0
+        grid = Grid(
+            image_size=self.image_size,
+            cells=self.grid_size,
+            mask_sampling=self.cfg.mask_sampling,
+            zoom=zoom,
+        )
+        samples = len(shards) if limit is None else min(limit, len(shards))
+        fraction = self.cfg.max_area_fraction
+        found = (
+            survey(shards, samples=samples, grid=grid, max_area_fraction=fraction)
+            if self._ranks()["rank"] == 0
+            else None
+        )
+        return gather(found)[0]
 
     @property
     def position(self) -> int:
@@ -122,12 +148,13 @@ class SamDataModule(LightningDataModule):
             "accumulate": self._turns(),
             **self._ranks(),
         }
+        cfg = self.cfg
+        if self.trainer is not None and self.trainer.strategy.root_device.type == "cpu":
+            cfg = replace(cfg, masks_per_gpu=None)
         if isinstance(self._train, StreamShards):
-            self._stream = make_stream_loader(
-                self._train, self.cfg, consumed=self._consumed, **common
-            )
+            self._stream = make_stream_loader(self._train, cfg, consumed=self._consumed, **common)
             return Turns(self._stream, turns=self._turns())
-        loader = make_train_loader(self._train, self.cfg, start=lambda: self.position, **common)
+        loader = make_train_loader(self._train, cfg, start=lambda: self.position, **common)
         return Turns(loader, turns=self._turns())
 
     def val_dataloader(self) -> SizedLoader | Sequence[Loader]:
@@ -177,7 +204,7 @@ class SamDataModule(LightningDataModule):
                 totals["without_json"] += row.without_json
                 totals["without_jpeg"] += row.without_jpeg
                 totals["damaged_shards"] += row.damage is not None
-        return {kind: count for kind, count in totals.items() if count}
+        return {kind: count for kind, count in totals.items() if count and kind not in READ}
 
     def skip_report(self, combine: Callable[[Tally], Tally]) -> list[str]:
         """A line about each set of shards of which something was left out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,13 +10,14 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from sam_train.data import rle, select
-from sam_train.data.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.cells import any_with_cell, with_cell
+from sam_train.data.decode import BadSample, Masks, as_rle, open_photo, read_masks, to_rgb
 from sam_train.data.jitter import jittered
 from sam_train.data.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
 from sam_train.data.scene import Scene
 from sam_train.data.scene_cache import SceneCache
 from sam_train.data.shards import Shards
-from sam_train.data.skips import Skips
+from sam_train.data.skips import KINDS, Skips, kind_of
 from sam_train.data.transforms import InputFrame
 from sam_train.errors import UserError
 from sam_train.types import MASK_ID_BITS, Sample
@@ -37,9 +39,16 @@ class Scenes:
         scale_jitter: Sequence[float] = (),
         jpeg: str = "exact",
         mask_sampling: str = "nearest",
+        grid_size: int | None = None,
     ) -> None:
-        """See `config.DataConfig`; without `scale_jitter` a scene is always the whole photo."""
+        """Args as `config.DataConfig` has them; without `scale_jitter` a scene is a whole photo.
+
+        Args:
+            grid_size: R, to refuse photos of which no mask has a cell before they are decoded;
+                None refuses none.
+        """
         self.mask_sampling = mask_sampling
+        self._grid_size = grid_size
         self._scaled_jpeg = jpeg == "scaled" and not scale_jitter
         self.shards = shards
         self._image_size = image_size
@@ -62,6 +71,8 @@ class Scenes:
             self._scale_jitter,
             max_area_fraction=self._max_area_fraction,
             draw_key=draw_key,
+            grid_size=self._grid_size,
+            mask_sampling=self.mask_sampling,
         )
 
     def _whole(self, index: int) -> Scene:
@@ -85,8 +96,9 @@ class Scenes:
             pixels=photo.height * photo.width,
             max_area_fraction=self._max_area_fraction,
         )
-        self._report_masks(masks.runs, index, usable=len(usable))
+        self._report_masks(masks, index, usable=len(usable))
         frame = InputFrame(original=(photo.height, photo.width), side=self._image_size)
+        self._require_cell(masks.runs, usable, frame)
         rgb = to_rgb(photo, at_least=frame.size if self._scaled_jpeg else None)
         return Scene(
             frame=frame,
@@ -96,17 +108,41 @@ class Scenes:
             usable=usable,
         )
 
-    def _report_masks(self, runs: rle.Runs, index: int, *, usable: int) -> None:
-        invalid = np.flatnonzero(runs.status)
-        if not len(invalid):
-            if not usable:
-                raise BadSample("no_masks", f"none of {len(runs.status)} masks can be used")
+    def _require_cell(
+        self, runs: rle.Runs, usable: npt.NDArray[np.int64], frame: InputFrame
+    ) -> None:
+        # With scale_jitter it depends on the window.
+        if self._grid_size is None or self._scale_jitter:
             return
-        reason = f"mask {invalid[0]}: {rle.PROBLEMS[runs.status[invalid[0]]]}"
+        area = self.mask_sampling == "area"
+        if not any_with_cell(runs, usable, frame, cells=self._grid_size, area=area):
+            raise _no_cell(len(usable))
+
+    def _report_masks(self, masks: Masks, index: int, *, usable: int) -> None:
+        status = masks.runs.status
+        first: dict[str, int] = {}
+        counts: Counter[str] = Counter()
+        for k in np.flatnonzero(status).tolist():
+            kind = kind_of(int(status[k]))
+            counts[kind] += 1
+            first.setdefault(kind, k)
+        reasons = {kind: f"mask {k}: {rle.PROBLEMS[status[k]]}" for kind, k in first.items()}
+        if not usable and reasons:
+            raise BadSample("bad_rle", next(iter(reasons.values())))
         if not usable:
-            raise BadSample("bad_rle", reason)
-        message = f"{self.shards.key(index)}: {reason}"
-        self.skips.add("bad_mask", message, index=index, count=len(invalid))
+            raise BadSample("no_masks", f"none of {len(status)} masks can be used")
+        key = self.shards.key(index)
+        for kind, count in counts.items():
+            self.skips.add(kind, f"{key}: {reasons[kind]}", index=index, count=count)
+        for kind, count in (("polygons", masks.polygons), ("plain_runs", masks.plain)):
+            if count:
+                message = f"{key}: {count} {KINDS[kind]}; compressed ones are read faster"
+                self.skips.add(kind, message, index=index, count=count)
+
+
+def _no_cell(masks: int) -> BadSample:
+    reason = f"none of its {masks} masks has a cell of the loss grid: all are smaller"
+    return BadSample("no_cell", reason)
 
 
 def draw_sample(
@@ -122,12 +158,27 @@ def draw_sample(
 ) -> Sample:
     """Draw at most `limit` masks of a scene and a foreground point of each.
 
+    Only masks that have a cell of the loss grid are drawn: another would be an empty target. For
+    evaluation, which compares in the original frame, all are.
+
     Args:
         draw_key: (seed, epoch, sample index); decides the draw.
         grid_size: R.
+        with_rles: for evaluation.
+
+    Raises:
+        BadSample: no mask has a cell.
     """
     seed, epoch, index = draw_key
-    chosen = select.draw(scene.usable, limit=limit, key=hash64(seed, STREAM_SUBSET, epoch, index))
+    area, usable = mask_sampling == "area", scene.usable
+    if not with_rles:
+        masks = scene.masks.runs
+        usable = usable[with_cell(masks, usable, scene.frame, cells=grid_size, area=area)]
+        if not len(usable):
+            raise _no_cell(len(scene.usable))
+    # The draw is by each mask's own hash: where those drawn have a cell, leaving out others before
+    # draws the same.
+    chosen = select.draw(usable, limit=limit, key=hash64(seed, STREAM_SUBSET, epoch, index))
     runs, frame = scene.runs, scene.frame
     ranks = select.draw_ranks(
         chosen, runs.areas[chosen], key=hash64(seed, STREAM_POINT, epoch, index)
@@ -141,14 +192,27 @@ def draw_sample(
         image=scene.image,
         original_size=frame.original,
         # Not from the window's runs: a cell at its edge may lie on a pixel that is half outside.
-        masks=_grid(scene, chosen, cells=grid_size, area=mask_sampling == "area"),
+        masks=_grid(scene, chosen, cells=grid_size, area=area),
         points=frame.map_points(rle.pixels_at(runs, chosen, ranks) + window),
         boxes=frame.map_points(corners + window).reshape(-1, 4),
         mask_ids=(position << MASK_ID_BITS) + np.arange(len(chosen), dtype=np.int64),
         rles=[as_rle(scene.masks, int(k), height=height, width=width) for k in chosen]
         if with_rles
         else None,
+        without_cell=len(scene.usable) - len(usable),
     )
+
+
+def report_small(sample: Sample, skips: Skips, *, index: int) -> None:
+    """Count the masks of a drawn sample that have no cell.
+
+    Args:
+        index: the sample's number in the shards.
+    """
+    if sample.without_cell:
+        count = sample.without_cell
+        message = f"{sample.key}: {count} of its masks have no cell of the loss grid"
+        skips.add("small_mask", message, index=index, count=count)
 
 
 def _grid(
@@ -193,25 +257,26 @@ class TrainDataset(Dataset[Sample | UserError]):
             skips.read()
             draw_key = (self._order.seed, place.epoch, place.index)
             try:
-                scene = self._scenes.get(place.index, draw_key=draw_key)
+                sample = draw_sample(
+                    self._scenes.get(place.index, draw_key=draw_key),
+                    key=shards.key(place.index),
+                    position=position,
+                    draw_key=draw_key,
+                    limit=self._masks_per_image,
+                    grid_size=self._grid_size,
+                    mask_sampling=self._scenes.mask_sampling,
+                )
             except BadSample as bad:
                 message = f"{shards.key(place.index)}: {bad}"
                 skips.add(bad.kind, message, index=place.index)
                 skips.check(last=message)
                 place = self._order.replacement(position, attempt)
                 continue
-            return draw_sample(
-                scene,
-                key=shards.key(place.index),
-                position=position,
-                draw_key=draw_key,
-                limit=self._masks_per_image,
-                grid_size=self._grid_size,
-                mask_sampling=self._scenes.mask_sampling,
-            )
+            report_small(sample, skips, index=place.index)
+            return sample
         raise UserError(
-            f"{_MAX_ATTEMPTS} samples in a row could not be used (the last: "
-            f"{shards.key(place.index)}); check the shards of data.train."
+            f"{_MAX_ATTEMPTS} samples in a row could not be used (the last: {message}); "
+            "check the shards of data.train."
         )
 
 

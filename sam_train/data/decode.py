@@ -9,12 +9,12 @@ import io
 import warnings
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from sam_train.data import rle
+from sam_train.data.annotations import read_annotations
 from sam_train.types import RLE
 
 MAX_PIXELS = 89_478_485
@@ -30,32 +30,19 @@ class BadSample(Exception):  # noqa: N818 - it is caught and counted, not an err
         self.kind = kind
 
 
-class _Segmentation(msgspec.Struct):
-    size: tuple[float, float]
-    counts: str
-
-
-class _Annotation(msgspec.Struct):
-    segmentation: _Segmentation
-
-
-class _AnnotationFile(msgspec.Struct):
-    annotations: list[_Annotation]
-
-
-# Only what training uses is parsed; the other fields of SA-1B may be missing.
-_annotation_decoder = msgspec.json.Decoder(_AnnotationFile)
-
-
 @dataclass(slots=True, kw_only=True)
 class Masks:
-    """All masks of a photo as stored, and their runs."""
+    """All masks of a photo, and their runs."""
 
     data: npt.NDArray[np.uint8]
     """The n compressed strings, one after the other."""
     offsets: npt.NDArray[np.int64]
     """[n + 1] string k is data[offsets[k]:offsets[k + 1]]."""
     runs: rle.Runs
+    polygons: int = 0
+    """Masks that were made from polygons; their strings are what was made."""
+    plain: int = 0
+    """Masks whose run lengths stood in the JSON as numbers; likewise."""
 
 
 def open_photo(data: bytes) -> Image.Image:
@@ -100,22 +87,22 @@ def to_rgb(photo: Image.Image, *, at_least: tuple[int, int] | None = None) -> Im
 
 
 def read_masks(data: bytes, *, height: int, width: int) -> Masks:
-    """Every mask of the JSON, checked against the photo's size; nothing is decoded.
+    """Read every mask of the JSON and check it against the photo's size.
 
     Raises:
-        BadSample: the JSON is not that of SA-1B. A single bad mask only has a status.
+        BadSample: it holds no annotations. A single bad one only has a status.
     """
     try:
-        annotations = _annotation_decoder.decode(data).annotations
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        found = read_annotations(data, height=height, width=width)
+    except ValueError as error:
         raise BadSample("bad_json", f"unreadable annotations ({error})") from None
-    segmentations = [a.segmentation for a in annotations]
-    strings, offsets = rle.join([s.counts.encode() for s in segmentations])
+    strings, offsets = rle.join(found.strings)
     runs = rle.parse_joined(strings, offsets, height=height, width=width)
-    for k, segmentation in enumerate(segmentations):
-        if segmentation.size != (height, width):
-            runs.status[k] = rle.SIZE_DISAGREES
-    return Masks(data=strings, offsets=offsets, runs=runs)
+    stated = np.array(found.status, dtype=np.int8)
+    np.copyto(runs.status, stated, where=stated != 0)
+    return Masks(
+        data=strings, offsets=offsets, runs=runs, polygons=found.polygons, plain=found.plain
+    )
 
 
 def as_rle(masks: Masks, index: int, *, height: int, width: int) -> RLE:

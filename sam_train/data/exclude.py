@@ -1,6 +1,6 @@
 """`data.exclude=` and `data.include=`: samples that are none, because a list says so.
 
-A list is a text file with `shard.tar/key` or `key` a line (`#` at its beginning or
+A list is a text file with `shard.tar/key`, `folder/key` or `key` a line (`#` at its beginning or
 behind a space begins a comment), or a JSON file
 whose `exclude` is a list of such names, as `python -m data_tools.verify` writes it.
 """
@@ -36,17 +36,24 @@ class Exclusions:
             shard, slash, key = name.partition(".tar/")
             if slash:
                 in_shard[f"{shard}.tar"].add(key.removeprefix("./"))
-            else:
-                anywhere.add(name.removeprefix("./"))
+                continue
+            anywhere.add(name.removeprefix("./"))
+            # A sample of an unpacked folder, or a member of any tar that has a folder in its name.
+            folder, slash, key = name.removeprefix("./").partition("/")
+            if slash:
+                in_shard[folder].add(key)
         self._anywhere = KeySet(anywhere)
         self._in_shard = {shard: KeySet(keys) for shard, keys in in_shard.items()}
+        self._names = len(anywhere) + sum(
+            len(keys) for shard, keys in in_shard.items() if shard.endswith(".tar")
+        )
         self._only = None if only is None else Exclusions(only)
 
     def __bool__(self) -> bool:
         return len(self) > 0 or self._only is not None
 
     def __len__(self) -> int:
-        return len(self._anywhere) + sum(len(keys) for keys in self._in_shard.values())
+        return self._names
 
     def covers(self, path: str, key: str) -> bool:
         """Whether the sample `key` of the shard at `path` is excluded."""

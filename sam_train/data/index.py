@@ -72,6 +72,11 @@ class ShardRow(msgspec.Struct, kw_only=True, frozen=True):
     first_without_json: str = ""
     first_without_jpeg: str = ""
     first_refused: str = ""
+    others: int = 0
+    """Files that are neither a photo nor a JSON."""
+    first_other: str = ""
+    unpacked: bool = False
+    """A folder of files: records have sizes and no places; `size` counts its entries."""
 
 
 _table_decoder = msgspec.json.Decoder(list[ShardRow])
@@ -109,6 +114,9 @@ def compact(found: ShardIndex) -> ShardPart:
         first_without_json=next(iter(found.without_json), ""),
         first_without_jpeg=next(iter(found.without_jpeg), ""),
         first_refused=next(iter(found.refused), ""),
+        others=len(found.others),
+        first_other=next(iter(found.others), ""),
+        unpacked=found.unpacked,
     )
     return ShardPart(row=row, records=records, names=names)
 
@@ -185,6 +193,8 @@ class Index:
             int(value) for value in self._records[self._at(shard, sample), :4]
         )
         jpeg, json = Span(jpeg_block * BLOCK, jpeg_size), Span(json_block * BLOCK, json_size)
+        if self.rows[shard].unpacked:
+            return jpeg, json
         for span in (jpeg, json):
             # A header lies before each. The largest size stands for larger ones, which are refused
             # when they are read.

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from sam_train.data import rle, select
+from sam_train.data.cells import any_with_cell
 from sam_train.data.order import STREAM_JITTER, hash64
 from sam_train.data.scene import Scene
 from sam_train.data.transforms import InputFrame
@@ -26,23 +27,32 @@ def jittered(
     *,
     max_area_fraction: float,
     draw_key: tuple[int, int, int],
+    grid_size: int | None = None,
+    mask_sampling: str = "nearest",
 ) -> Scene:
     """A random window of a scene whose photo was kept in its own size.
 
-    A window without a mask that may be drawn is drawn again; after ten, the whole photo is taken,
-    in which there is one.
+    A window without a mask that may be drawn, or only with masks that have no cell at its scale,
+    is drawn again; after ten, the whole photo is taken.
 
     Args:
         scale_range: low and high, relative to the input side.
         max_area_fraction: of the window that a mask may cover.
         draw_key: (seed, epoch, sample index); decides the draw.
+        grid_size: R; None asks for no cell.
+        mask_sampling: see `config.DataConfig`.
     """
+    area = mask_sampling == "area"
     for attempt in range(_ATTEMPTS):
         frame = draw_frame(scene.frame, scale_range, draw_key=(*draw_key, attempt))
         runs = rle.crop(scene.masks.runs, frame.window)
         rows, columns = frame.window.shape
         usable = select.usable(runs, pixels=rows * columns, max_area_fraction=max_area_fraction)
-        if len(usable):
+        if grid_size is not None and len(usable):
+            masks = scene.masks.runs
+            if any_with_cell(masks, usable, frame, cells=grid_size, area=area):
+                break
+        elif len(usable):
             break
     else:
         frame, runs, usable = scene.frame, scene.runs, scene.usable

@@ -113,6 +113,7 @@ def make_train_loader(
         scale_jitter=cfg.scale_jitter,
         jpeg=cfg.jpeg,
         mask_sampling=cfg.mask_sampling,
+        grid_size=grid_size,
     )
     samples = len(shards) if cfg.limit is None else min(cfg.limit, len(shards))
     dataset = TrainDataset(

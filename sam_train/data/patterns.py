@@ -8,7 +8,15 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from sam_train.data.sources import PIPE, filesystem_of, is_http, is_remote, one_line
+from sam_train.data.places import shards_below
+from sam_train.data.sources import (
+    PIPE,
+    filesystem_of,
+    is_http,
+    is_remote,
+    is_sample_file,
+    one_line,
+)
 from sam_train.errors import UserError
 
 _MAX_LIST = 1 << 26
@@ -16,8 +24,9 @@ _MAX_LIST = 1 << 26
 
 
 def resolve(patterns: str | Sequence[str], *, option: str, pipes: bool = False) -> list[str]:
-    """The shards that paths, folders, globs, brace patterns, list files (`.txt`, a path or URL a
-    line) and URLs stand for, sorted.
+    """Return the shards that paths, folders, globs, brace patterns, list files (`.txt`, a path or
+    URL a line) and URLs stand for, sorted. Folders of photos and JSONs are shards, too, see
+    `unpacked`.
 
     Args:
         option: the setting they come from, for messages (`data.train`).
@@ -61,18 +70,35 @@ def _expand_name(name: str, *, option: str) -> list[str]:
         return [name]
     path = Path(name).expanduser()
     if path.is_dir():
-        found = sorted(str(p) for p in path.glob("*.tar"))
-        problem = f"the folder {path} holds no .tar"
-    elif path.suffix == ".txt" and path.is_file():
+        return shards_below(path, option=option)
+    if path.suffix == ".txt" and path.is_file():
         return _read_list(path, option=option)
-    elif path.exists():
-        return [str(path)]
-    else:
-        found = sorted(glob.glob(str(path)))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        problem = f"{path} matches nothing" if glob.has_magic(name) else f"{path} does not exist"
+    if path.exists():
+        place = path.parent / glob.escape(path.name) if is_sample_file(str(path)) else path
+        return [str(place)]
+
+    found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
     if not found:
+        problem = f"{path} matches nothing" if glob.has_magic(name) else f"{path} does not exist"
         raise UserError(f"{option}: {problem}; check the path, or make shards first.")
-    return found
+    return [shard for place in _of_glob(found, path.name) for shard in _opened(place, option)]
+
+
+def _opened(place: str, option: str) -> list[str]:
+    return shards_below(Path(place), option=option) if Path(place).is_dir() else [place]
+
+
+def _of_glob(found: Sequence[str], pattern: str) -> list[str]:
+    """Put the photos and JSONs that a glob found together by their folders.
+
+    Args:
+        pattern: the glob's last part.
+    """
+    others = [place for place in found if not is_sample_file(place) or Path(place).is_dir()]
+    folders = {str(Path(place).parent) for place in found if place not in set(others)}
+    if not is_sample_file(pattern):
+        pattern = pattern.removesuffix(".*").removesuffix("*") + "*.json"
+    return [*others, *(str(Path(folder) / pattern) for folder in sorted(folders))]
 
 
 def _expand_url(url: str, *, option: str) -> list[str]:

@@ -25,9 +25,20 @@ PROBLEMS = (
     "RLE runs past the end of the image",
     "RLE covers less than the image",
     "RLE size disagrees with the image",
+    "the annotation is no object",
+    "it has no segmentation",
+    "its segmentation is neither run lengths nor polygons",
+    "RLE has no size [height, width]",
+    "RLE counts are neither text nor whole numbers",
+    "a polygon has fewer than three corners, an odd coordinate or something that is no number",
+    "a polygon lies far outside the image",
+    "a polygon's coordinates go from 0 to 1 and are no pixels",
+    "polygons of a photo above 50 megapixels are not read",
 )
 """What a status code of `Runs` means."""
-SIZE_DISAGREES = 7
+NEGATIVE, TOO_LONG, SIZE_DISAGREES = 4, 5, 7
+NO_OBJECT, NO_SEGMENTATION, UNKNOWN_SEGMENTATION, NO_SIZE, NO_RUNS = range(8, 13)
+BAD_POLYGON, FAR_POLYGON, RELATIVE_POLYGON, POLYGON_OF_LARGE_PHOTO = range(13, 17)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,6 +162,27 @@ def rasterise(
     out = np.zeros((len(masks), cells, cells), dtype=np.uint8)
     rle_kernels.rasterise(runs.ends, runs.starts, runs.height, masks, rows, columns, out)
     return out
+
+
+def sampled(
+    runs: Runs,
+    masks: npt.NDArray[np.int64],
+    *,
+    rows: npt.NDArray[np.int32],
+    columns: npt.NDArray[np.int32],
+) -> npt.NDArray[np.bool_]:
+    """Tell which masks `rasterise` gives at least one cell, without making a grid.
+
+    Args:
+        rows: as `rasterise` takes them.
+        columns: the same for columns.
+
+    Returns:
+        bool [m].
+    """
+    out = np.zeros(len(masks), dtype=np.uint8)
+    rle_kernels.sampled(runs.ends, runs.starts, runs.height, masks, rows, columns, out)
+    return out.view(np.bool_)
 
 
 def rasterise_area(

@@ -235,6 +235,37 @@ def rasterise(ends, starts, height, masks, rows, columns, out):  # type: ignore[
 
 @numba.njit(
     numba.void(
+        _INT32,
+        _INT64,
+        numba.int64,
+        _INT64,
+        _READ_ONLY_STARTS,
+        _READ_ONLY_STARTS,
+        numba.uint8[::1],
+    ),
+    nogil=True,
+    cache=True,
+)
+def sampled(ends, starts, height, masks, rows, columns, out):  # type: ignore[no-untyped-def]
+    """See `rle.sampled`; out holds zeros before."""
+    for k in range(len(masks)):
+        for i in range(starts[masks[k]] + 1, starts[masks[k] + 1], 2):
+            begin, last = ends[i - 1], ends[i] - 1
+            if last < begin:
+                continue
+            left, right = begin // height, last // height
+            for x in range(left, right + 1):
+                top = begin - left * height if x == left else 0
+                bottom = last - right * height if x == right else height - 1
+                if columns[x] < columns[x + 1] and rows[top] < rows[bottom + 1]:
+                    out[k] = 1
+                    break
+            if out[k]:
+                break
+
+
+@numba.njit(
+    numba.void(
         numba.int64[::1],
         numba.int64,
         numba.int64,

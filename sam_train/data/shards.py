@@ -31,6 +31,7 @@ from sam_train.data.index import (
 from sam_train.data.patterns import resolve
 from sam_train.data.sources import Facts, Source, Span, is_remote, open_source, short_name
 from sam_train.data.tar import BLOCK, Header, parse_header
+from sam_train.data.unpacked import read_pair, split
 from sam_train.data.walk import ShardIndex, index_shard
 from sam_train.errors import UserError
 
@@ -75,6 +76,8 @@ class Place:
     """Member name without extension."""
     jpeg: Span
     json: Span
+    unpacked: bool = False
+    """The shard is a folder."""
 
     @property
     def name(self) -> str:
@@ -85,11 +88,15 @@ class Place:
         """See `Shards.read`; `source` is the opened shard where there is one."""
         if max(self.jpeg.size, self.json.size) > MAX_MEMBER:
             raise OSError(f"a file of more than {MAX_MEMBER >> 20} MiB")
+        if self.unpacked:
+            sizes = self.jpeg.size, self.json.size
+            jpeg, json = read_pair(self.path, self.key, sizes=sizes)
+            return Entry(jpeg=jpeg, json=json)
         # With the headers: a shard of the same size may have taken this one's place.
         spans = [Span(each.offset - BLOCK, each.size + BLOCK) for each in (self.jpeg, self.json)]
         blocks = (source or open_source(self.path)).read_many(spans, size=self.shard_size)
-        for block, suffix in zip(blocks, (".jpg", ".json"), strict=True):
-            if not _is_header_of(block, name=self.key + suffix):
+        for block, kind in zip(blocks, ("jpg", "json"), strict=True):
+            if not _is_header_of(block, key=self.key, kind=kind):
                 raise OSError(f"{short_name(self.path)} changed since it was indexed")
         return Entry(jpeg=blocks[0][BLOCK:], json=blocks[1][BLOCK:])
 
@@ -109,7 +116,14 @@ class _Part:
     def place(self, row: int) -> Place:
         jpeg, json = self.index.spans(self.shard, row)
         key = self.index.key(self.shard, row)
-        return Place(path=self.path, shard_size=self.row.size, key=key, jpeg=jpeg, json=json)
+        return Place(
+            path=self.path,
+            shard_size=self.row.size,
+            key=key,
+            jpeg=jpeg,
+            json=json,
+            unpacked=self.row.unpacked,
+        )
 
 
 class Shards:
@@ -209,13 +223,13 @@ class Shards:
         return shard, place - int(self._all_first[shard])
 
 
-def _is_header_of(block: bytes, *, name: str) -> bool:
+def _is_header_of(block: bytes, *, key: str, kind: str) -> bool:
     header: Header | None = parse_header(block[:BLOCK])
     if header is None or header.size != len(block) - BLOCK:
         return False
     # A longer name stands in a block of its own, and this one holds a part of it.
-    plain = name.isascii() and len(name) < 100
-    return not plain or header.name.removeprefix("./") == name
+    plain = key.isascii() and len(key) + len(".jpeg") < 100
+    return not plain or split(header.name) == (key, kind)
 
 
 def open_shards(
@@ -345,7 +359,7 @@ def _warn(part: _Part) -> None:
         (row.without_json, row.first_without_json, "photos", "JSON"),
         (row.without_jpeg, row.first_without_jpeg, "JSONs", "photo"),
     ):
-        if count:
+        if count and row.samples:
             log.warning(
                 "%s: left out %d %s without a %s (first: %s)", part.path, count, kind, other, first
             )
@@ -353,7 +367,8 @@ def _warn(part: _Part) -> None:
 
 def no_samples(path: str, row: ShardRow) -> str:
     """What to say about a shard without a single sample."""
+    kind = "Folder" if row.unpacked else "Shard"
     return (
-        f"Shard {path} holds no pair of .jpg and .json ({row.without_json} photos, "
+        f"{kind} {path} holds no pair of .jpg and .json ({row.without_json} photos, "
         f"{row.without_jpeg} JSONs{', ' + row.damage if row.damage else ''})"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sam_train.data.shards import Shards
-from sam_train.data.skips import KINDS, Tally
+from sam_train.data.skips import KINDS, OF_MASKS, READ, Tally
 from sam_train.data.sources import short_name
 
 
@@ -14,7 +14,7 @@ def describe(tally: Tally, shards: Shards, *, option: str) -> str | None:
         option: the setting that the shards come from (`data.train`).
     """
     counts = dict(tally.counts)
-    masks = counts.pop("bad_mask", 0)
+    masks = {kind: counts.pop(kind) for kind in OF_MASKS + READ if kind in counts}
     parts = []
     if counts:
         kinds = ", ".join(
@@ -22,9 +22,10 @@ def describe(tally: Tally, shards: Shards, *, option: str) -> str | None:
             for kind, count in counts.items()
         )
         parts.append(f"skipped {sum(counts.values()):,} of {tally.read:,} samples read: {kinds}")
-    if masks:
-        key = shards.key(tally.examples["bad_mask"])
-        parts.append(f"skipped {masks:,} {KINDS['bad_mask']} (first: {key})")
+    for kind, count in masks.items():
+        key = shards.key(tally.examples[kind])
+        verb = "used" if kind in READ else "skipped"
+        parts.append(f"{verb} {count:,} {KINDS[kind]} (first: {key})")
     return (
         f"{option}: {'; '.join(parts + _left_out(shards))}" if parts + _left_out(shards) else None
     )
@@ -42,6 +43,10 @@ def _left_out(shards: Shards) -> list[str]:
         number = sum(row.without_jpeg for _, row in alone)
         first = f"{short_name(alone[0][0])}/{alone[0][1].first_without_jpeg}"
         parts.append(f"left out {number:,} without a photo (first: {first})")
+    if beside := [(path, row) for path, row in known if row.others]:
+        number = sum(row.others for _, row in beside)
+        first = f"{short_name(beside[0][0])}/{beside[0][1].first_other}"
+        parts.append(f"left out {number:,} other files (first: {first})")
     if unsafe := [(path, row) for path, row in known if row.refused]:
         number = sum(row.refused for _, row in unsafe)
         # repr: the name is whatever somebody wrote.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils.data import get_worker_info
 
+from sam_train.data import rle
 from sam_train.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -19,8 +20,27 @@ KINDS = {
     "bad_json": "corrupt JSON",
     "bad_rle": "every mask's RLE is invalid",
     "no_masks": "every mask is empty or too large",
+    "no_cell": "every mask is smaller than a cell of the loss grid",
     "bad_mask": "single masks with an invalid RLE (their photo was used)",
+    "mask_size": "masks whose size is not the photo's (their photo was used)",
+    "no_segmentation": "annotations without a segmentation (their photo was used)",
+    "bad_segmentation": "masks that are neither run lengths nor polygons (their photo was used)",
+    "bad_polygon": "masks with a polygon that cannot be meant (their photo was used)",
+    "small_mask": "masks smaller than a cell of the loss grid (their photo was used)",
+    "polygons": "masks made from polygons",
+    "plain_runs": "masks read from plain run lengths",
 }
+OF_MASKS = (
+    *("bad_mask", "mask_size", "no_segmentation", "bad_segmentation", "bad_polygon"),
+    "small_mask",
+)
+"""Kinds that count masks."""
+READ = ("polygons", "plain_runs")
+"""Kinds that count masks which were used, though SA-1B writes them otherwise."""
+TOO_SMALL = (
+    "a larger model.image_size sees smaller objects, and so do tiles (python -m data_tools.tile)"
+)
+"""The way out where objects have no cell."""
 _NAMES = list(KINDS)
 _READ = len(_NAMES)
 _NONE = 2**63 - 1
@@ -38,6 +58,17 @@ class Tally:
     """By kind of KINDS, without zeros."""
     examples: dict[str, int] = field(default_factory=dict)
     """The lowest sample index of each kind."""
+
+
+def kind_of(status: int) -> str:
+    """Return the kind of KINDS that counts masks of a status of `rle.PROBLEMS`."""
+    if status in {rle.NO_OBJECT, rle.NO_SEGMENTATION}:
+        return "no_segmentation"
+    if status in {rle.UNKNOWN_SEGMENTATION, rle.NO_SIZE, rle.NO_RUNS}:
+        return "bad_segmentation"
+    if status >= rle.BAD_POLYGON:
+        return "bad_polygon"
+    return "mask_size" if status == rle.SIZE_DISAGREES else "bad_mask"
 
 
 def add_up(tallies: Iterable[Tally]) -> Tally:
@@ -68,13 +99,19 @@ class Skips:
         self._counts.numpy()[self._row(), _READ] += 1  # torch takes 20 times as long
 
     def add(self, kind: str, message: str, *, index: int, count: int = 1) -> None:
-        """Count a skip of sample `index` and warn about the first three, then at powers of ten."""
+        """Count a skip of sample `index` and warn about the first three, then at powers of ten.
+
+        A kind of READ is said once.
+        """
         before = self.totals().get(kind, 0)
         place = self._row(), _NAMES.index(kind)
         self._counts[place] += count
         self._lowest[place] = min(index, int(self._lowest[place]))
         now = before + count
-        if before < 3 or len(str(now)) > len(str(before)):
+        if kind in READ:
+            if not before:
+                log.info("%s", message)
+        elif before < 3 or len(str(now)) > len(str(before)):
             log.warning("Skipped (%s, number %d): %s", kind, now, message)
 
     def totals(self) -> dict[str, int]:
@@ -101,15 +138,15 @@ class Skips:
             UserError: more than the allowed fraction of the samples was skipped.
         """
         read = int(self._counts[:, _READ].sum())
-        totals = self.totals()
-        totals.pop("bad_mask", None)
+        totals = {kind: n for kind, n in self.totals().items() if kind not in OF_MASKS + READ}
         skipped = sum(totals.values())
         if read >= _JUDGED_FROM and skipped > self._max_fraction * read:
             kinds = ", ".join(f"{count} {KINDS[kind]}" for kind, count in totals.items())
+            small = totals.get("no_cell", 0) > skipped / 2
             raise UserError(
                 f"{skipped} of {read} samples could not be used ({kinds}; the last: {last}): "
-                "check the shards of data.train, or raise data.max_skip_fraction above "
-                f"{self._max_fraction}."
+                f"{TOO_SMALL if small else 'check the shards of data.train'}, or raise "
+                f"data.max_skip_fraction above {self._max_fraction}."
             )
 
     @staticmethod

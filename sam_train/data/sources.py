@@ -229,8 +229,16 @@ def is_http(path: str) -> bool:
 
 def short_name(path: str) -> str:
     """The file's own name, for messages: a link's query may hold a password."""
-    name = urlsplit(path).path if is_remote(path) else path
-    return name.rstrip("/").rsplit("/", 1)[-1]
+    name = (urlsplit(path).path if is_remote(path) else path).rstrip("/")
+    folder, _, last = name.rpartition("/")
+    # Of samples in a folder, whose path ends with a pattern of their names: the folder's.
+    return folder.rpartition("/")[2] if folder and is_sample_file(path) else last
+
+
+def is_sample_file(path: str) -> bool:
+    """Whether a local path ends like the photos and JSONs of a folder."""
+    local = not is_remote(path) and not path.startswith(PIPE)
+    return local and path.lower().endswith((".json", ".jpg", ".jpeg"))
 
 
 def one_line(error: BaseException) -> str:
@@ -270,4 +278,10 @@ def open_source(path: str) -> Source:
         from sam_train.data.http import HttpSource  # noqa: PLC0415 - it builds on this file
 
         return HttpSource(path)
-    return ObjectSource(path) if is_remote(path) else LocalSource(path)
+    if is_remote(path):
+        return ObjectSource(path)
+    if is_sample_file(path) or Path(path).is_dir():
+        from sam_train.data.unpacked import FolderSource  # noqa: PLC0415 - it builds on this file
+
+        return FolderSource(path)
+    return LocalSource(path)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from sam_train.data.collate import Collator
 from sam_train.data.config import DataConfig
-from sam_train.data.dataset import Scenes, draw_sample
+from sam_train.data.dataset import Scenes, draw_sample, report_small
 from sam_train.data.decode import BadSample
 from sam_train.data.exclude import Exclusions, read_exclusions
 from sam_train.data.fingerprint import Fingerprint, digest
@@ -119,14 +119,20 @@ class StreamShards(Shards):
 
 
 def open_stream(cfg: DataConfig, *, option: str) -> StreamShards:
-    """The shards of `data.train`; nothing of them is read.
+    """Return the shards of `data.train`; nothing of them is read.
 
     Raises:
-        UserError: they are missing, or a setting needs an index.
+        UserError: they are missing, or fewer samples are asked for than they hold.
     """
-    for name, off in (("limit", None), ("cache", False), ("shuffle_window", 0), ("index", None)):
+    if cfg.limit is not None:
+        raise UserError(
+            f"data.limit={cfg.limit} counts samples of an index, which data.mode=stream has none "
+            "of: set data.limit=null, or data.mode=indexed."
+        )
+    # Whoever set them, a recipe or a person: they make reading faster and change no sample.
+    for name, off in (("cache", False), ("shuffle_window", 0), ("index", None)):
         if getattr(cfg, name) != off:
-            raise UserError(f"data.{name} has no meaning with data.mode=stream; leave it out.")
+            log.info("data.%s has no effect with data.mode=stream", name)
     urls = resolve(cfg.train, option=option, pipes=True)
     return StreamShards(urls, exclusions=read_exclusions(cfg.exclude, include=cfg.include))
 
@@ -261,21 +267,22 @@ class StreamDataset(IterableDataset[Handed | UserError]):
             draw_key = (self._seed, raw.turn // len(self._shards.urls), index)
             skips.read()
             try:
-                scene = self._scenes.get(index, draw_key=draw_key)
+                sample = draw_sample(
+                    self._scenes.get(index, draw_key=draw_key),
+                    key=self._shards.key(index),
+                    position=raw.turn << _ROW_BITS | raw.row,
+                    draw_key=draw_key,
+                    limit=self._cfg.masks_per_image,
+                    grid_size=self._grid_size,
+                    mask_sampling=self._scenes.mask_sampling,
+                )
             except BadSample as bad:
                 message = f"{self._shards.key(index)}: {bad}"
                 skips.add(bad.kind, message, index=index)
                 skips.check(last=message)
                 continue
-            yield draw_sample(
-                scene,
-                key=self._shards.key(index),
-                position=raw.turn << _ROW_BITS | raw.row,
-                draw_key=draw_key,
-                limit=self._cfg.masks_per_image,
-                grid_size=self._grid_size,
-                mask_sampling=self._scenes.mask_sampling,
-            )
+            report_small(sample, skips, index=index)
+            yield sample
 
     def _batches(self, samples: Iterator[Sample]) -> Iterator[Handed]:
         while batch := self._collate(list(islice(samples, self._micro))):
@@ -355,6 +362,7 @@ def make_stream_loader(
         scale_jitter=cfg.scale_jitter,
         jpeg=cfg.jpeg,
         mask_sampling=cfg.mask_sampling,
+        grid_size=grid_size,
     )
     start = consumed if consumed is not None else Consumed()
     if start != Consumed():

@@ -10,9 +10,11 @@ from typing import Any
 
 from webdataset.gopen import gopen
 
+from sam_train.data.compressed import MAGIC, compressed
 from sam_train.data.shards import MAX_MEMBER, Entry
 from sam_train.data.sources import PIPE, open_source
 from sam_train.data.tar import Listing, walk_members
+from sam_train.data.unpacked import is_unpacked, list_folder, read_pair, split
 
 _CHUNK = 1 << 20
 _MAX_HALVES = 16
@@ -38,12 +40,23 @@ def read_pairs(path: str, *, left_out: Callable[[str], None]) -> Iterator[Pair]:
     Raises:
         OSError: the shard cannot be read, or not to its end; a command's exit status is not 0.
     """
+    if is_unpacked(path):
+        yield from _read_folder(path, left_out=left_out)
+        return
     halves: dict[str, dict[str, bytes]] = defaultdict(dict)
     listing = Listing()
+    begin = b""
     with _open(path) as tape:
-        for member in walk_members(tape.read_at, listing, size=tape.size):
-            key, _, suffix = member.name.removeprefix("./").rpartition(".")
-            if suffix not in ("jpg", "json"):
+
+        def read_at(offset: int, length: int) -> bytes:
+            nonlocal begin
+            data = tape.read_at(offset, length)
+            begin = begin or data[:MAGIC]
+            return data
+
+        for member in walk_members(read_at, listing, size=tape.size):
+            key, suffix = split(member.name)
+            if suffix is None:
                 continue
             if member.size > MAX_MEMBER:
                 left_out(f"{member.name}: a file of more than {MAX_MEMBER >> 20} MiB")
@@ -59,15 +72,32 @@ def read_pairs(path: str, *, left_out: Callable[[str], None]) -> Iterator[Pair]:
             elif len(halves) > _MAX_HALVES:
                 left_out(_alone(halves, next(iter(halves))))
         if listing.damage:
-            raise OSError(listing.damage)
+            raise OSError(compressed(path, begin) or listing.damage)
         tape.finish()
     for key in list(halves):
         left_out(_alone(halves, key))
 
 
+def _read_folder(path: str, *, left_out: Callable[[str], None]) -> Iterator[Pair]:
+    pairs, sizes, refused = list_folder(path)
+    for name in (*pairs.without_json, *pairs.without_jpeg, *refused):
+        left_out(f"{name}: no sample")
+    for key in pairs.keys:
+        own = sizes[pairs.jpegs[key]], sizes[pairs.jsons[key]]
+        if max(own) > MAX_MEMBER:
+            left_out(f"{key}: a file of more than {MAX_MEMBER >> 20} MiB")
+            continue
+        jpeg, json = read_pair(path, key, sizes=own)
+        yield Pair(key=key, entry=Entry(jpeg=jpeg, json=json))
+
+
 def _alone(halves: dict[str, dict[str, bytes]], key: str) -> str:
     (suffix,) = halves.pop(key)
-    return f"{key}.{suffix} without its {'.json' if suffix == 'jpg' else '.jpg'} near by"
+    other = ".json" if suffix == "jpg" else ".jpg"
+    return (
+        f"{key}.{suffix} without its {other} near by (data.mode=indexed finds it anywhere in the "
+        "shard, and `python -m data_tools.reshard` puts the two side by side)"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from sam_train.data.sources import one_line, open_source, short_name
+from sam_train.data.compressed import MAGIC, compressed
+from sam_train.data.sources import Facts, one_line, open_source, short_name
 from sam_train.data.tar import list_members
+from sam_train.data.unpacked import is_unpacked, list_folder, pair_up
 from sam_train.errors import UserError
 
 
@@ -33,43 +36,74 @@ class ShardIndex:
     """JSONs that were left out because no photo has their name."""
     refused: list[str] = field(default_factory=list)
     """Links, devices and names that point out of the archive: never read."""
+    others: list[str] = field(default_factory=list)
+    """Files that are neither a photo nor a JSON."""
+    unpacked: bool = False
+    """It is a folder; offsets are 0."""
     damage: str | None
     """Why the walk ended before the end of the tar, if it did; what came before is usable."""
 
 
 def index_shard(path: str) -> ShardIndex:
-    """Walk the headers of one tar; it may turn out to hold no sample at all.
+    """Walk the headers of one tar, or the names of a folder; it may hold no sample at all.
 
     Raises:
-        UserError: it is missing or cannot be read.
+        UserError: it is missing, cannot be read or is compressed.
     """
     try:
         source = open_source(path)
         facts = source.facts()
+        if is_unpacked(path):
+            return _index_folder(path, facts)
         with source.opened(facts.size) as read_at:
+            if problem := compressed(path, read_at(0, MAGIC)):
+                raise UserError(f"Shard {path}: {problem}.")
             listing = list_members(read_at, size=facts.size)
     except FileNotFoundError:
         raise UserError(f"Shard {path} does not exist; check data.train and data.val.") from None
     except OSError as error:
         problem = one_line(error).removeprefix(f"{short_name(path)}: ")
         raise UserError(f"Shard {path} cannot be read ({problem}); check access to it.") from None
-    found = {m.name.removeprefix("./"): m for m in listing.members}
-    jpegs = {n.removesuffix(".jpg"): m for n, m in found.items() if n.endswith(".jpg")}
-    jsons = {n.removesuffix(".json"): m for n, m in found.items() if n.endswith(".json")}
-    keys = [key for key in jpegs if key in jsons]
+    found = {m.name: m for m in listing.members}
+    pairs = pair_up([m.name for m in listing.members], last_wins=True)
+    keys = pairs.keys
     return ShardIndex(
         path=path,
         size=facts.size,
         stamp=facts.stamp,
         keys=keys,
-        jpegs=np.array(
-            [(jpegs[key].offset, jpegs[key].size) for key in keys], dtype=np.int64
-        ).reshape(-1, 2),
-        jsons=np.array(
-            [(jsons[key].offset, jsons[key].size) for key in keys], dtype=np.int64
-        ).reshape(-1, 2),
-        without_json=[jpegs[key].name for key in jpegs if key not in jsons],
-        without_jpeg=[jsons[key].name for key in jsons if key not in jpegs],
+        jpegs=_spans(
+            (found[pairs.jpegs[key]].offset, found[pairs.jpegs[key]].size) for key in keys
+        ),
+        jsons=_spans(
+            (found[pairs.jsons[key]].offset, found[pairs.jsons[key]].size) for key in keys
+        ),
+        without_json=pairs.without_json,
+        without_jpeg=pairs.without_jpeg,
+        others=pairs.others,
         refused=listing.refused,
         damage=listing.damage,
     )
+
+
+def _index_folder(path: str, facts: Facts) -> ShardIndex:
+    pairs, sizes, refused = list_folder(path)
+    keys = pairs.keys
+    return ShardIndex(
+        path=path,
+        size=facts.size,
+        stamp=facts.stamp,
+        keys=keys,
+        jpegs=_spans((0, sizes[pairs.jpegs[key]]) for key in keys),
+        jsons=_spans((0, sizes[pairs.jsons[key]]) for key in keys),
+        without_json=pairs.without_json,
+        without_jpeg=pairs.without_jpeg,
+        others=pairs.others,
+        refused=refused,
+        unpacked=True,
+        damage=None,
+    )
+
+
+def _spans(places: Iterable[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    return np.array(list(places), dtype=np.int64).reshape(-1, 2)

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -85,7 +85,8 @@ def settings(cfg: RunConfig, place: Place) -> Result:
         UserError: they do not.
     """
     check_config(cfg)
-    check_masks_per_gpu(cfg.data, world_size=place.ranks, accumulate=cfg.trainer.accumulate)
+    data = cfg.data if uses_gpus(cfg.trainer) else replace(cfg.data, masks_per_gpu=None)
+    check_masks_per_gpu(data, world_size=place.ranks, accumulate=cfg.trainer.accumulate)
     mark = hashlib.sha256(repr(asdict(cfg)).encode()).hexdigest()[:8]
     images = cfg.data.batch_size // (place.ranks * cfg.trainer.accumulate)
     found = (

@@ -79,7 +79,7 @@ def test_masks_points_and_boxes_are_those_of_the_drawn_annotations(
 
 def test_first_points_are_uniform_over_the_original_mask(tmp_path: Path, make: Any) -> None:
     mask = np.zeros((1, 30, 44), dtype=np.uint8)
-    mask[0, 3, 5], mask[0, 20:22, 40] = 1, 1
+    mask[0, 4, 4], mask[0, 20:22, 40] = 1, 1  # the first lies at the centre of a cell
     files = [("sa_0.jpg", make.photo(30, 44, seed=0)), ("sa_0.json", make.record(0, mask))]
     train, _, _ = datasets(make.pack(tmp_path / "a.tar", files), cache=True)
     n = 3000
@@ -182,7 +182,7 @@ def test_scaled_jpegs_and_covered_cells_change_nothing_that_is_drawn(
     tmp_path: Path, make: Any
 ) -> None:
     """Photos of four times the input: only pixels and edges of masks may differ, and little."""
-    files = make.sample_files(0, masks=6, height=128, width=190)
+    files = make.sample_files(1, masks=6, height=128, width=190)
     shards = open_shards(str(make.pack(tmp_path / "a.tar", files)), option="data.train")
     samples = []
     for options in ({}, {"jpeg": "scaled", "mask_sampling": "area"}):

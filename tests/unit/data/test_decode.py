@@ -65,10 +65,9 @@ def test_cut_and_foreign_files_are_refused() -> None:
         b"",
         b"{",
         b"\xff\xfe",
-        b"[]",
+        b"3",
         b'{"image": {}}',
-        b'{"annotations": [{"segmentation": [[1, 2, 3]]}]}',
-        b'{"annotations": [{"segmentation": {"size": [4, 4], "counts": [8, 8]}}]}',
+        b'{"annotations": {"segmentation": [[1, 2, 3]]}}',
         b"[" * 100_000,
     ],
 )

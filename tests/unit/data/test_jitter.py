@@ -139,7 +139,7 @@ def test_the_image_is_the_window_of_the_scaled_photo(frame: InputFrame, make: An
 
 def test_points_and_boxes_are_those_of_the_window(shard: Callable[..., Path]) -> None:
     source = scenes(shard(3), [0.3, 2.0])
-    cut_masks = 0
+    cut_masks = small_masks = 0
     for index in range(3):
         for epoch in range(20):
             scene = source.get(index, draw_key=(0, epoch, index))
@@ -155,7 +155,15 @@ def test_points_and_boxes_are_those_of_the_window(shard: Callable[..., Path]) ->
             assert scene.usable.tolist() == np.flatnonzero(fits).tolist()
             scale = np.divide(frame.scaled, frame.original)[::-1]
             offset = np.array(frame.offset[::-1])
-            for k, mask in enumerate(scene.usable):
+            rows, columns = frame.cell_rows(R), frame.cell_columns(R)
+            grid = rle.rasterise(
+                scene.masks.runs, scene.usable, rows=rows, columns=columns, cells=R
+            )
+            drawn = scene.usable[grid.any((1, 2))]
+            assert sample.without_cell == len(scene.usable) - len(drawn)
+            assert np.array_equal(sample.masks, grid[grid.any((1, 2))])
+            small_masks += sample.without_cell
+            for k, mask in enumerate(drawn):
                 point, box = sample.points[k], sample.boxes[k].reshape(2, 2)
                 assert (point >= -0.5).all()
                 assert (point < np.array(frame.size[::-1]) - 0.5).all()
@@ -167,6 +175,7 @@ def test_points_and_boxes_are_those_of_the_window(shard: Callable[..., Path]) ->
                 assert np.allclose(box, (corners + 0.5) * scale - 0.5 - offset, atol=1e-4)
                 cut_masks += areas[mask] < whole[mask].sum()
     assert cut_masks > 50
+    assert small_masks > 10
 
 
 def test_first_points_are_uniform_over_the_part_inside(tmp_path: Path, make: Any) -> None:

@@ -101,6 +101,8 @@ def test_masks_per_gpu_bounds_a_micro_batch_and_never_what_is_drawn(
     with pytest.raises(UserError, match=r"smaller data\.masks_per_image"):
         train_batches(DataConfig(masks_per_image=7, masks_per_gpu=6, **settings), 1)
     split = [train_batches(cfg, 4, accumulate=4), train_batches(cfg, 1, world_size=4)]
+    # Only the paper's recipes set a limit: 8 photos with 16 masks each are nobody's mistake.
+    assert sum(b.num_masks for b in train_batches(DataConfig(masks_per_image=16, **settings), 1))
     whole = train_batches(DataConfig(masks_per_image=3, masks_per_gpu=None, **settings), 1)
     assert max(batch.num_masks for batch in split[0]) == 6
     assert torch.equal(torch.cat([b.mask_ids for b in split[0]]), whole[0].mask_ids)

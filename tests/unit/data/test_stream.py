@@ -265,11 +265,23 @@ def test_excluded_samples_do_not_come(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"limit": 3}, {"cache": True}, {"shuffle_window": 2}, {"shuffle_buffer": 0}]
+    ("wrong", "way_out"),
+    [({"limit": 3}, r"set data\.limit=null"), ({"shuffle_buffer": 0}, "at least 1")],
 )
-def test_what_needs_an_index_is_refused(folder: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=rf"data\.{next(iter(wrong))}"):
+def test_what_needs_an_index_is_refused(folder: Path, wrong: dict[str, Any], way_out: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.{next(iter(wrong))}.*{way_out}"):
         stream(settings(str(folder), **wrong))
+
+
+@pytest.mark.parametrize("idle", [{"cache": True}, {"shuffle_window": 2}, {"index": "x.bin"}])
+def test_what_has_no_effect_is_said(
+    folder: Path, idle: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A recipe may have set it: the same samples come, and a line says so."""
+    with caplog.at_level("INFO"):
+        shards = open_stream(settings(str(folder), **idle), option="data.train")
+    assert f"data.{next(iter(idle))} has no effect" in caplog.text
+    assert shards.urls == open_stream(settings(str(folder)), option="data.train").urls
 
 
 def test_a_command_without_stream_mode_is_told_the_way_out() -> None:

@@ -105,7 +105,7 @@ def test_nothing_helps_where_the_weights_do_not_fit(
         ("plan.mfu=35", "a share of the GPU's peak"),
         ("trainer.precision=64-true", "64-true is for tests"),
         ("trainer.devices=3", "not divisible"),
-        ("data.masks_per_image=16", "data.masks_per_gpu=64"),
+        ("data.masks_per_gpu=1", "more than data.masks_per_gpu=1"),
     ],
 )
 def test_what_cannot_be_planned(tmp_path: Path, override: str, said: str) -> None:
