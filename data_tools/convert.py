@@ -12,6 +12,7 @@ from data_tools import command
 from data_tools.convert_output import Summary, fingerprint, finished, replaced_folder, write_lists
 from data_tools.convert_photo import JPEG_QUALITY
 from data_tools.convert_run import ConvertConfig, Tally, samples
+from data_tools.photos.options import add_photo_options, photo_rule
 from data_tools.readers.ade20k import list_ade20k
 from data_tools.readers.bbbc038 import list_bbbc038
 from data_tools.readers.bsds import DEDUPE_IOU, list_bsds
@@ -22,6 +23,7 @@ from data_tools.readers.masks import LAYOUTS, list_masks
 from data_tools.readers.records import Listing
 from data_tools.readers.rle import list_rle
 from data_tools.sa1b_format import SAMPLES_PER_SHARD, ShardSample, write_shards
+from data_tools.unused import unused_files
 from sam_train.errors import UserError
 
 EXAMPLES = """examples:
@@ -65,6 +67,7 @@ def _common() -> argparse.ArgumentParser:
     )  # fmt: skip
     common.add_argument("--limit", type=count, metavar="N", help="only the first N images")
     common.add_argument("--dry-run", action="store_true", help="count only, write nothing")
+    add_photo_options(common)
     command.add_workers(common)
     return common
 
@@ -148,17 +151,34 @@ def _with_progress(
         bar.reach(total)
 
 
+def complete_listing(args: argparse.Namespace) -> Listing:
+    """Return what the reader lists, with every other file below --images as left out.
+
+    Raises:
+        UserError: see the readers.
+    """
+    listing: Listing = args.list(args)
+    masks = getattr(args, "masks", None)
+    # If photos and masks share a folder, all of it is looked at.
+    apart = [masks] if masks is not None and masks.resolve() != args.images.resolve() else []
+    listing.skips += unused_files(listing, args.images, without=[*apart, args.out])
+    return listing
+
+
 def convert(args: argparse.Namespace) -> str:
     """Do what the arguments say; returns what to print.
 
     Raises:
         UserError: see the readers; or nothing could be converted.
     """
-    listing: Listing = args.list(args)
-    listing.records = listing.records[: args.limit]
     config = ConvertConfig(
-        jpeg_quality=args.jpeg_quality, min_area=args.min_area, workers=args.workers
+        jpeg_quality=args.jpeg_quality,
+        min_area=args.min_area,
+        photos=photo_rule(args),
+        workers=args.workers,
     )
+    listing = complete_listing(args)
+    listing.records = listing.records[: args.limit]
     settings = {k: str(v) for k, v in sorted(vars(args).items()) if k not in NOT_IN_THE_RESULT}
     mark = fingerprint(listing, settings)
     if not args.dry_run and (earlier := finished(args.out, mark)):
