@@ -33,6 +33,7 @@ ORIENTATION = 0x0112
 """EXIF's tag for how the camera was held; 1 is upright."""
 
 _PAGE = re.compile(r"(?P<stem>.+)_p(?P<number>[0-9]{3,})")
+_PPM = re.compile(rb"P6\s+(?:#[^\n]*\s+)*[0-9]+\s+[0-9]+\s+([0-9]+)\s")
 _limit = threading.Lock()
 
 
@@ -197,6 +198,8 @@ def _sixteen_bits(path: Path, check: Any) -> Raster | None:
         check(int.from_bytes(head[20:24]), int.from_bytes(head[16:20]))
         pixels = imagecodecs.png_decode(path.read_bytes())
         return _whole(pixels, is_colour=kind != 4, alpha={4: 1, 6: 3}.get(kind))
+    if (header := _PPM.match(head)) and int(header[1]) > 255:
+        raise SkipImageError("PPM of more than 8 bits is not read (save it as PNG or TIFF)")
     if head[4:8] == b"jP  " or head.startswith(b"\xff\x4f\xff\x51"):
         with _pillow(path) as image:
             check(image.height, image.width)

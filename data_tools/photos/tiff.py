@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ _UNASSOCIATED, _ASSOCIATED = 2, 1
 _MINISWHITE, _MINISBLACK, _RGB, _YCBCR = 0, 1, 2, 6
 _JPEG = (6, 7)
 
+# What is wrong with a file is said by the error that follows; odd tags are nobody's concern.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plane:
@@ -33,7 +37,7 @@ class _Plane:
 
 @contextmanager
 def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
-    """Open a TIFF; tifffile's warnings about odd tags are not shown."""
+    """Open a TIFF."""
     with tifffile.TiffFile(path) as file:
         yield file
 
@@ -49,9 +53,12 @@ def read_plane(file: tifffile.TiffFile, number: int) -> Raster | None:
     its colours are indices, CMYK, CIELab or compressed YCbCr.
 
     Raises:
-        IndexError: there is no such picture.
+        ValueError: there is no such picture.
     """
-    plane = _planes(file)[number]
+    planes = _planes(file)
+    if number >= len(planes):
+        raise ValueError(f"it has {len(planes)} pictures")
+    plane = planes[number]
     page = plane.pages[0].aspage()
     jpeg = int(page.photometric) == _YCBCR and int(page.compression) in _JPEG
     if int(page.photometric) not in (_MINISWHITE, _MINISBLACK, _RGB) and not jpeg:
