@@ -47,7 +47,7 @@ def _label(text: str) -> int:
     return int(text, 0)
 
 
-def _common() -> argparse.ArgumentParser:
+def common_options() -> argparse.ArgumentParser:
     """What every kind of source takes."""
     count = command.between(1, sys.maxsize, int)
     common = argparse.ArgumentParser(add_help=False)
@@ -75,7 +75,13 @@ def _common() -> argparse.ArgumentParser:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command.parser("convert", description=__doc__, examples=EXAMPLES)
-    common = _common()
+    add_kinds(parser, common_options())
+    return parser
+
+
+def add_kinds(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Add a command for every kind of source, each with the common options; `args.list(args)`
+    then lists it."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     coco = kinds.add_parser("coco", parents=[common], help="a COCO instances JSON")
     coco.add_argument("--annotations", type=Path, required=True, metavar="JSON")
@@ -115,7 +121,6 @@ def parser() -> argparse.ArgumentParser:
     )
     rle.add_argument("--masks", type=Path, required=True, metavar="JSON")
     rle.set_defaults(list=lambda a: list_rle(a.images, a.masks))
-    return parser
 
 
 def _add_masks(kinds: Any, common: argparse.ArgumentParser) -> None:

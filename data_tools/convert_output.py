@@ -29,6 +29,8 @@ STAMP = "convert.json"
 SOURCES = "sources.tsv"
 SKIPPED = "skipped.tsv"
 PHOTOS = "photos.tsv"
+TILE_LISTS = ("tiles.tsv", "objects.tsv")
+"""Written by data_tools.tile."""
 NAMES_SHOWN = 3
 
 
@@ -42,10 +44,11 @@ class Reason:
     names: list[str]
     """The first few."""
 
-    def names_line(self) -> str:
-        """The first names and how many more there are."""
+    def line(self, verb: str) -> str:
+        """What was done to how many, with the first names and how many more there are."""
         rest = self.count - len(self.names)
-        return "; ".join(self.names) + (f"; and {rest} more" if rest else "")
+        names = "; ".join(self.names) + (f"; and {rest} more" if rest else "")
+        return f"{verb} {command.count(self.count, self.kind)}, {self.reason}: {names}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +67,8 @@ class Summary:
         return cls(
             images=tally.images,
             masks=tally.masks,
-            reasons=_reasons((skip.kind, skip.reason, skip.name) for skip in tally.skips),
-            photos=_reasons(
+            reasons=reasons_of((skip.kind, skip.reason, skip.name) for skip in tally.skips),
+            photos=reasons_of(
                 ("photo", remark, name)
                 for (_, name), taken in zip(tally.sources, tally.photos, strict=True)
                 for remark in taken.remarks
@@ -74,10 +77,8 @@ class Summary:
 
     def lines(self) -> Iterator[str]:
         """One line per reason with the first names, then the line with the counts."""
-        for group, verb in ((self.photos, "read"), (self.reasons, "skipped")):
-            for reason in group:
-                count = command.count(reason.count, reason.kind)
-                yield f"{verb} {count}, {reason.reason}: {reason.names_line()}"
+        yield from (reason.line("read") for reason in self.photos)
+        yield from (reason.line("skipped") for reason in self.reasons)
         skipped = {"image": 0, "mask": 0}
         for reason in self.reasons:
             skipped[reason.kind] = skipped.get(reason.kind, 0) + reason.count
@@ -90,7 +91,7 @@ class Summary:
         )
 
 
-def _reasons(rows: Iterable[tuple[str, str, str]]) -> list[Reason]:
+def reasons_of(rows: Iterable[tuple[str, str, str]]) -> list[Reason]:
     """Group (kind, reason, name): by kind, the most frequent reasons first."""
     names: dict[tuple[str, str], list[str]] = {}
     for kind, reason, name in rows:
@@ -165,7 +166,7 @@ def replaced_folder(out: Path) -> Iterator[Path]:
 def _require_ours(out: Path) -> None:
     if not out.is_dir():
         raise UserError(f"--out: {out} is a file, not a folder")
-    ours = {SOURCES, SKIPPED, PHOTOS, STAMP}
+    ours = {SOURCES, SKIPPED, PHOTOS, STAMP, *TILE_LISTS}
     for path in sorted(out.iterdir()):
         is_ours = path.name in ours or path.match("sa_[0-9]*.tar")
         if not is_ours or not (out / STAMP).is_file():
@@ -197,9 +198,15 @@ def write_lists(out: Path, tally: Tally, mark: dict[str, Any]) -> None:
     (out / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
 
 
-def write_photos(path: Path, sources: Sequence[tuple[int, str]], photos: Sequence[Taken]) -> None:
+def write_photos(
+    path: Path,
+    sources: Sequence[tuple[int, str]],
+    photos: Sequence[Taken],
+    *,
+    number: str = "image_id",
+) -> None:
     """Write what was done to each photo; black and white stand for each band that is shown."""
-    header = ("image_id", "file_name", "stored", "bands", "black", "white", "nodata", "remarks")
+    header = (number, "file_name", "stored", "bands", "black", "white", "nodata", "remarks")
     rows = [
         (
             *source,

@@ -76,7 +76,7 @@ def pages(path: Path) -> list[Path]:
 def _count(path: Path) -> int:
     if path.suffix.lower() in TIFF_SUFFIXES:
         return count_planes(path)
-    with _pillow(path) as image:
+    with open_pillow(path) as image:
         return int(getattr(image, "n_frames", 1))
 
 
@@ -139,7 +139,7 @@ def _header_size(place: PagePlace) -> tuple[int, int]:
         with open_tiff(place.file) as file:
             page: Any = file.pages[0]
             return int(page.imagelength), int(page.imagewidth)
-    with _pillow(place.file) as image:
+    with open_pillow(place.file) as image:
         return image.height, image.width
 
 
@@ -161,7 +161,7 @@ def _open(place: PagePlace, check: Any) -> Iterator[Opened]:
     if deep is not None:
         yield Opened(raster=deep)
         return
-    with _pillow(place.file) as image:
+    with open_pillow(place.file) as image:
         check(image.height, image.width)
         if place.page:
             image.seek(place.page)
@@ -175,8 +175,8 @@ def _is_tiff(path: Path) -> bool:
 
 
 @contextmanager
-def _pillow(path: Path) -> Iterator[Image.Image]:
-    """Open with Pillow; the caller checks the size, whatever Pillow's own limit is."""
+def open_pillow(path: Path) -> Iterator[Image.Image]:
+    """Open a picture with Pillow, whatever its size, which the caller checks."""
     with _limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -201,7 +201,7 @@ def _sixteen_bits(path: Path, check: Any) -> Raster | None:
     if (header := _PPM.match(head)) and int(header[1]) > 255:
         raise SkipImageError("PPM of more than 8 bits is not read (save it as PNG or TIFF)")
     if head[4:8] == b"jP  " or head.startswith(b"\xff\x4f\xff\x51"):
-        with _pillow(path) as image:
+        with open_pillow(path) as image:
             check(image.height, image.width)
         pixels = imagecodecs.jpeg2k_decode(path.read_bytes())
         bands = 1 if pixels.ndim == 2 else pixels.shape[2]
@@ -259,6 +259,7 @@ __all__ = [
     "Opened",
     "PagePlace",
     "locate",
+    "open_pillow",
     "opened",
     "pages",
     "refuse_large",
