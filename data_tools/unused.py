@@ -29,7 +29,7 @@ def unused_files(
     for record in listing.records:
         used.add(locate(record.image).file.resolve())
         used.update(path.resolve() for path in record.inputs())
-    named = {skip.name.split(": ")[0] for skip in listing.skips if skip.kind == "image"}
+    named = {skip.name.split(": ")[0] for skip in listing.skips if skip.kind != "mask"}
     outside = [path.resolve() for path in without]
     for path in sorted(images.rglob("*")):
         relative = path.relative_to(images)

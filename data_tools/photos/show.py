@@ -140,7 +140,7 @@ def missing_values(values: Pixels, nodata: tuple[float, ...]) -> npt.NDArray[np.
     for value in nodata:
         if values.dtype.kind == "f":
             # Files name their float32 value by more digits, or fewer, than it has.
-            missing |= np.isclose(values, value, rtol=1e-6, atol=0)
+            missing |= np.isclose(values, value, rtol=1e-5, atol=0)
         elif float(value).is_integer():
             missing |= values == int(value)
     if values.dtype == np.uint8:

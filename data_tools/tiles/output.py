@@ -43,7 +43,7 @@ def closing_lines(tally: TileTally, config: TileConfig) -> Iterator[str]:
     if tally.small_parts:
         yield (
             f"left out {command.count(tally.small_parts, 'part')} of objects: below "
-            f"--min-visible {config.min_visible:g} or --min-area; other tiles show more of them"
+            f"--min-visible {config.min_visible:g} or --min-area"
         )
     if tally.never_whole:
         shown = "; ".join(tally.never_whole[:NAMES_SHOWN])
