@@ -79,9 +79,9 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_kinds(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+def add_kinds(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> Any:
     """Add a command for every kind of source, each with the common options; `args.list(args)`
-    then lists it."""
+    then lists it. Returns argparse's group of commands."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     coco = kinds.add_parser("coco", parents=[common], help="a COCO instances JSON")
     coco.add_argument("--annotations", type=Path, required=True, metavar="JSON")
@@ -121,6 +121,7 @@ def add_kinds(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) 
     )
     rle.add_argument("--masks", type=Path, required=True, metavar="JSON")
     rle.set_defaults(list=lambda a: list_rle(a.images, a.masks))
+    return kinds
 
 
 def _add_masks(kinds: Any, common: argparse.ArgumentParser) -> None:

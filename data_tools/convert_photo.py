@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from data_tools.photos.show import plan, show_all
 JPEG_QUALITY = 95
 
 _DEFAULT = PhotoRule()
+_said: set[str] = set()
+
+log = logging.getLogger("sam_train")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +102,17 @@ def read_shown(
 def read_pixels(
     path: Path, *, mask_sizes: Collection[tuple[int, int]] = ()
 ) -> npt.NDArray[np.uint8]:
-    """Read a photo as `read_shown`: uint8 [H, W, 3] RGB.
+    """Read a photo as `read_shown`: uint8 [H, W, 3] RGB. What was done to it is logged once.
 
     Raises:
         SkipImageError: as `read_photo`.
     """
-    return read_shown(path, mask_sizes=mask_sizes).pixels
+    shown = read_shown(path, mask_sizes=mask_sizes)
+    for remark in shown.taken.remarks:
+        if remark not in _said:
+            _said.add(remark)
+            log.info("%s, and every photo of its kind: %s", path, remark)
+    return shown.pixels
 
 
 def _leaves(rule: PhotoRule) -> bool:

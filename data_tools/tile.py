@@ -1,8 +1,8 @@
 """Cut large photos with masks into tiles, as SA-1B shards: `python -m data_tools.tile KIND ...`.
 
-Takes every kind of source that data_tools.convert takes. A tile without a mask is left out and
-counted; an object on a tile's border is cut there, and whole in a neighbour if it is no larger
-than the overlap."""
+Takes every kind of source that data_tools.convert takes, and photos without masks. A tile without a
+mask is left out and counted; an object on a tile's border is cut there, and whole in a neighbour if
+it is no larger than the overlap."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from data_tools import command
 from data_tools.convert import add_kinds, common_options, complete_listing
 from data_tools.convert_output import fingerprint, replaced_folder
 from data_tools.photos.options import photo_rule
-from data_tools.readers.records import Listing
+from data_tools.readers.records import Listing, MasksRead, Record, list_images, require_folder
 from data_tools.sa1b_format import ShardSample, write_shards
 from data_tools.tiles.cut import TileConfig, TileTally, cut_scenes
 from data_tools.tiles.output import closing_lines, finished_lines, write_tile_lists
@@ -27,6 +28,7 @@ from sam_train.errors import UserError
 EXAMPLES = """examples:
   python -m data_tools.tile masks --images ortho --masks labels --out tiles --size 1024
   python -m data_tools.tile coco --images ortho --annotations a.json --out tiles --split val=0.1
+  python -m data_tools.tile photos --images ortho --out tiles  # no masks yet: for generate.input
 
 With --split, the shards lie in OUT/train and OUT/val; all tiles of a scene in one of them.
 tiles.tsv says where each tile lies in its scene and, of a GeoTIFF, on Earth; objects.tsv, which
@@ -61,8 +63,34 @@ def parser() -> argparse.ArgumentParser:
         "--split", metavar="val=SHARE|FILE",
         help="validation scenes, by share or by a file with a name a line",
     )  # fmt: skip
-    add_kinds(parser, common)
+    kinds = add_kinds(parser, common)
+    photos = kinds.add_parser("photos", parents=[common], help="photos without masks")
+    photos.set_defaults(list=lambda a: list_unmasked(a.images))
     return parser
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnmaskedRecord(Record):
+    """A photo without masks."""
+
+    def masks(self) -> MasksRead:
+        """Return none."""
+        return MasksRead()
+
+
+def list_unmasked(images: Path) -> Listing:
+    """List the photos below a folder.
+
+    Raises:
+        UserError: it is missing.
+    """
+    require_folder(images, "--images")
+    return Listing(
+        records=[
+            UnmaskedRecord(name=path.relative_to(images).as_posix(), image=path)
+            for path in list_images(images)
+        ]
+    )
 
 
 def tile(args: argparse.Namespace) -> str:
@@ -99,6 +127,7 @@ def _config(args: argparse.Namespace) -> TileConfig:
         min_area=args.min_area,
         jpeg_quality=args.jpeg_quality,
         photos=photo_rule(args),
+        keeps_empty=args.kind == "photos",
         threads=max(1, args.workers),
     )
 

@@ -35,6 +35,8 @@ class TileConfig:
     """Parts of fewer pixels are left out."""
     jpeg_quality: int = JPEG_QUALITY
     photos: PhotoRule = field(default_factory=PhotoRule)
+    keeps_empty: bool = False
+    """Tiles without a mask are written, too: photos that have no masks yet."""
     threads: int = 1
     """Tiles that are encoded at a time."""
 
@@ -107,7 +109,7 @@ def cut_scenes(
 def _cut(record: Record, config: TileConfig, tally: TileTally) -> Iterator[ShardSample]:
     read = record.masks()
     tally.skips += read.skips
-    if not read.masks:
+    if not read.masks and not config.keeps_empty:
         raise SkipImageError("no mask")
     try:
         yield from _cut_open(record, read.masks, config, tally)
@@ -137,7 +139,7 @@ def _cut_open(
                 tally.skip("mask", reason, mask.name)
                 continue
             objects.append(whole)
-        if not objects:
+        if not objects and not config.keeps_empty:
             tally.skip("image", "no mask left", record.name)
             return
         look = plan(raster, config.photos)
@@ -167,7 +169,8 @@ class _Scene:
         self._place = georeference(record.image)
         self._raster, self._look = raster, look
         self._objects = objects
-        self._boxes = np.array([whole.box() for whole in objects], dtype=np.int64)
+        boxes = [whole.box() for whole in objects]
+        self._boxes = np.array(boxes, dtype=np.int64).reshape(-1, 4)
         self._areas = [whole.area for whole in objects]
         self._config, self._tally = config, tally
         self._shown: set[int] = set()
@@ -182,14 +185,15 @@ class _Scene:
                 numbered = [(self._tally.numbered + k, w) for k, w in enumerate(row, start=1)]
                 self._tally.numbered += len(row)
                 found = [(number, w, self._annotations(number, w)) for number, w in numbered]
-                if not any(annotations for _, _, annotations in found):
+                if not config.keeps_empty:
+                    found = [tile for tile in found if tile[2]]
+                if not found:
                     continue
                 top = row[0].y
                 band = show_rows(self._raster, self._look, top, top + row[0].height)
                 waiting = [
                     (number, window, annotations, pool.submit(self._encode, band, window))
                     for number, window, annotations in found
-                    if annotations
                 ]
                 for number, window, annotations, jpeg in waiting:
                     self._note(number, window, annotations)

@@ -52,10 +52,11 @@ def closing_lines(tally: TileTally, config: TileConfig) -> Iterator[str]:
             f"{command.count(len(tally.never_whole), 'object')} whole in no tile, larger than "
             f"--overlap {config.overlap}: {shown}{f'; and {rest} more' if rest > 0 else ''}"
         )
+    verb = "kept" if config.keeps_empty else "left out"
     yield (
         f"{command.count(len(tally.scenes), 'scene')} with {command.count(tally.objects, 'object')}"
         f" cut into {command.count(len(tally.tiles), 'tile')} with "
-        f"{command.count(len(tally.parts), 'mask')}; left out "
+        f"{command.count(len(tally.parts), 'mask')}; {verb} "
         f"{command.count(tally.empty, 'tile')} without a mask"
     )
 

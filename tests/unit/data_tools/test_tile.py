@@ -23,6 +23,7 @@ from data_tools.tile import main
 from data_tools.tiles.georeference import georeference
 from data_tools.tiles.grid import Window, window_rows
 from data_tools.tiles.objects import SceneObject
+from sam_train.generate.inputs import list_photos
 
 SCALE, TIEPOINT, MATRIX, KEYS = 33550, 33922, 34264, 34735
 H, W = 150, 260
@@ -339,3 +340,15 @@ def test_coco_polygons_in_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[st
     np.testing.assert_array_equal(again, whole)
     assert {row["source_id"] for row in table(out / "objects.tsv")} == {"55"}
     assert "1 object whole in no tile" in capsys.readouterr().out
+
+
+def test_photos_without_masks_are_cut_for_generate(folder: Path) -> None:
+    out = folder / "out"
+    command = ["photos", "--images", folder / "images", "--out", out, "--size", 64, "--workers", 0]
+    assert main([*map(str, command)]) == 0
+    rows = table(out / "tiles.tsv")
+    grid = window_rows(height=H, width=W, size=64, overlap=8)
+    assert len(rows) == 2 * sum(len(row) for row in grid) + 1
+    places = list_photos([str(out)])
+    assert len(places) == len(rows)
+    assert places[0].read().pixels.shape == (64, 64, 3)
