@@ -204,7 +204,8 @@ def show(
 
 def _on_white(rgb: Rgb, alpha: Rgb, premultiplied: bool) -> Rgb:
     if premultiplied:
-        return np.minimum(rgb.astype(np.uint16) + (255 - alpha)[..., None], 255).astype(np.uint8)
+        lightened: Pixels = rgb.astype(np.uint16) + (255 - alpha)[..., None]
+        return np.asarray(np.minimum(lightened, 255), dtype=np.uint8)
     layers = Image.fromarray(np.dstack([rgb, alpha]))
     white = Image.new("RGBA", layers.size, "white")
     return np.asarray(Image.alpha_composite(white, layers).convert("RGB"))

@@ -176,8 +176,8 @@ def _page_reader(page: Any) -> Callable[[int, int], Pixels]:
                 stored, page.shaped, offset=page.dataoffsets[0]
             )
             # [planes, depth, H, W, samples of a pixel]: one of planes and samples is 1.
-            part = whole[:, 0, top:bottom]
-            return np.moveaxis(part, 0, -1).reshape(bottom - top, part.shape[2], -1).astype(kind)
+            part = np.moveaxis(np.asarray(whole[:, 0, top:bottom]), 0, -1)
+            return np.asarray(part.reshape(bottom - top, part.shape[1], -1), dtype=kind)
 
         return mapped
     # A file of one compressed strip is decoded once, not for every few rows.

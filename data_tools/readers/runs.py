@@ -136,7 +136,7 @@ def runs_between(flips: Ints, *, total: int) -> Ints:
         total: pixels of the image.
     """
     places, counts = np.unique(flips, return_counts=True)
-    runs = np.diff(places[counts % 2 == 1], prepend=0, append=total)
+    runs: Ints = np.diff(places[counts % 2 == 1], prepend=0, append=total)
     return runs[:-1] if runs.size > 1 and runs[-1] == 0 else runs
 
 

@@ -68,7 +68,8 @@ def _of_tags(file: Path) -> Georeference | None:
         transform = (x - (dx + rx) / 2, dx, rx, y - (ry + dy) / 2, ry, dy)
     code = next((k for k in (keys.get(_PROJECTED), keys.get(_GEOGRAPHIC)) if k), 0)
     crs = "" if code in _UNDEFINED else f"EPSG:{code}"
-    return Georeference(transform=tuple(map(float, transform)), crs=crs)
+    x, dx, rx, y, ry, dy = map(float, transform)
+    return Georeference(transform=(x, dx, rx, y, ry, dy), crs=crs)
 
 
 def _geo_keys(directory: Any) -> dict[int, int]:
