@@ -64,7 +64,12 @@ def convert_record(record: Record, image_id: int, config: ConvertConfig) -> Conv
 
     try:
         # From its header, before masks of that size are read.
-        refuse_large(record.image)
+        try:
+            refuse_large(record.image)
+        except SkipImageError:
+            for name in record.known():
+                skip("mask", "its image was left out", name)
+            raise
         read = record.masks()
         result.skips += read.skips
         sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in read.masks}

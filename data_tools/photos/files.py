@@ -26,8 +26,8 @@ MAX_SIDE = 65_535
 MAX_SCENE = 2**31 - 1
 """Pixels of a picture that is cut into tiles."""
 TOO_LARGE = (
-    f"more than {MAX_PIXELS // 1_000_000} megapixels or a side of more than {MAX_SIDE:,}; "
-    "python -m data_tools.tile cuts such photos into tiles"
+    f"over {MAX_PIXELS // 1_000_000} megapixels or {MAX_SIDE:,} pixels a side "
+    "(python -m data_tools.tile cuts tiles)"
 )
 ORIENTATION = 0x0112
 """EXIF's tag for how the camera was held; 1 is upright."""

@@ -18,6 +18,7 @@ Rgb = npt.NDArray[np.uint8]
 SAMPLE = 1 << 22
 """Pixels that percentiles are taken from: all up to this number, else every k-th."""
 _ROWS = 512
+_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,9 +214,16 @@ def _on_white(rgb: Rgb, alpha: Rgb, premultiplied: bool) -> Rgb:
 
 def show_rows(raster: Raster, look: Look, top: int, bottom: int) -> Rgb:
     """Read and show some rows of a picture: uint8 [bottom - top, W, 3]."""
-    return show(
-        raster.rows(top, bottom), look, alpha=raster.alpha, premultiplied=raster.premultiplied
-    )
+    stored = raster.rows(top, bottom)
+    shown = np.empty((bottom - top, raster.width, 3), dtype=np.uint8)
+    # Some rows at a time: floats take eight times the memory.
+    step = max(1, _PIXELS // raster.width)
+    for row in range(0, bottom - top, step):
+        few = stored[row : row + step]
+        shown[row : row + step] = show(
+            few, look, alpha=raster.alpha, premultiplied=raster.premultiplied
+        )
+    return shown
 
 
 def show_all(raster: Raster, look: Look) -> Rgb:

@@ -81,6 +81,10 @@ class CocoRecord(Record):
             read.add(name, mask, id=annotation.id)
         return read
 
+    def known(self) -> list[str]:
+        """Return a name for every annotation."""
+        return [f"{self.name}: annotation {annotation.id}" for annotation in self.annotations]
+
 
 def parse_segmentation(text: bytes, height: int, width: int) -> Segmentation:
     """A COCO `segmentation`: polygons, plain runs, or compressed runs.

@@ -71,6 +71,11 @@ class Record(ABC):
             SkipImageError: the file that holds them cannot be used.
         """
 
+    def known(self) -> list[str]:
+        """Return the names of the masks that are known without reading a file, so that they are
+        counted where the photo cannot be used."""
+        return []
+
     def inputs(self) -> list[Path]:
         """Files of this image alone, beside the photo, that the result depends on."""
         return []

@@ -490,7 +490,15 @@ def test_shards_generate_and_evaluate_see_the_same_pixels(folder: Path) -> None:
             assert np.abs(pixels.astype(int) - decoded).max() <= 12
 
 
-def test_a_photo_that_no_shard_holds_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_photo_that_no_shard_holds_is_refused_with_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Image.new("1", (10_000, 9_000)).save(tmp_path / "a.png")
     with pytest.raises(SkipImageError, match=r"python -m data_tools\.tile.*10000 x 9000 pixels"):
         read_photo(tmp_path / "a.png")
+    image = {"id": 1, "file_name": "a.png", "height": 9_000, "width": 10_000}
+    masks = [{"id": k, "image_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]} for k in (5, 6)]
+    (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": masks}))
+    command = ["coco", "--images", tmp_path, "--annotations", tmp_path / "a.json", "--workers", 0]
+    assert main([*map(str, command), "--out", str(tmp_path / "out")]) == 2
+    assert "0 images, 0 masks; skipped 1 image and 2 masks" in capsys.readouterr().err
