@@ -224,7 +224,9 @@ def test_transparency_is_blended_as_pillow_does(tmp_path: Path, alpha: Pixels) -
 
 
 @pytest.mark.parametrize(
-    "band", [np.full((H, W), 30), RAMP * 254, np.minimum(RAMP * 300, 255), np.zeros((H, W)), 250 - 200 * (RAMP > 0.5)],
+    "band",
+    [np.full((H, W), 30), RAMP * 254, np.minimum(RAMP * 300, 255), np.zeros((H, W)),
+     250 - 200 * (RAMP > 0.5)],
     ids=["one value", "ramp", "saturated", "zeros", "two values"],
 )  # fmt: skip
 @pytest.mark.parametrize("mark", ["unassalpha", "assocalpha", "unspecified"])
