@@ -12,6 +12,7 @@ from data_tools import command
 from data_tools.convert_output import Summary, fingerprint, finished, replaced_folder, write_lists
 from data_tools.convert_photo import JPEG_QUALITY
 from data_tools.convert_run import ConvertConfig, Tally, samples
+from data_tools.photos.options import add_photo_options, photo_rule
 from data_tools.readers.ade20k import list_ade20k
 from data_tools.readers.bbbc038 import list_bbbc038
 from data_tools.readers.bsds import DEDUPE_IOU, list_bsds
@@ -22,6 +23,7 @@ from data_tools.readers.masks import LAYOUTS, list_masks
 from data_tools.readers.records import Listing
 from data_tools.readers.rle import list_rle
 from data_tools.sa1b_format import SAMPLES_PER_SHARD, ShardSample, write_shards
+from data_tools.unused import unused_files
 from sam_train.errors import UserError
 
 EXAMPLES = """examples:
@@ -45,7 +47,7 @@ def _label(text: str) -> int:
     return int(text, 0)
 
 
-def _common() -> argparse.ArgumentParser:
+def common_options() -> argparse.ArgumentParser:
     """What every kind of source takes."""
     count = command.between(1, sys.maxsize, int)
     common = argparse.ArgumentParser(add_help=False)
@@ -65,6 +67,7 @@ def _common() -> argparse.ArgumentParser:
     )  # fmt: skip
     common.add_argument("--limit", type=count, metavar="N", help="only the first N images")
     common.add_argument("--dry-run", action="store_true", help="count only, write nothing")
+    add_photo_options(common)
     command.add_workers(common)
     return common
 
@@ -72,7 +75,13 @@ def _common() -> argparse.ArgumentParser:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command.parser("convert", description=__doc__, examples=EXAMPLES)
-    common = _common()
+    add_kinds(parser, common_options())
+    return parser
+
+
+def add_kinds(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> Any:
+    """Add a command for every kind of source, each with the common options; `args.list(args)`
+    then lists it. Returns argparse's group of commands."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     coco = kinds.add_parser("coco", parents=[common], help="a COCO instances JSON")
     coco.add_argument("--annotations", type=Path, required=True, metavar="JSON")
@@ -112,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     )
     rle.add_argument("--masks", type=Path, required=True, metavar="JSON")
     rle.set_defaults(list=lambda a: list_rle(a.images, a.masks))
-    return parser
+    return kinds
 
 
 def _add_masks(kinds: Any, common: argparse.ArgumentParser) -> None:
@@ -148,17 +157,34 @@ def _with_progress(
         bar.reach(total)
 
 
+def complete_listing(args: argparse.Namespace) -> Listing:
+    """Return what the reader lists, with every other file below --images as left out.
+
+    Raises:
+        UserError: see the readers.
+    """
+    listing: Listing = args.list(args)
+    masks = getattr(args, "masks", None)
+    # If photos and masks share a folder, all of it is looked at.
+    apart = [masks] if masks is not None and masks.resolve() != args.images.resolve() else []
+    listing.skips += unused_files(listing, args.images, without=[*apart, args.out])
+    return listing
+
+
 def convert(args: argparse.Namespace) -> str:
     """Do what the arguments say; returns what to print.
 
     Raises:
         UserError: see the readers; or nothing could be converted.
     """
-    listing: Listing = args.list(args)
-    listing.records = listing.records[: args.limit]
     config = ConvertConfig(
-        jpeg_quality=args.jpeg_quality, min_area=args.min_area, workers=args.workers
+        jpeg_quality=args.jpeg_quality,
+        min_area=args.min_area,
+        photos=photo_rule(args),
+        workers=args.workers,
     )
+    listing = complete_listing(args)
+    listing.records = listing.records[: args.limit]
     settings = {k: str(v) for k, v in sorted(vars(args).items()) if k not in NOT_IN_THE_RESULT}
     mark = fingerprint(listing, settings)
     if not args.dry_run and (earlier := finished(args.out, mark)):

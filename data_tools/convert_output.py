@@ -1,6 +1,7 @@
 """The folder a conversion leaves: complete or not there at all, and never made twice.
 
 sa_000000.tar ...   the shards
+photos.tsv          what was done to every photo: bands, stretch, missing values, transparency
 sources.tsv         N of `sa_N` and the original name, because SA-1B's JSON has no room for it
 skipped.tsv         every image and mask that was left out, and why
 convert.json        the settings, a digest of the input files, and the counts
@@ -11,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,17 @@ from typing import Any
 
 from data_tools import command
 from data_tools.convert_run import Tally
+from data_tools.photos.files import locate
+from data_tools.photos.rule import Taken
 from data_tools.readers.records import Listing
 from sam_train.errors import UserError
 
 STAMP = "convert.json"
 SOURCES = "sources.tsv"
 SKIPPED = "skipped.tsv"
+PHOTOS = "photos.tsv"
+TILE_LISTS = ("tiles.tsv", "objects.tsv")
+"""Written by data_tools.tile."""
 NAMES_SHOWN = 3
 
 
@@ -39,6 +44,12 @@ class Reason:
     names: list[str]
     """The first few."""
 
+    def line(self, verb: str) -> str:
+        """What was done to how many, with the first names and how many more there are."""
+        rest = self.count - len(self.names)
+        names = "; ".join(self.names) + (f"; and {rest} more" if rest else "")
+        return f"{verb} {command.count(self.count, self.kind)}, {self.reason}: {names}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
@@ -47,35 +58,50 @@ class Summary:
     images: int
     masks: int
     reasons: list[Reason]
+    photos: list[Reason]
+    """What was done to photos, as far as a person should know."""
 
     @classmethod
     def of(cls, tally: Tally) -> Summary:
         """The summary of a finished run, most frequent reasons first, images before masks."""
-        counts = Counter((skip.kind, skip.reason) for skip in tally.skips)
-        reasons = []
-        for (kind, reason), count in sorted(counts.items(), key=lambda x: (x[0][0], -x[1], x[0])):
-            names = (s.name for s in tally.skips if (s.kind, s.reason) == (kind, reason))
-            shown = [name for name, _ in zip(names, range(NAMES_SHOWN), strict=False)]
-            reasons.append(Reason(kind=kind, reason=reason, count=count, names=shown))
-        return cls(images=tally.images, masks=tally.masks, reasons=reasons)
+        return cls(
+            images=tally.images,
+            masks=tally.masks,
+            reasons=reasons_of((skip.kind, skip.reason, skip.name) for skip in tally.skips),
+            photos=reasons_of(
+                ("photo", remark, name)
+                for (_, name), taken in zip(tally.sources, tally.photos, strict=True)
+                for remark in taken.remarks
+            ),
+        )
 
     def lines(self) -> Iterator[str]:
         """One line per reason with the first names, then the line with the counts."""
-        for reason in self.reasons:
-            rest = reason.count - len(reason.names)
-            more = f"; and {rest} more" if rest else ""
-            yield (
-                f"skipped {command.count(reason.count, reason.kind)}, {reason.reason}: "
-                f"{'; '.join(reason.names)}{more}"
-            )
+        yield from (reason.line("read") for reason in self.photos)
+        yield from (reason.line("skipped") for reason in self.reasons)
         skipped = {"image": 0, "mask": 0}
         for reason in self.reasons:
-            skipped[reason.kind] += reason.count
-        parts = [command.count(n, kind) for kind, n in skipped.items()]
+            skipped[reason.kind] = skipped.get(reason.kind, 0) + reason.count
+        counts = [command.count(n, kind) for kind, n in skipped.items()]
+        # Commas before the last two: 2 images, 1 mask and 3 files.
+        parts = [", ".join(counts[:-1]), counts[-1]]
         yield (
             f"{command.count(self.images, 'image')}, {command.count(self.masks, 'mask')}; "
             f"skipped {' and '.join(parts)}"
         )
+
+
+def reasons_of(rows: Iterable[tuple[str, str, str]]) -> list[Reason]:
+    """Group (kind, reason, name): by kind, the most frequent reasons first."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for kind, reason, name in rows:
+        names.setdefault((kind, reason), []).append(name)
+    return [
+        Reason(kind=kind, reason=reason, count=len(found), names=found[:NAMES_SHOWN])
+        for (kind, reason), found in sorted(
+            names.items(), key=lambda item: (item[0][0], -len(item[1]), item[0])
+        )
+    ]
 
 
 def fingerprint(listing: Listing, settings: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +111,8 @@ def fingerprint(listing: Listing, settings: dict[str, Any]) -> dict[str, Any]:
     for record in listing.records:
         digest.update(record.name.encode())
         paths += [record.image, *record.inputs()]
-    for path in paths:
+    for named in paths:
+        path = locate(named).file
         state = path.stat() if path.is_file() else None
         seen = (state.st_size, state.st_mtime_ns) if state else None
         digest.update(f"{path.name} {seen}\n".encode())
@@ -102,6 +129,7 @@ def finished(out: Path, mark: dict[str, Any]) -> Summary | None:
             images=stamp["images"],
             masks=stamp["masks"],
             reasons=[Reason(**reason) for reason in stamp["skipped"]],
+            photos=[Reason(kind="photo", **photo) for photo in stamp["photos"]],
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -138,7 +166,7 @@ def replaced_folder(out: Path) -> Iterator[Path]:
 def _require_ours(out: Path) -> None:
     if not out.is_dir():
         raise UserError(f"--out: {out} is a file, not a folder")
-    ours = {SOURCES, SKIPPED, STAMP}
+    ours = {SOURCES, SKIPPED, PHOTOS, STAMP, *TILE_LISTS}
     for path in sorted(out.iterdir()):
         is_ours = path.name in ours or path.match("sa_[0-9]*.tar")
         if not is_ours or not (out / STAMP).is_file():
@@ -151,6 +179,7 @@ def _require_ours(out: Path) -> None:
 def write_lists(out: Path, tally: Tally, mark: dict[str, Any]) -> None:
     """Write everything beside the shards; the stamp last."""
     write_tsv(out / SOURCES, ("image_id", "file_name"), tally.sources)
+    write_photos(out / PHOTOS, tally.sources, tally.photos)
     rows = [(skip.kind, skip.reason, skip.name) for skip in tally.skips]
     write_tsv(out / SKIPPED, ("kind", "reason", "name"), rows)
     summary = Summary.of(tally)
@@ -158,12 +187,43 @@ def write_lists(out: Path, tally: Tally, mark: dict[str, Any]) -> None:
         **mark,
         "images": summary.images,
         "masks": summary.masks,
+        "photos": [
+            {"reason": p.reason, "count": p.count, "names": p.names} for p in summary.photos
+        ],
         "skipped": [
             {"kind": r.kind, "reason": r.reason, "count": r.count, "names": r.names}
             for r in summary.reasons
         ],
     }
     (out / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+
+
+def write_photos(
+    path: Path,
+    sources: Sequence[tuple[int, str]],
+    photos: Sequence[Taken],
+    *,
+    number: str = "image_id",
+) -> None:
+    """Write what was done to each photo; black and white stand for each band that is shown."""
+    header = (number, "file_name", "stored", "bands", "black", "white", "nodata", "remarks")
+    rows = [
+        (
+            *source,
+            taken.stored,
+            _numbers(taken.bands),
+            _numbers(taken.low),
+            _numbers(taken.high),
+            _numbers(taken.nodata),
+            "copied byte for byte" if taken.copied else "; ".join(taken.remarks),
+        )
+        for source, taken in zip(sources, photos, strict=True)
+    ]
+    write_tsv(path, header, rows)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.9g}" for value in values)
 
 
 def write_tsv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

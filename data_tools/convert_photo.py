@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
-from data_tools.readers.records import SkipImageError
+from data_tools.photos.files import ORIENTATION, locate, opened
+from data_tools.photos.raster import UPRIGHT, turned
+from data_tools.photos.rule import PhotoRule, Taken
+from data_tools.photos.show import plan, show_all
 
 JPEG_QUALITY = 95
 
-ORIENTATION = 0x0112
-"""EXIF's tag for how the camera was held; 1 is upright."""
+_DEFAULT = PhotoRule()
+_said: set[str] = set()
+
+log = logging.getLogger("sam_train")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,17 @@ class Photo:
     jpeg: bytes
     width: int
     height: int
+    taken: Taken
+    """What was done to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A photo's pixels, and what was done to it."""
+
+    pixels: npt.NDArray[np.uint8]
+    """[H, W, 3] RGB."""
+    taken: Taken
 
 
 def read_photo(
@@ -34,84 +50,85 @@ def read_photo(
     *,
     mask_sizes: Collection[tuple[int, int]] = (),
     quality: int = JPEG_QUALITY,
+    rule: PhotoRule = _DEFAULT,
 ) -> Photo:
     """Read a photo; an upright RGB JPEG comes back byte for byte, all else is encoded anew.
 
     - Rotated by EXIF: turned upright, unless only the pixels as stored fit the masks' sizes; then
       they stay as stored and the tag goes, so that no reader turns them away from their masks.
-    - Grey and CMYK become RGB. 16-bit and float pictures are stretched from their darkest to
-      their brightest value, because a microscope seldom uses the whole range.
-    - Transparent parts become white, as a browser shows them.
+    - 8-bit grey, palettes, CMYK, YCbCr and CIELab become RGB with their values as they are.
+    - More than 8 bits, whole numbers or floats: stretched between two percentiles, see
+      `PhotoRule`; the colours of a photo together, the bands of anything else each on its own.
+    - Transparency becomes white, as a browser shows it, if the band that the file marks as such
+      really is one; missing values become black.
 
     Args:
-        path: any format that Pillow reads; of several frames the first.
+        path: any format of `data_tools.photos.formats`; `stack_p003.tif` is a page of `stack.tif`.
         mask_sizes: the (height, width) that the masks have.
         quality: of the JPEG, where one has to be made (chroma is not subsampled).
+        rule: the same for all photos of a data set.
 
     Raises:
-        SkipImageError: the file is missing, damaged or absurdly large.
+        SkipImageError: the file is missing, damaged, too large, or of a kind that is not read.
     """
-    with _opened(path) as image:
-        rotated = image.getexif().get(ORIENTATION, 1) not in (0, 1)
-        if image.format == "JPEG" and image.mode == "RGB" and not rotated:
-            return Photo(jpeg=path.read_bytes(), width=image.width, height=image.height)
-        return _encode(_to_rgb(_turned(image, mask_sizes)), quality=quality)
+    with opened(path) as found:
+        raster = found.raster
+        if found.is_rgb_jpeg and raster.orientation in UPRIGHT and _leaves(rule):
+            return Photo(
+                jpeg=locate(path).file.read_bytes(),
+                width=raster.width,
+                height=raster.height,
+                taken=Taken(stored=raster.stored, bands=(1, 2, 3), copied=True),
+            )
+        raster = turned(raster, mask_sizes)
+        look = plan(raster, rule)
+        return encode(show_all(raster, look), taken=look.taken, quality=quality)
+
+
+def read_shown(
+    path: Path, *, mask_sizes: Collection[tuple[int, int]] = (), rule: PhotoRule = _DEFAULT
+) -> Shown:
+    """Read the pixels that `read_photo` encodes, without a JPEG in between.
+
+    Raises:
+        SkipImageError: as `read_photo`.
+    """
+    with opened(path) as found:
+        raster = turned(found.raster, mask_sizes)
+        look = plan(raster, rule)
+        return Shown(pixels=show_all(raster, look), taken=look.taken)
 
 
 def read_pixels(
     path: Path, *, mask_sizes: Collection[tuple[int, int]] = ()
 ) -> npt.NDArray[np.uint8]:
-    """The pixels that `read_photo` encodes: uint8 [H, W, 3] RGB, without a JPEG in between.
+    """Read a photo as `read_shown`: uint8 [H, W, 3] RGB. What was done to it is logged once.
 
     Raises:
         SkipImageError: as `read_photo`.
     """
-    with _opened(path) as image:
-        return np.asarray(_to_rgb(_turned(image, mask_sizes)))
+    shown = read_shown(path, mask_sizes=mask_sizes)
+    for remark in shown.taken.remarks:
+        if remark not in _said:
+            _said.add(remark)
+            log.info("%s, and every photo of its kind: %s", path, remark)
+    return shown.pixels
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    if not path.is_file():
-        raise SkipImageError("missing image", str(path))
-    try:
-        with Image.open(path) as image:
-            # Decoded even if the bytes are copied: a cut-off JPEG opens without complaint.
-            image.load()
-            yield image
-    # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and more.
-    except Exception as error:
-        raise SkipImageError("unreadable image", f"{path}: {error}") from error
+def _leaves(rule: PhotoRule) -> bool:
+    """Whether the rule leaves an 8-bit RGB photo as it is."""
+    return rule.bands in ((), (1, 2, 3)) and not rule.nodata
 
 
-def _turned(image: Image.Image, mask_sizes: Collection[tuple[int, int]]) -> Image.Image:
-    """Upright, unless only the pixels as stored fit the masks."""
-    if image.getexif().get(ORIENTATION, 1) in (0, 1):
-        return image
-    upright = ImageOps.exif_transpose(image)
-    fits_upright = (upright.height, upright.width) in mask_sizes
-    as_stored = not fits_upright and (image.height, image.width) in mask_sizes
-    return image if as_stored else upright
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        # Pillow's own conversion clips at 255 and leaves most 16-bit pictures white.
-        values = np.asarray(image).astype(np.float64)
-        # Photos without a value in places (NaN: satellites, depth) are black there.
-        finite = np.isfinite(values)
-        low, high = (float(f(values[finite])) for f in (np.min, np.max)) if finite.any() else (0, 0)
-        grey = np.where(finite, values - low, 0.0) * (255.0 / max(high - low, 1e-12))
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layers = image.convert("RGBA")
-        white = Image.new("RGBA", layers.size, "white")
-        return Image.alpha_composite(white, layers).convert("RGB")
-    return image.convert("RGB")
-
-
-def _encode(image: Image.Image, *, quality: int) -> Photo:
+def encode(pixels: npt.NDArray[np.uint8], *, taken: Taken, quality: int = JPEG_QUALITY) -> Photo:
+    """Encode uint8 [H, W, 3] RGB as a JPEG without chroma subsampling and without EXIF."""
     buffer = io.BytesIO()
-    # exif empty: Pillow would otherwise carry the old orientation tag into the new file.
-    image.save(buffer, "JPEG", quality=quality, subsampling=0, exif=b"")
-    return Photo(jpeg=buffer.getvalue(), width=image.width, height=image.height)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
+    height, width = pixels.shape[:2]
+    return Photo(jpeg=buffer.getvalue(), width=width, height=height, taken=taken)
+
+
+__all__ = [
+    "JPEG_QUALITY", "ORIENTATION", "Photo", "Shown", "encode", "read_photo", "read_pixels",
+    "read_shown",
+]  # fmt: skip

@@ -10,6 +10,8 @@ from pycocotools import mask as coco_mask
 
 from data_tools import command
 from data_tools.convert_photo import JPEG_QUALITY, read_photo
+from data_tools.photos.files import refuse_large
+from data_tools.photos.rule import PhotoRule, Taken
 from data_tools.readers.records import Listing, Record, Skip, SkipImageError
 from data_tools.sa1b_format import ShardSample, annotation_from_rle
 
@@ -22,6 +24,8 @@ class ConvertConfig:
     """Of the JPEGs that have to be encoded anew, 1 to 100."""
     min_area: int = 1
     """Masks of fewer pixels are left out; empty ones always are."""
+    photos: PhotoRule = field(default_factory=PhotoRule)
+    """How photos beyond 8-bit RGB are shown."""
     workers: int = 0
     """Processes beside this one; 0 does everything here."""
 
@@ -33,6 +37,8 @@ class Converted:
     name: str
     sample: ShardSample | None = None
     """None if the image was left out."""
+    taken: Taken | None = None
+    """What was done to its photo."""
     skips: list[Skip] = field(default_factory=list)
 
 
@@ -45,6 +51,8 @@ class Tally:
     skips: list[Skip] = field(default_factory=list)
     sources: list[tuple[int, str]] = field(default_factory=list)
     """(N of `sa_N`, original name) of every image written."""
+    photos: list[Taken] = field(default_factory=list)
+    """What was done to each of them."""
 
 
 def convert_record(record: Record, image_id: int, config: ConvertConfig) -> Converted:
@@ -55,12 +63,21 @@ def convert_record(record: Record, image_id: int, config: ConvertConfig) -> Conv
         result.skips.append(Skip(kind=kind, reason=reason, name=name))
 
     try:
+        # From its header, before masks of that size are read.
+        try:
+            refuse_large(record.image)
+        except SkipImageError:
+            for name in record.known():
+                skip("mask", "its image was left out", name)
+            raise
         read = record.masks()
         result.skips += read.skips
         sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in read.masks}
         if not sizes:
             raise SkipImageError("no mask")
-        photo = read_photo(record.image, mask_sizes=sizes, quality=config.jpeg_quality)
+        photo = read_photo(
+            record.image, mask_sizes=sizes, quality=config.jpeg_quality, rule=config.photos
+        )
     except SkipImageError as error:
         detail = f" ({error.detail})" if error.detail else ""
         skip("image", error.reason, f"{record.name}{detail}")
@@ -80,6 +97,7 @@ def convert_record(record: Record, image_id: int, config: ConvertConfig) -> Conv
     if not annotations:
         skip("image", "no mask left", record.name)
         return result
+    result.taken = photo.taken
     result.sample = ShardSample(
         image_id=image_id,
         jpeg=photo.jpeg,
@@ -119,4 +137,6 @@ def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[S
         tally.images += 1
         tally.masks += len(result.sample.annotations)
         tally.sources.append((result.sample.image_id, result.name))
+        if result.taken is not None:
+            tally.photos.append(result.taken)
         yield result.sample

@@ -8,10 +8,9 @@ from typing import TypeVar
 
 import msgspec
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from data_tools.readers.records import Listing, MasksRead, Record, require_file, require_folder
-from data_tools.readers.runs import as_segmentation, check_size, checked_rle
+from data_tools.readers.runs import check_size, checked_rle, polygons_rle
 from data_tools.sa1b_format import Segmentation
 from sam_train.errors import UserError
 
@@ -82,6 +81,10 @@ class CocoRecord(Record):
             read.add(name, mask, id=annotation.id)
         return read
 
+    def known(self) -> list[str]:
+        """Return a name for every annotation."""
+        return [f"{self.name}: annotation {annotation.id}" for annotation in self.annotations]
+
 
 def parse_segmentation(text: bytes, height: int, width: int) -> Segmentation:
     """A COCO `segmentation`: polygons, plain runs, or compressed runs.
@@ -106,7 +109,7 @@ def parse_segmentation(text: bytes, height: int, width: int) -> Segmentation:
         # pycocotools takes memory by the length of a polygon's outline, wherever it lies.
         if np.abs(polygon).max() > limit:
             raise ValueError("a polygon lies far outside the image")
-    return as_segmentation(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
+    return polygons_rle(polygons, height=height, width=width)
 
 
 def list_coco(images: Path, annotations: Path) -> Listing:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from data_tools.photos.files import open_pillow
 from data_tools.readers.records import (
     Listing,
     MasksRead,
@@ -95,7 +95,7 @@ def _pixels(path: Path) -> npt.NDArray[Any]:
         MaskFileError: the file is missing, damaged or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with open_pillow(path) as image:
             # Beyond these sizes the run lengths cannot be encoded.
             check_size(height=image.height, width=image.width)
             return np.array(image)

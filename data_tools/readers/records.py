@@ -7,19 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_tools.photos.files import pages
+from data_tools.photos.formats import PHOTO_SUFFIXES
 from data_tools.sa1b_format import Segmentation
+from data_tools.skips import SkipImageError as SkipImageError  # noqa: PLC0414 - used by readers
 from sam_train.errors import UserError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-
-
-class SkipImageError(Exception):
-    """This image cannot be converted; the run goes on without it."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
+IMAGE_SUFFIXES = PHOTO_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +71,11 @@ class Record(ABC):
             SkipImageError: the file that holds them cannot be used.
         """
 
+    def known(self) -> list[str]:
+        """Return the names of the masks that are known without reading a file, so that they are
+        counted where the photo cannot be used."""
+        return []
+
     def inputs(self) -> list[Path]:
         """Files of this image alone, beside the photo, that the result depends on."""
         return []
@@ -115,7 +114,12 @@ def require_file(path: Path, option: str) -> Path:
 
 
 def list_images(folder: Path, *, without: Path | None = None) -> Iterator[Path]:
-    """The images below a folder, sorted by path; `without` is a subfolder to leave out."""
+    """List the images below a folder, sorted by path; each page of a file of several is one.
+
+    Args:
+        folder: searched with all that lies below it.
+        without: a subfolder to leave out.
+    """
     paths = [
         path
         for path in folder.rglob("*")
@@ -124,4 +128,5 @@ def list_images(folder: Path, *, without: Path | None = None) -> Iterator[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not (without is not None and path.is_relative_to(without))
     ]
-    return iter(sorted(paths, key=lambda path: path.relative_to(folder).as_posix()))
+    for path in sorted(paths, key=lambda path: path.relative_to(folder).as_posix()):
+        yield from pages(path)

@@ -46,6 +46,10 @@ class RleRecord(Record):
                 read.skip("bad RLE", f"{name}: {error}")
         return read
 
+    def known(self) -> list[str]:
+        """Return a name for every entry."""
+        return [f"{self.name}: mask {number}" for number in range(len(self.counts))]
+
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, refusing a repeated key, of which json would keep the last silently."""

@@ -1,9 +1,10 @@
-"""Run lengths of masks: from label maps, and checked before pycocotools sees them.
+"""Run lengths of masks: from label maps and polygons, and checked before pycocotools sees them.
 
 pycocotools trusts its input. Run lengths that add up to more than the image make its decoder
 write past the end of its buffer, and so do a few runs of 2^24 pixels or more in its encoder: six
 characters each fill the six it reserves and leave no room for the closing zero. That is a crash
-much later, or silence. So whatever comes from a file is checked here first.
+much later, or silence. So whatever comes from a file is checked here first, and masks are encoded
+here, too.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from pycocotools import mask as coco_mask
 
 from data_tools.sa1b_format import Segmentation
 
-MAX_SIDE = 65_535
-"""A JPEG has no longer side, and the shards hold JPEGs."""
-MAX_PIXELS = 3 * 2**24
-"""50 megapixels. The encoder's fault needs at least four runs (for three, the 24 bytes that malloc
-hands out at least are enough), and the first three, which are written as they are, 2^24 pixels
-each; the second one pixel more, for its difference to the fourth to be that large."""
+MAX_PIXELS = 2**31 - 1
+"""Of a mask; pycocotools counts pixels in 32 bits."""
+SLAB = 2**24 - 1
+"""Pixels that pycocotools rasterises and encodes at once: no run is longer."""
+SCALE = 5
+"""pycocotools rounds the corners of polygons to fifths of a pixel."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -62,15 +63,15 @@ def run_lengths(counts: str | bytes) -> Ints:
 
 
 def check_size(*, height: int, width: int) -> None:
-    """Refuse a mask that no JPEG can have or that pycocotools cannot encode.
+    """Refuse a mask that cannot be counted in 32 bits; photos have limits of their own.
 
     Raises:
         ValueError: a side or the number of pixels is out of range.
     """
-    if min(height, width) < 1 or max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
         raise ValueError(
-            f"a mask of {width} x {height} pixels: sides must be from 1 to {MAX_SIDE:,} "
-            f"and their product at most {MAX_PIXELS:,}"
+            f"a mask of {width} x {height} pixels: sides must be at least 1 and their product "
+            f"at most {MAX_PIXELS:,}"
         )
 
 
@@ -103,9 +104,87 @@ def checked_rle(size: Sequence[int], counts: str | bytes | Sequence[int]) -> Seg
 
 
 def compressed(runs: Ints, *, height: int, width: int) -> Segmentation:
-    """Plain runs that fill the image, as COCO compressed RLE."""
-    rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
-    return as_segmentation(rle)
+    """Encode plain runs that fill the image, int64 [n], as COCO compressed RLE."""
+    return {"size": [height, width], "counts": _coded(runs)}
+
+
+def _coded(runs: Ints) -> str:
+    """Write the coding that `run_lengths` reads, as pycocotools does."""
+    left = runs.astype(np.int64)
+    left[3:] -= runs[1:-2]
+    codes: list[npt.NDArray[np.uint8]] = []
+    going = np.ones(left.shape, dtype=bool)
+    used: list[npt.NDArray[np.bool_]] = []
+    while going.any():
+        low = left & 31
+        left >>= 5
+        more = np.where(low & 16, left != -1, left != 0)
+        codes.append((low + 32 * more + 48).astype(np.uint8))
+        used.append(going)
+        going = going & more
+    if not codes:
+        return ""
+    table, taken = np.stack(codes, axis=1), np.stack(used, axis=1)
+    return table[taken].tobytes().decode("ascii")
+
+
+def runs_between(flips: Ints, *, total: int) -> Ints:
+    """Return runs, background first, from the places where a mask begins or ends.
+
+    Args:
+        flips: sorted, in column-major order; two at one place cancel.
+        total: pixels of the image.
+    """
+    places, counts = np.unique(flips, return_counts=True)
+    runs: Ints = np.diff(places[counts % 2 == 1], prepend=0, append=total)
+    return runs[:-1] if runs.size > 1 and runs[-1] == 0 else runs
+
+
+def polygons_rle(
+    polygons: Sequence[Sequence[float]], *, height: int, width: int, slab: int = SLAB
+) -> Segmentation:
+    """Rasterise the union of polygons, x0 y0 x1 y1 ... each, with pycocotools.
+
+    An image of more than `slab` pixels is rasterised in slabs of columns. Moving a polygon by whole
+    pixels may turn a pixel of its outline over where rounding ties; else the pixels are the same.
+
+    Raises:
+        ValueError: see `check_size`.
+    """
+    check_size(height=height, width=width)
+    if height * width <= slab:
+        return as_segmentation(
+            coco_mask.merge(coco_mask.frPyObjects(list(polygons), height, width))
+        )
+    wide = max(1, slab // height)
+    fifths = [np.trunc(SCALE * np.asarray(p, dtype=np.float64) + 0.5) for p in polygons]
+    reach = [(p[::2].min() / SCALE - 1, p[::2].max() / SCALE + 1) for p in fifths]
+    flips: list[Ints] = []
+    for left in range(0, width, wide):
+        across = min(wide, width - left)
+        near = [
+            _moved(p, left)
+            for p, (low, high) in zip(fifths, reach, strict=True)
+            if high >= left and low <= left + across
+        ]
+        if near:
+            found = coco_mask.merge(coco_mask.frPyObjects(near, height, across))
+            ends = np.cumsum(run_lengths(found["counts"]))
+            # Open at its last pixel, a mask ends there; the next slab may begin it anew.
+            closed = ends if ends.size % 2 == 0 else ends[:-1]
+            flips.append(closed + left * height)
+    joined = np.concatenate(flips) if flips else np.zeros(0, dtype=np.int64)
+    runs = runs_between(joined, total=height * width)
+    return compressed(runs, height=height, width=width)
+
+
+def _moved(fifths: npt.NDArray[np.float64], left: int) -> list[float]:
+    """A polygon in fifths of a pixel, moved to the left, as pycocotools rounds back to them."""
+    moved = fifths.copy()
+    moved[::2] -= SCALE * left
+    # It adds a half and cuts towards zero, which is down for positive numbers only.
+    whole = np.where(moved < 0, moved - 0.7, moved)
+    return [float(value) for value in whole / SCALE]
 
 
 def as_segmentation(rle: Any) -> Segmentation:
@@ -132,11 +211,12 @@ def label_masks(
     """
     height, width = labels.shape
     check_size(height=height, width=width)
-    flat = labels.ravel(order="F").astype(np.int64)
+    flat = labels.ravel(order="F")
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     ends = np.append(starts[1:], flat.size)
-    order = np.argsort(flat[starts], kind="stable")
-    values, first = np.unique(flat[starts][order], return_index=True)
+    found = flat[starts].astype(np.int64)
+    order = np.argsort(found, kind="stable")
+    values, first = np.unique(found[order], return_index=True)
     masks = {}
     for value, of_value in zip(values.tolist(), np.split(order, first[1:]), strict=True):
         if value in ignore:

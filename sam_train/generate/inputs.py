@@ -1,8 +1,9 @@
 """The photos to find masks on: folders, files, globs, shards, and lists of these.
 
 A loose file is turned into the upright RGB JPEG that a shard holds (`data_tools.convert_photo`:
-EXIF rotation, grey, 16 bit, transparency). A photo inside a shard is taken as it is, EXIF ignored,
-as in training.
+EXIF rotation, grey, more than 8 bits, bands, transparency); each page of a TIFF is a photo. A photo
+inside a shard is taken as it is, EXIF ignored, as in training. A picture of a format that is not
+read is in the list, too, so that it is counted and named.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_tools.convert_photo import read_photo
+from data_tools.photos.files import pages
+from data_tools.photos.formats import PHOTO_SUFFIXES, is_photo, why_unread
 from data_tools.readers.records import SkipImageError
 from sam_train.data.decode import BadSample, open_photo, to_rgb
 from sam_train.data.patterns import resolve
@@ -25,7 +28,7 @@ from sam_train.data.tar import list_members
 from sam_train.errors import UserError
 
 OPTION = "generate.input"
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+PHOTO_ENDINGS = tuple(sorted(PHOTO_SUFFIXES))
 _IN_SHARDS = (".jpg", ".jpeg")
 
 
@@ -44,6 +47,8 @@ class Photo:
     jpeg: bytes
     pixels: npt.NDArray[np.uint8]
     """[H, W, 3] RGB, decoded from `jpeg`."""
+    remarks: tuple[str, ...] = ()
+    """What was done to a photo beyond 8-bit RGB, see `data_tools.photos.rule.Taken`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,23 +78,26 @@ class PhotoPlace:
         Raises:
             BadPhoto: missing, damaged, or absurdly large.
         """
-        jpeg = self._jpeg()
+        jpeg, remarks = self._jpeg()
         try:
             pixels = np.asarray(to_rgb(open_photo(jpeg)))
         except BadSample as error:
             raise BadPhoto("unreadable image", str(error)) from error
-        return Photo(jpeg=jpeg, pixels=pixels)
+        return Photo(jpeg=jpeg, pixels=pixels, remarks=remarks)
 
-    def _jpeg(self) -> bytes:
+    def _jpeg(self) -> tuple[bytes, tuple[str, ...]]:
         if self.span is None:
             try:
-                return read_photo(Path(self.path)).jpeg
+                photo = read_photo(Path(self.path))
             except SkipImageError as error:
-                raise BadPhoto(error.reason, error.detail) from error
+                # The detail may be a few words; the reason is always one.
+                why = ": ".join(filter(None, (error.reason, error.detail)))
+                raise BadPhoto(error.reason, why) from error
+            return photo.jpeg, photo.taken.remarks
         if self.span.size > MAX_MEMBER:
             raise BadPhoto("unreadable image", f"a file of more than {MAX_MEMBER >> 20} MiB")
         try:
-            return open_source(self.path).read_many([self.span])[0]
+            return open_source(self.path).read_many([self.span])[0], ()
         except OSError as error:
             raise BadPhoto("unreadable image", one_line(error)) from error
 
@@ -105,7 +113,7 @@ def list_photos(patterns: Sequence[str]) -> list[PhotoPlace]:
     for pattern in patterns:
         for path in _expand(pattern):
             (shards if _is_shard(path) else files).add(path)
-    places = [PhotoPlace(path=path) for path in sorted(files)]
+    places = [PhotoPlace(path=str(page)) for path in sorted(files) for page in pages(Path(path))]
     for shard in sorted(shards):
         places.extend(_in_shard(shard))
     if not places:
@@ -125,6 +133,8 @@ def _expand(pattern: str) -> Iterator[str]:
     elif path.suffix == ".txt" and path.is_file():
         yield from _listed(path)
     elif path.is_file():
+        if reason := why_unread(path):
+            raise UserError(f"{OPTION}={pattern}: {reason}")
         if not _is_photo(path):
             raise UserError(f"{OPTION}={pattern} is no photo ({', '.join(PHOTO_ENDINGS)})")
         yield str(path)
@@ -148,7 +158,8 @@ def _listed(path: Path) -> Iterator[str]:
 
 def _is_photo(path: Path) -> bool:
     # Hidden ones are other programs' leftovers, such as macOS' "._dog.jpg".
-    return path.suffix.lower() in PHOTO_ENDINGS and not path.name.startswith(".")
+    known = is_photo(path) or why_unread(path) is not None
+    return known and not path.name.startswith(".")
 
 
 def _is_shard(path: str) -> bool:

@@ -124,6 +124,7 @@ class _Work:
         self._output = output
         self._began = self._said = time.monotonic()
         self._count = 0
+        self._remarks = Counter[str]()
 
     def do(self, unit: Unit) -> None:
         """All photos of a unit that are not done yet, then its files."""
@@ -155,6 +156,7 @@ class _Work:
                     PhotoRecord(image_id=image_id, source=place.name, skipped=error.kind)
                 )
                 continue
+            self._remarks.update(photo.remarks)
             size = (photo.pixels.shape[0], photo.pixels.shape[1])
             existing = self._annotated.of(place.key, size) if self._annotated else None
             found = self._generator.propose(photo.pixels, existing)
@@ -214,6 +216,8 @@ class _Work:
         Raises:
             UserError: everything is done, and no photo could be used.
         """
+        for remark, count in self._remarks.most_common():
+            log.info("%d photos: %s", count, remark)
         done = [self._done(unit) for unit in units if self._done(unit).is_file()]
         rows = writers.read_done(done)
         skipped = Counter(row["skipped"] for row in rows if row["skipped"])

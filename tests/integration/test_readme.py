@@ -25,8 +25,8 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")
 LIVING = [page for page in PAGES if page.name != "log.md" and "benchmarks" not in page.parts]
 TOP = ("sam_train/", "conf/", "data_tools/", "tests/", "docs/", "launch/", "benchmarks/", ".ci/")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-NOT_OURS = ("weights_only", "iscrowd")
-"""Keys of torch and COCO."""
+NOT_OURS = ("weights_only", "iscrowd", "val")
+"""Keys of torch and COCO, and of an option of data_tools.tile."""
 SETTING = re.compile(r"\+{0,2}([a-z_]+(?:\.[a-z_]+)*)=(.*)")
 
 

@@ -249,13 +249,18 @@ def test_runs_that_do_not_fill_the_image_are_refused(counts: str | list[int]) ->
         checked_rle([H, W], counts)
 
 
-def test_sizes_that_pycocotools_cannot_encode_are_refused() -> None:
-    for size in ([2**12, 3 * 2**12 + 1], [1, 2**17], [0, 5], [5]):
+def test_sizes_that_cannot_be_counted_are_refused_and_large_ones_are_not() -> None:
+    for size in ([2**16, 2**15], [0, 5], [5]):
         with pytest.raises(ValueError, match=r"a mask of|size must be"):
             checked_rle(size, [int(np.prod(size))])
-    runs = [2**24, 2**24, 2**24]
-    assert run_lengths(checked_rle([2**12, 3 * 2**12], runs)["counts"]).tolist() == runs
+    # Runs with which pycocotools' encoder writes past the end of its buffer.
+    runs = [2**24, 2**24 + 1, 2**24, 2**25, 5]
+    size = [1, sum(runs)]
+    assert run_lengths(checked_rle(size, runs)["counts"]).tolist() == runs
+    large = parse_segmentation(b"[[0, 0, 9, 0, 9, 9]]", 2**12, 3 * 2**12 + 1)
+    small = coco_mask.frPyObjects([[0, 0, 9, 0, 9, 9]], 2**12, 20)
+    assert coco_mask.area(large) == coco_mask.area(small).sum()
     with pytest.raises(ValueError, match="a mask of"):
-        parse_segmentation(b"[[0, 0, 9, 0, 9, 9]]", 2**12, 3 * 2**12 + 1)
+        parse_segmentation(b"[[0, 0, 9, 0, 9, 9]]", 2**16, 2**15)
     with pytest.raises(ValueError, match="a mask of"):
         label_masks(np.zeros((0, 4), dtype=np.int64))

@@ -80,8 +80,12 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 def test_what_is_transparent_is_white(tmp_path: Path) -> None:
     pixels = np.zeros((20, 20, 4), np.uint8)
+    pixels[10:, :, 3] = 255
     Image.fromarray(pixels, "RGBA").save(tmp_path / "a.png")
-    assert one(tmp_path / "a.png").pixels.min() == 255
+    photo = one(tmp_path / "a.png")
+    assert photo.pixels[:8].min() >= 250
+    assert photo.pixels[12:].max() <= 5
+    assert photo.remarks == ("transparent parts are white",)
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "cut"])

@@ -1,0 +1,45 @@
+"""What is decided about showing photos, and what was done to one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PERCENTILES = (0.5, 99.5)
+"""Black and white of photos beyond 8 bits. Half a percent is far more than a sensor's hot pixels,
+and little enough that what is bright and small still differs from what is bright."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoRule:
+    """How photos become 8-bit RGB; the same for all photos of a data set."""
+
+    bands: tuple[int, ...] = ()
+    """Bands to show, from 1: three for red, green, blue; two for magenta and green; one for grey.
+    Empty: the first three, both of two, or the only one."""
+    nodata: tuple[float, ...] = ()
+    """Values that stand for nothing, beside NaN and the value that a GeoTIFF names."""
+    percentiles: tuple[float, float] = PERCENTILES
+    """Of each photo beyond 8 bits: what becomes black and what white."""
+    limits: tuple[float, float] | None = None
+    """Values that become black and white in all photos beyond 8 bits; None takes percentiles."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What was done to one photo: a row of `photos.tsv`."""
+
+    stored: str
+    """Type and number of its bands, as `uint16 x 4`."""
+    bands: tuple[int, ...] = ()
+    """Those shown, from 1."""
+    low: tuple[float, ...] = ()
+    """What became black, for each band shown; empty where nothing was stretched."""
+    high: tuple[float, ...] = ()
+    nodata: tuple[float, ...] = ()
+    copied: bool = False
+    """The file's bytes are in the shard as they were."""
+    remarks: tuple[str, ...] = ()
+    """What a person should know, in words that are the same for all photos of a kind."""
+
+
+__all__ = ["PERCENTILES", "PhotoRule", "Taken"]

@@ -1,0 +1,1 @@
+"""Large photos cut into tiles: their places, their parts of objects, their georeference."""

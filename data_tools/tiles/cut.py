@@ -1,0 +1,265 @@
+"""Cut one scene into tiles with the parts of its objects that lie in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from data_tools.convert_photo import JPEG_QUALITY, encode
+from data_tools.photos.files import MAX_SCENE, opened
+from data_tools.photos.raster import Raster, turned
+from data_tools.photos.rule import PhotoRule, Taken
+from data_tools.photos.show import Look, Rgb, plan, show_rows
+from data_tools.readers.records import Record, Skip, SkipImageError, SourceMask
+from data_tools.sa1b_format import Annotation, ShardSample, annotation_from_rle
+from data_tools.tiles.georeference import georeference
+from data_tools.tiles.grid import Window, window_rows
+from data_tools.tiles.objects import SceneObject, meeting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileConfig:
+    """What is the same for all scenes."""
+
+    size: int = 1024
+    """Pixels of a tile's side; smaller scenes are one tile as they are."""
+    overlap: int = 128
+    """Pixels that neighbours share: what is no larger is whole in one tile at least."""
+    min_visible: float = 0.1
+    """The part of an object in a tile is left out if it is smaller than this share of the object
+    and of the tile."""
+    min_area: int = 1
+    """Parts of fewer pixels are left out."""
+    jpeg_quality: int = JPEG_QUALITY
+    photos: PhotoRule = field(default_factory=PhotoRule)
+    keeps_empty: bool = False
+    """Tiles without a mask are written, too: photos that have no masks yet."""
+    threads: int = 1
+    """Tiles that are encoded at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One row of `objects.tsv`: an object, or what a tile shows of it."""
+
+    image_id: int
+    mask_id: int
+    """Of the annotation in the shard."""
+    name: str
+    """Of the whole object: its file or annotation."""
+    source_id: int
+    visible: float
+    """Share of the object's pixels that lie in the tile; 1 is all of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """One tile that was written: a row of `tiles.tsv`."""
+
+    image_id: int
+    scene: str
+    window: Window
+    masks: int
+    transform: tuple[float, ...] = ()
+    """Of a georeferenced scene, see `Georeference.of`."""
+    crs: str = ""
+
+
+@dataclass(slots=True)
+class TileTally:
+    """What a run has done so far."""
+
+    scenes: list[str] = field(default_factory=list)
+    photos: list[Taken] = field(default_factory=list)
+    """What was done to each of the scenes."""
+    tiles: list[Tile] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+    objects: int = 0
+    """Of all scenes, with those of which no tile shows enough."""
+    never_whole: list[str] = field(default_factory=list)
+    """Objects that are whole in no tile."""
+    small_parts: int = 0
+    """Parts left out, of objects that other tiles show."""
+    empty: int = 0
+    """Tiles without a mask."""
+    numbered: int = 0
+    """Tiles so far, empty ones too."""
+
+    def skip(self, kind: str, reason: str, name: str) -> None:
+        """Count what was left out."""
+        self.skips.append(Skip(kind=kind, reason=reason, name=name))
+
+
+def cut_scenes(
+    records: Sequence[Record], config: TileConfig, tally: TileTally
+) -> Iterator[ShardSample]:
+    """Cut every scene; `tally` is kept up to date while the tiles are read."""
+    for record in records:
+        try:
+            yield from _cut(record, config, tally)
+        except SkipImageError as error:
+            detail = f" ({error.detail})" if error.detail else ""
+            tally.skip("image", error.reason, f"{record.name}{detail}")
+
+
+def _cut(record: Record, config: TileConfig, tally: TileTally) -> Iterator[ShardSample]:
+    read = record.masks()
+    tally.skips += read.skips
+    if not read.masks and not config.keeps_empty:
+        raise SkipImageError("no mask")
+    try:
+        yield from _cut_open(record, read.masks, config, tally)
+    except SkipImageError:
+        if record.name not in tally.scenes:
+            for mask in read.masks:
+                tally.skip("mask", "its image was left out", mask.name)
+        raise
+
+
+def _cut_open(
+    record: Record, masks: Sequence[SourceMask], config: TileConfig, tally: TileTally
+) -> Iterator[ShardSample]:
+    sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in masks}
+    with opened(record.image, most_pixels=MAX_SCENE, longest=MAX_SCENE) as found:
+        raster = turned(found.raster, sizes)
+        objects = []
+        for mask in masks:
+            height, width = mask.segmentation["size"]
+            if (height, width) != (raster.height, raster.width):
+                wrong = f"{width} x {height}, image {raster.width} x {raster.height}"
+                tally.skip("mask", "size differs from the image's", f"{mask.name} ({wrong})")
+                continue
+            whole = SceneObject.of(mask)
+            if whole.area < max(config.min_area, 1):
+                reason = "empty" if whole.area == 0 else "smaller than --min-area"
+                tally.skip("mask", reason, mask.name)
+                continue
+            objects.append(whole)
+        if not objects and not config.keeps_empty:
+            tally.skip("image", "no mask left", record.name)
+            return
+        look = plan(raster, config.photos)
+        tally.scenes.append(record.name)
+        tally.photos.append(look.taken)
+        tally.objects += len(objects)
+        scene = _Scene(
+            record, raster=raster, look=look, objects=objects, config=config, tally=tally
+        )
+        yield from scene.tiles()
+
+
+class _Scene:
+    """A scene while it is cut."""
+
+    def __init__(
+        self,
+        record: Record,
+        *,
+        raster: Raster,
+        look: Look,
+        objects: Sequence[SceneObject],
+        config: TileConfig,
+        tally: TileTally,
+    ) -> None:
+        self._name = record.name
+        self._place = georeference(record.image)
+        self._raster, self._look = raster, look
+        self._objects = objects
+        boxes = [whole.box() for whole in objects]
+        self._boxes = np.array(boxes, dtype=np.int64).reshape(-1, 4)
+        self._areas = [whole.area for whole in objects]
+        self._config, self._tally = config, tally
+        self._shown: set[int] = set()
+        self._whole: set[int] = set()
+
+    def tiles(self) -> Iterator[ShardSample]:
+        """Cut row by row of tiles, so that no more of a TIFF than that is in memory."""
+        config = self._config
+        size = {"height": self._raster.height, "width": self._raster.width}
+        with ThreadPoolExecutor(config.threads) as pool:
+            for row in window_rows(**size, size=config.size, overlap=config.overlap):
+                numbered = [(self._tally.numbered + k, w) for k, w in enumerate(row, start=1)]
+                self._tally.numbered += len(row)
+                found = [(number, w, self._annotations(number, w)) for number, w in numbered]
+                if not config.keeps_empty:
+                    found = [tile for tile in found if tile[2]]
+                if not found:
+                    continue
+                top = row[0].y
+                band = show_rows(self._raster, self._look, top, top + row[0].height)
+                waiting = [
+                    (number, window, annotations, pool.submit(self._encode, band, window))
+                    for number, window, annotations in found
+                ]
+                for number, window, annotations, jpeg in waiting:
+                    self._note(number, window, annotations)
+                    yield ShardSample(
+                        image_id=number,
+                        jpeg=jpeg.result(),
+                        width=window.width,
+                        height=window.height,
+                        annotations=annotations,
+                    )
+        self._close()
+
+    def _encode(self, band: Rgb, window: Window) -> bytes:
+        pixels = band[:, window.x : window.x + window.width]
+        return encode(pixels, taken=self._look.taken, quality=self._config.jpeg_quality).jpeg
+
+    def _annotations(self, number: int, window: Window) -> list[Annotation]:
+        """The masks of a tile; counts what is left out of it."""
+        config, tally = self._config, self._tally
+        found = []
+        for k in np.flatnonzero(meeting(self._boxes, window)).tolist():
+            whole = self._objects[k]
+            part = whole.within(window)
+            if part.area == 0:
+                continue
+            least = config.min_visible * min(self._areas[k], window.width * window.height)
+            if part.area < max(least, config.min_area):
+                tally.small_parts += 1
+                continue
+            self._shown.add(k)
+            if part.area == self._areas[k]:
+                self._whole.add(k)
+            mask_id = len(tally.parts) + 1
+            tally.parts.append(
+                Part(
+                    image_id=number,
+                    mask_id=mask_id,
+                    name=whole.name,
+                    source_id=whole.id,
+                    visible=part.area / self._areas[k],
+                )
+            )
+            rle = part.encoded(height=window.height, width=window.width)
+            found.append(annotation_from_rle(rle, id=mask_id))
+        tally.empty += not found
+        return found
+
+    def _note(self, number: int, window: Window, annotations: Sequence[Annotation]) -> None:
+        self._tally.tiles.append(
+            Tile(
+                image_id=number,
+                scene=self._name,
+                window=window,
+                masks=len(annotations),
+                transform=() if self._place is None else self._place.of(window),
+                crs="" if self._place is None else self._place.crs,
+            )
+        )
+
+    def _close(self) -> None:
+        """Count the objects that no tile shows, or none as a whole."""
+        for k, whole in enumerate(self._objects):
+            if k not in self._shown:
+                self._tally.skip("mask", "no tile shows enough of it", whole.name)
+            elif k not in self._whole:
+                self._tally.never_whole.append(whole.name)
+
+
+__all__ = ["Part", "Tile", "TileConfig", "TileTally", "cut_scenes"]

@@ -1,0 +1,36 @@
+"""Where the tiles of a scene lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A tile's place in its scene, in pixels; the last column and row lie outside."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def starts(length: int, *, size: int, overlap: int) -> list[int]:
+    """Return where tiles of a side begin; the last one ends with the scene and overlaps more."""
+    if length <= size:
+        return [0]
+    return [*range(0, length - size, size - overlap), length - size]
+
+
+def window_rows(*, height: int, width: int, size: int, overlap: int) -> list[list[Window]]:
+    """Return the tiles of a scene, row by row; one that is smaller than a tile has one."""
+    return [
+        [
+            Window(x=x, y=y, width=min(size, width), height=min(size, height))
+            for x in starts(width, size=size, overlap=overlap)
+        ]
+        for y in starts(height, size=size, overlap=overlap)
+    ]
+
+
+__all__ = ["Window", "starts", "window_rows"]
