@@ -252,9 +252,9 @@ def _numbers(coco: CocoFile, listing: Listing) -> dict[int, int]:
     numbers = {}
     first, changed = free, 0
     for item, number in zip(items, given, strict=True):
+        numbers[id(item)] = free if number is None else number
         if number is None:
-            number, free, changed = free, free + 1, changed + 1
-        numbers[id(item)] = number
+            free, changed = free + 1, changed + 1
     if changed:
         listing.notes.append(
             f"{changed:,} of {len(items):,} annotations have no id, one that is no number, or one "

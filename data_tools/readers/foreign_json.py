@@ -158,7 +158,7 @@ def _uncompressed(path: Path, raw: bytes) -> bytes:
     try:
         for magic, module in _COMPRESSED:
             if raw.startswith(magic):
-                return module.decompress(raw)
+                return bytes(module.decompress(raw))
         if not raw.startswith(b"PK\x03\x04"):
             return raw
         with zipfile.ZipFile(path) as archive:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from data_tools.readers.records import IMAGE_SUFFIXES
@@ -48,6 +48,7 @@ class _Guess:
     """The files that one name may mean."""
 
     files: tuple[Parts, ...]
+    """An empty one stands for a file that is not there."""
     whole: bool = False
     """Whether no folder was left out and no letter changed."""
     elsewhere: bool = False
@@ -77,12 +78,11 @@ def find_photos(folder: Path, names: Sequence[Sequence[str]]) -> list[FoundPhoto
     files = _Files(folder)
     taken = {_inside(folder, found.path) for found in exact if found is not None}
     guesses = _settled(files, {name: files.guess(_parts(name)) for name in foreign}, taken)
-    result = []
-    for own, found in zip(names, exact, strict=True):
-        if found is None and own:
-            found = _as_found(folder, own[0], guesses[own[0]])
-        result.append(found or _absent(folder, own))
-    return result
+    guessed = {name: _as_found(folder, name, guess) for name, guess in guesses.items()}
+    return [
+        found or (guessed[own[0]] if own else _absent(folder, own))
+        for own, found in zip(names, exact, strict=True)
+    ]
 
 
 def rename_note(found: Iterable[FoundPhoto], names: Sequence[Sequence[str]]) -> list[str]:
@@ -163,10 +163,9 @@ class _Files:
         for root, below, names in os.walk(folder):
             below[:] = sorted(one for one in below if not one.startswith("."))
             self.folders |= {unicodedata.normalize("NFC", one).casefold() for one in below}
-            relative = os.path.relpath(root, folder)
-            parents = () if relative == "." else tuple(relative.split(os.sep))
+            parents = Path(root).relative_to(folder).parts
             for name in sorted(names):
-                if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and name[0] != ".":
+                if _split(name.lower())[1] in IMAGE_SUFFIXES and name[0] != ".":
                     self._add((*parents, name))
 
     def _add(self, real: Parts) -> None:
@@ -210,7 +209,8 @@ class _Files:
         left, over = parts[: -1 - best[0]], files[0][: -1 - best[0]]
         if len(left) == 1 and left[0].casefold() == self.own_name:
             left = ()  # the folder of the photos itself
-        if left and left[-1].casefold() in self.folders:
+        below = {part.casefold() for part in over[:-1]}
+        if left and left[-1].casefold() in self.folders - below:
             return _Guess(files=(files[0], ()))  # it should lie in that folder, and does not
         whole = not left and not over and best[1]
         return _Guess(files=files, whole=whole, elsewhere=bool(left and over), ending=ending)
@@ -220,12 +220,12 @@ def _keys(name: str) -> list[str]:
     """Return a file's name ever more loosely: without capitals, and jpeg as jpg; without its
     ending; without what Roboflow and Label Studio add."""
     folded = name.casefold().strip()
-    stem, suffix = os.path.splitext(folded)
+    stem, suffix = _split(folded)
     plain = stem + _SAME_SUFFIX.get(suffix, suffix)
     uploaded = _UPLOAD.sub(r"\1", _ROBOFLOW.sub(r"\1.\2", folded))
-    own_stem, own_suffix = os.path.splitext(uploaded)
+    own_stem, own_suffix = _split(uploaded)
     uploaded = own_stem + _SAME_SUFFIX.get(own_suffix, own_suffix)
-    return [plain, stem if suffix in IMAGE_SUFFIXES else "", uploaded]
+    return [plain, stem if suffix in IMAGE_SUFFIXES else folded, uploaded]
 
 
 def _common(one: Parts, other: Parts) -> int:
@@ -257,6 +257,7 @@ def _settled(files: _Files, guesses: dict[str, _Guess], taken: set[Parts]) -> di
                 endings.add(_suffix(file[-1]))
     settled = {}
     for name, guess in guesses.items():
+        refused: tuple[Parts, ...] = ()
         if len(guess.files) == 1:
             file, own = guess.files[0], claims[guess.files[0]]
             whole = [identity for identity, one in own.items() if one.whole]
@@ -264,16 +265,21 @@ def _settled(files: _Files, guesses: dict[str, _Guess], taken: set[Parts]) -> di
             listed = file in taken and not guess.whole
             stray = guess.elsewhere and (file[:-1], identities[name][:-2]) in named
             if shared or listed or stray or (guess.ending and _suffix(name) in endings):
-                guess = _Guess(files=(file, ()))
-        settled[name] = _Guess(
-            files=tuple(files.real(file) if file else () for file in guess.files)
-        )
+                refused = ((),)
+        meant = (files.real(file) if file else () for file in guess.files)
+        settled[name] = _Guess(files=(*meant, *refused))
     return settled
 
 
 def _suffix(name: str) -> str:
-    found = os.path.splitext(name)[1].lower()
+    found = _split(name.lower())[1]
     return _SAME_SUFFIX.get(found, found)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return a file's name without its ending, and the ending with its dot."""
+    path = PurePosixPath(name)
+    return path.name.removesuffix(path.suffix) if path.suffix else path.name, path.suffix
 
 
 def _identity(name: str, files: _Files) -> Parts:

@@ -65,7 +65,7 @@ def parse_segmentation(
         pass
     content = _content(text)
     if rles := _rles(content):
-        masks = [_any_rle(rle, height, width) for rle in rles]
+        masks = [any_rle(rle, height, width) for rle in rles]
         if len(masks) == 1:
             return masks[0]
         if len({tuple(mask["size"]) for mask in masks}) > 1:
@@ -127,7 +127,17 @@ def _rles(content: Any) -> list[Mapping[str, Any]]:
     return []
 
 
-def _any_rle(rle: Mapping[str, Any], height: int, width: int) -> Segmentation:
+def any_rle(rle: Mapping[str, Any], height: int, width: int) -> Segmentation:
+    """Return run lengths of any form as a compressed RLE.
+
+    Args:
+        rle: `counts`, and `size` [height, width]; without it,
+        height: of the image, and
+        width: are taken.
+
+    Raises:
+        ValueError: they are no runs, or do not fill the size.
+    """
     size = rle.get("size")
     size = [height, width] if size is None else _whole(size, "size").tolist()
     counts = rle["counts"]
@@ -209,12 +219,12 @@ def _rasterised(
             raise ValueError("a polygon has an odd number of coordinates")
         if not np.isfinite(polygon).all():
             raise ValueError("a coordinate is no number")
-        if normalised:
-            polygon = polygon * np.tile([width, height], len(polygon) // 2)
+        sides = [width, height] if normalised else [1, 1]
+        pixels = polygon * np.tile(sides, len(polygon) // 2)
         # pycocotools takes memory by the length of a polygon's outline, wherever it lies.
-        if np.abs(polygon).max() > limit:
+        if np.abs(pixels).max() > limit:
             raise ValueError("a polygon lies far outside the image")
-        scaled.append(polygon.tolist())
+        scaled.append(pixels.tolist())
     return as_segmentation(coco_mask.merge(coco_mask.frPyObjects(scaled, height, width)))
 
 
@@ -222,6 +232,7 @@ __all__ = [
     "LARGEST_FRACTION",
     "CocoRle",
     "NoSegmentationError",
+    "any_rle",
     "is_nothing",
     "largest_coordinate",
     "parse_segmentation",

@@ -166,7 +166,9 @@ def _items(file: JsonFile, option: str) -> tuple[list[Detection], Counter[str]]:
     """Return the entries of a file of results, and how many are none."""
     left_out = Counter[str]()
     try:
-        found = file.decode(list[Detection] | _Annotated)
+        if file.text.lstrip()[:1] == b"[":
+            return file.decode(list[Detection]), left_out
+        return file.decode(_Annotated).annotations, left_out
     except msgspec.ValidationError as error:
         raw = _raw_items(file)
         if raw is None:
@@ -183,24 +185,21 @@ def _items(file: JsonFile, option: str) -> tuple[list[Detection], Counter[str]]:
             except (msgspec.ValidationError, UserError):
                 left_out["result: unreadable entry"] += 1
         return items, left_out
-    return (found if isinstance(found, list) else found.annotations), left_out
 
 
 def _raw_items(file: JsonFile) -> list[msgspec.Raw] | None:
-    for form in (list[msgspec.Raw], _AnnotatedRaw):
-        try:
-            found = file.decode(form)
-        except msgspec.ValidationError:
-            continue
-        items: list[msgspec.Raw] = found if isinstance(found, list) else found.annotations
-        # A list of something else altogether is another file, not one with odd entries.
-        return items if any(bytes(one)[:1] == b"{" for one in items) else None
-    return None
+    try:
+        if file.text.lstrip()[:1] == b"[":
+            items = file.decode(list[msgspec.Raw])
+        else:
+            items = file.decode(_AnnotatedRaw).annotations
+    except msgspec.ValidationError:
+        return None
+    # A list of something else altogether is another file, not one with odd entries.
+    return items if any(bytes(one)[:1] == b"{" for one in items) else None
 
 
-def _check(
-    items: Sequence[Detection], truth: Truth, *, option: str, categories: bool
-) -> None:
+def _check(items: Sequence[Detection], truth: Truth, *, option: str, categories: bool) -> None:
     """Refuse a file that lacks throughout what every result needs."""
     if not items:
         return

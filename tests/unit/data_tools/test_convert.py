@@ -393,9 +393,9 @@ def test_rle_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "m.json: not {image name"),
-        ("[]", "Expected `object`"),
-        ('{"a": {"size": [1, 1]}}', "missing required field `counts`"),
+        ("{", "m.json: cut off"),
+        ("[]", "RLE, ...]}}: this is an empty list"),
+        ('{"a": {"size": [1, 1]}}', "missing the field `counts`"),
         ('{"a": 1, "a": 2}', "'a' stands in it twice"),
     ],
 )
