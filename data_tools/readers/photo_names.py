@@ -118,7 +118,12 @@ def _tails(name: str) -> list[str]:
 
 def _absent(folder: Path, names: Sequence[str]) -> FoundPhoto:
     name = (_tails(names[0]) or [names[0]])[0] if names else ""
-    return FoundPhoto(name=name, path=folder / name, missing="")
+    path = folder / name
+    try:
+        path.is_file()
+    except OSError:  # a name too long for any file, which whoever asks for it would meet again
+        path = folder / "(impossible name)"
+    return FoundPhoto(name=name, path=path, missing="")
 
 
 def _as_found(folder: Path, name: str, guess: _Guess) -> FoundPhoto:

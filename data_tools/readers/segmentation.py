@@ -56,7 +56,7 @@ def parse_segmentation(
     try:
         strict = msgspec.json.decode(text, type=list[list[float]] | CocoRle)
         if isinstance(strict, CocoRle):
-            return checked_rle(strict.size, strict.counts)
+            return any_rle({"size": strict.size, "counts": strict.counts}, height, width)
         # A list of pairs is one polygon, which only the other way sees.
         if any(len(polygon) > 2 for polygon in strict):
             polygons = [np.asarray(polygon, dtype=np.float64) for polygon in strict]
@@ -148,7 +148,7 @@ def any_rle(rle: Mapping[str, Any], height: int, width: int) -> Segmentation:
                 counts = ast.literal_eval(counts)
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 raise ValueError("the counts are a damaged text of bytes") from None
-        elif counts[:1] == "[" and counts[-1:] == "]":
+        elif counts[:1] == "[" and "," in counts:  # COCO's coding has brackets, but no comma
             counts = msgspec.json.decode(counts)
     if isinstance(counts, list):
         counts = _whole(counts, "counts").tolist()
