@@ -120,7 +120,7 @@ def read_results(path: Path, truth: Truth, *, option: str, categories: bool) -> 
         raise UserError(f"{option}={path} cannot be read ({error.strerror})") from None
     file = as_json(path, content)
     items, left_out = _items(file, option)
-    _check(items, truth, option=f"{option}={path}", categories=categories)
+    _check(items, file, option=f"{option}={path}", categories=categories)
     results = Results(
         path=path,
         digest=hashlib.blake2b(content, digest_size=8).hexdigest(),
@@ -172,12 +172,7 @@ def _items(file: JsonFile, option: str) -> tuple[list[Detection], Counter[str]]:
     except msgspec.ValidationError as error:
         raw = _raw_items(file)
         if raw is None:
-            kind = kind_of(file.text)
-            why = str(error) if kind is None else f"this is {kind}"
-            raise UserError(
-                f"{option}={file.path} is not COCO's results format ({why}): it needs a list of "
-                "objects with image_id, category_id, score, and bbox or segmentation"
-            ) from None
+            raise UserError(_not_results(f"{option}={file.path}", file, str(error))) from None
         items = []
         for one in raw:
             try:
@@ -185,6 +180,14 @@ def _items(file: JsonFile, option: str) -> tuple[list[Detection], Counter[str]]:
             except (msgspec.ValidationError, UserError):
                 left_out["result: unreadable entry"] += 1
         return items, left_out
+
+
+def _not_results(option: str, file: JsonFile, why: str) -> str:
+    kind = kind_of(file.text)
+    return (
+        f"{option} is not COCO's results format ({why if kind is None else f'this is {kind}'}): it "
+        "needs a list of objects with image_id, category_id, score, and bbox or segmentation"
+    )
 
 
 def _raw_items(file: JsonFile) -> list[msgspec.Raw] | None:
@@ -199,15 +202,12 @@ def _raw_items(file: JsonFile) -> list[msgspec.Raw] | None:
     return items if any(bytes(one)[:1] == b"{" for one in items) else None
 
 
-def _check(items: Sequence[Detection], truth: Truth, *, option: str, categories: bool) -> None:
+def _check(items: Sequence[Detection], file: JsonFile, *, option: str, categories: bool) -> None:
     """Refuse a file that lacks throughout what every result needs."""
     if not items:
         return
     if all(item.image_id is None for item in items):
-        raise UserError(
-            f"{option} is not COCO's results format (no result has an image_id): it needs a list "
-            "of objects with image_id, category_id, score, and bbox or segmentation"
-        )
+        raise UserError(_not_results(option, file, "no result has an image_id"))
     if all(item.rank() is None for item in items):
         raise UserError(f"{option}: no result has a score")
     if categories and all(as_id(item.category_id) is None for item in items):

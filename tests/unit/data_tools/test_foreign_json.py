@@ -48,9 +48,9 @@ def test_encodings_and_compressions(data: bytes) -> None:
 
 def test_western_letters_are_said(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_bytes('{"file_name": "Bäume–1.jpg"}'.encode("cp1252"))
+    path.write_bytes('{"file_name": "Bäume€1.jpg"}'.encode("cp1252"))
     file = read_json(path)
-    assert file.decode(dict[str, str]) == {"file_name": "Bäume–1.jpg"}
+    assert file.decode(dict[str, str]) == {"file_name": "Bäume€1.jpg"}
     assert file.notes == ["a.json is not in UTF-8: read as Windows' Western letters (cp1252)"]
 
 
