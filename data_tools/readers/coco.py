@@ -202,18 +202,13 @@ def _masks(
     for place in places:
         image = coco.images[place]
         for item in coco.annotations[place]:
-            label = _label(item, numbers)
-            name = f"{coco.path.name}: annotation {label}"
-            if item.crowd and not crowds:
-                listing.skip("mask", "crowd", name)
-                continue
-            if nothing := item.nothing:
-                listing.skip("mask", nothing, name)
-                continue
-            text = bytes(item.segmentation)
+            label, text = _label(item, numbers), bytes(item.segmentation)
+            reason = "crowd" if item.crowd and not crowds else item.nothing
             # Some programs repeat all masks of a photo under each of its entries.
-            if len(places) > 1 and seen.setdefault(text, place) != place:
-                listing.skip("mask", "listed twice", name)
+            if reason is None and len(places) > 1 and seen.setdefault(text, place) != place:
+                reason = "listed twice"
+            if reason is not None:
+                listing.skip("mask", reason, f"{coco.path.name}: annotation {label}")
                 continue
             masks.append(
                 CocoMask(

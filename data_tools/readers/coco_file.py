@@ -282,17 +282,16 @@ def _assign(annotations: Sequence[CocoAnnotation], result: CocoFile) -> None:
     twice = _same_photo(result, index)
     first_of: dict[Id, int] = {}
     for place, item in enumerate(annotations):
-        name = f"{result.path.name}: annotation {annotation_name(item, place)}"
         places = index.find(item.image_id)
-        if not places:
-            _skip(result, "mask", "unknown image_id", f"{name}: image {item.image_id}")
-            continue
-        if len(places) > 1 and not twice.get(places[0], False):
-            _skip(result, "mask", "several images have its image_id", f"{name}: {item.image_id}")
+        if len(places) != 1 and not (places and twice.get(places[0], False)):
+            name = f"{result.path.name}: annotation {annotation_name(item, place)}"
+            reason = "several images have its image_id" if places else "unknown image_id"
+            _skip(result, "mask", reason, f"{name}: image {item.image_id}")
             continue
         own = as_id(item.id)
         first = place if own is None else first_of.setdefault(own, place)
         if first != place and _are_same(item, annotations[first]):
+            name = f"{result.path.name}: annotation {annotation_name(item, place)}"
             _skip(result, "mask", "listed twice", name)
             continue
         result.annotations[places[0]].append(item)

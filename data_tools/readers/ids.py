@@ -11,13 +11,15 @@ Id = int | str
 
 def as_id(value: Any) -> Id | None:
     """Return an id as it stands in a file, 7.0 as 7; None where there is none."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
         return int(value) if math.isfinite(value) and value.is_integer() else None
     if isinstance(value, str):
         return value.strip() or None
-    return value if isinstance(value, int) else None
+    return None
 
 
 def as_number(value: Any) -> int | None:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from data_tools.readers.records import IMAGE_SUFFIXES
@@ -27,6 +27,8 @@ _UPLOAD = re.compile(r"^[0-9a-f]{8}-(.+)$", re.IGNORECASE)
 _SAME_SUFFIX = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
 _SHOWN = 3
 _AT_ONCE = 32
+_CHUNK = 100
+"""Names that a thread asks the disk for in one go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +72,10 @@ def find_photos(folder: Path, names: Sequence[Sequence[str]]) -> list[FoundPhoto
     Returns:
         A file for each photo, in order.
     """
+    parts = [names[start : start + _CHUNK] for start in range(0, len(names), _CHUNK)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        exact = list(pool.map(lambda own: _exact(folder, own), names, chunksize=64))
+        answers = pool.map(lambda part: [_exact(folder, own) for own in part], parts)
+        exact = [found for part in answers for found in part]
     foreign = {own[0] for own, found in zip(names, exact, strict=True) if found is None and own}
     if not foreign:
         return [found or _absent(folder, own) for own, found in zip(names, exact, strict=True)]
@@ -283,8 +287,8 @@ def _suffix(name: str) -> str:
 
 def _split(name: str) -> tuple[str, str]:
     """Return a file's name without its ending, and the ending with its dot."""
-    path = PurePosixPath(name)
-    return path.name.removesuffix(path.suffix) if path.suffix else path.name, path.suffix
+    stem, dot, ending = name.rpartition(".")
+    return (stem, dot + ending) if stem and ending else (name, "")
 
 
 def _identity(name: str, files: _Files) -> Parts:
