@@ -20,6 +20,7 @@ from data_tools.readers.json_kinds import kind_of
 from data_tools.readers.records import Skip
 from data_tools.readers.segmentation import (
     LARGEST_FRACTION,
+    SMALLEST_PHOTO,
     is_nothing,
     largest_coordinate,
 )
@@ -27,8 +28,6 @@ from sam_train.errors import UserError
 
 Entry = TypeVar("Entry")
 
-_SMALLEST_PHOTO = 8
-"""Pixels of a longer side below which coordinates up to 1 may be pixels."""
 _LARGEST_SIDE = 10**6
 
 
@@ -339,7 +338,7 @@ def _are_fractions(result: CocoFile) -> bool:
     """Tell whether every polygon of the file lies within 0 and 1, in photos of more pixels."""
     found = False
     for image, items in zip(result.images, result.annotations, strict=True):
-        if max(image.height or 0, image.width or 0, 0) in range(1, _SMALLEST_PHOTO):
+        if max(image.height or 0, image.width or 0, 0) in range(1, SMALLEST_PHOTO):
             continue
         for item in items:
             largest = largest_coordinate(bytes(item.segmentation))

@@ -101,6 +101,8 @@ def largest_coordinate(text: bytes) -> float | None:
 _FRACTION_SLACK = 0.01
 """Fractions that a tool rounds may lie so far beyond the photo."""
 LARGEST_FRACTION = 1 + _FRACTION_SLACK
+SMALLEST_PHOTO = 8
+"""Pixels of a longer side below which coordinates up to 1 may be pixels."""
 
 
 def _content(text: bytes) -> Any:
@@ -197,6 +199,13 @@ def _polygons(content: Any, depth: int = 0) -> list[Floats]:
     return [polygon for c in content for polygon in _polygons(c, depth + 1)]
 
 
+def _in_one_pixel(polygons: Sequence[Floats]) -> bool:
+    """Tell whether all corners are fractions between 0 and 1, not the whole numbers."""
+    corners = np.concatenate(polygons)
+    inside = corners.min() >= 0 and corners.max() <= 1
+    return bool(inside and (corners != np.floor(corners)).any())
+
+
 def _is_pair(content: Any) -> bool:
     return (
         isinstance(content, list)
@@ -225,11 +234,14 @@ def _rasterised(
         if np.abs(pixels).max() > limit:
             raise ValueError("a polygon lies far outside the image")
         scaled.append(pixels.tolist())
+    if not normalised and max(height, width) >= SMALLEST_PHOTO and _in_one_pixel(polygons):
+        raise ValueError("its coordinates lie between 0 and 1, those of other masks do not")
     return as_segmentation(coco_mask.merge(coco_mask.frPyObjects(scaled, height, width)))
 
 
 __all__ = [
     "LARGEST_FRACTION",
+    "SMALLEST_PHOTO",
     "CocoRle",
     "NoSegmentationError",
     "any_rle",

@@ -344,6 +344,14 @@ def test_one_polygon_of_pixels_makes_a_file_of_pixels(listed: Callable[..., List
     )
 
 
+def test_fractions_among_pixels_are_counted(listed: Callable[..., Listing]) -> None:
+    items = [annotation(1, 7, [fractions(POLYGON)]), annotation(2)]
+    for both in (items, items[::-1]):
+        listing = listed([image(7)], both)
+        assert reasons(listing) == {("mask", "bad segmentation"): 1}
+        np.testing.assert_array_equal(masks(listing)["a.jpg"], [rasterised([POLYGON])])
+
+
 def test_photos_of_a_few_pixels_have_pixels(photos: Path, listed: Callable[..., Listing]) -> None:
     Image.new("RGB", (2, 2)).save(photos / "a.jpg")
     corner = [0, 0, 1, 0, 1, 1, 0, 1]
