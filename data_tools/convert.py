@@ -85,11 +85,13 @@ def add_kinds(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) 
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     coco = kinds.add_parser("coco", parents=[common], help="a COCO instances JSON")
     coco.add_argument("--annotations", type=Path, required=True, metavar="JSON")
-    coco.set_defaults(list=lambda a: list_coco(a.images, a.annotations))
+    _add_crowds(coco)
+    coco.set_defaults(list=lambda a: list_coco(a.images, a.annotations, crowds=a.crowds))
 
     lvis = kinds.add_parser("lvis", parents=[common], help="an LVIS v1 JSON")
     lvis.add_argument("--annotations", type=Path, required=True, metavar="JSON")
-    lvis.set_defaults(list=lambda a: list_lvis(a.images, a.annotations))
+    _add_crowds(lvis)
+    lvis.set_defaults(list=lambda a: list_lvis(a.images, a.annotations, crowds=a.crowds))
 
     ade = kinds.add_parser("ade20k", parents=[common], help="ADE20K, or its SceneParsing maps")
     ade.add_argument(
@@ -122,6 +124,13 @@ def add_kinds(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) 
     rle.add_argument("--masks", type=Path, required=True, metavar="JSON")
     rle.set_defaults(list=lambda a: list_rle(a.images, a.masks))
     return kinds
+
+
+def _add_crowds(kind: argparse.ArgumentParser) -> None:
+    kind.add_argument(
+        "--crowds", action="store_true",
+        help="regions of many objects (iscrowd=1) are masks, too (default: left out and counted)",
+    )  # fmt: skip
 
 
 def _add_masks(kinds: Any, common: argparse.ArgumentParser) -> None:

@@ -60,6 +60,8 @@ class Summary:
     reasons: list[Reason]
     photos: list[Reason]
     """What was done to photos, as far as a person should know."""
+    notes: list[str]
+    """What the reader has to say about the source."""
 
     @classmethod
     def of(cls, tally: Tally) -> Summary:
@@ -73,10 +75,12 @@ class Summary:
                 for (_, name), taken in zip(tally.sources, tally.photos, strict=True)
                 for remark in taken.remarks
             ),
+            notes=list(tally.notes),
         )
 
     def lines(self) -> Iterator[str]:
-        """One line per reason with the first names, then the line with the counts."""
+        """Yield the notes, a line per reason with the first names, and the line with the counts."""
+        yield from (f"note: {note}" for note in self.notes)
         yield from (reason.line("read") for reason in self.photos)
         yield from (reason.line("skipped") for reason in self.reasons)
         skipped = {"image": 0, "mask": 0}
@@ -130,6 +134,7 @@ def finished(out: Path, mark: dict[str, Any]) -> Summary | None:
             masks=stamp["masks"],
             reasons=[Reason(**reason) for reason in stamp["skipped"]],
             photos=[Reason(kind="photo", **photo) for photo in stamp["photos"]],
+            notes=[str(note) for note in stamp["notes"]],
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -190,6 +195,7 @@ def write_lists(out: Path, tally: Tally, mark: dict[str, Any]) -> None:
         "photos": [
             {"reason": p.reason, "count": p.count, "names": p.names} for p in summary.photos
         ],
+        "notes": summary.notes,
         "skipped": [
             {"kind": r.kind, "reason": r.reason, "count": r.count, "names": r.names}
             for r in summary.reasons

@@ -12,7 +12,7 @@ from data_tools import command
 from data_tools.convert_photo import JPEG_QUALITY, read_photo
 from data_tools.photos.files import refuse_large
 from data_tools.photos.rule import PhotoRule, Taken
-from data_tools.readers.records import Listing, Record, Skip, SkipImageError
+from data_tools.readers.records import Listing, MasksRead, Record, Skip, SkipImageError
 from data_tools.sa1b_format import ShardSample, annotation_from_rle
 
 
@@ -49,6 +49,8 @@ class Tally:
     images: int = 0
     masks: int = 0
     skips: list[Skip] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What the reader has to say about the source."""
     sources: list[tuple[int, str]] = field(default_factory=list)
     """(N of `sa_N`, original name) of every image written."""
     photos: list[Taken] = field(default_factory=list)
@@ -62,6 +64,7 @@ def convert_record(record: Record, image_id: int, config: ConvertConfig) -> Conv
     def skip(kind: str, reason: str, name: str) -> None:
         result.skips.append(Skip(kind=kind, reason=reason, name=name))
 
+    read = MasksRead()
     try:
         # From its header, before masks of that size are read.
         try:
@@ -81,6 +84,8 @@ def convert_record(record: Record, image_id: int, config: ConvertConfig) -> Conv
     except SkipImageError as error:
         detail = f" ({error.detail})" if error.detail else ""
         skip("image", error.reason, f"{record.name}{detail}")
+        for mask in read.masks:
+            skip("mask", "its image was left out", mask.name)
         return result
     annotations = []
     for mask in read.masks:
@@ -127,6 +132,7 @@ def _convert_numbered(numbered: tuple[Record, int], config: ConvertConfig) -> Co
 def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[ShardSample]:
     """The samples to write; `tally` is kept up to date while they are read."""
     tally.skips += listing.skips
+    tally.notes += listing.notes
     for result in convert_all(listing, config):
         tally.skips += result.skips
         if result.sample is None:

@@ -2,79 +2,79 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
-import numpy as np
-
-from data_tools.readers.records import Listing, MasksRead, Record, require_file, require_folder
-from data_tools.readers.runs import check_size, checked_rle, polygons_rle
-from data_tools.sa1b_format import Segmentation
+from data_tools.photos.files import open_pillow
+from data_tools.readers.coco_file import CocoAnnotation, CocoFile, CocoImage, read_coco
+from data_tools.readers.ids import as_id, as_number
+from data_tools.readers.photo_names import FoundPhoto, find_photos, rename_note
+from data_tools.readers.records import (
+    Listing,
+    MasksRead,
+    Record,
+    SkipImageError,
+    require_file,
+    require_folder,
+)
+from data_tools.readers.segmentation import parse_segmentation
 from sam_train.errors import UserError
 
-
-class CocoImage(msgspec.Struct):
-    """An entry of `images`; other fields are ignored."""
-
-    id: int | str
-    file_name: str
-    height: int
-    width: int
+_LARGEST_ID = 2**63 - 1
+_SIDEWAYS = (5, 6, 7, 8)
+"""EXIF's orientations that exchange width and height."""
+LEFT_OUT = "its image was left out"
 
 
-class CocoAnnotation(msgspec.Struct):
-    """An entry of `annotations`; other fields are ignored."""
-
-    id: int
-    image_id: int | str
-    # Kept as text until a worker needs it: a million polygons as python floats fill the memory.
-    segmentation: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
-    iscrowd: int | bool = 0
-
-
-class CocoFile(msgspec.Struct):
-    """The whole JSON."""
-
-    images: list[CocoImage]
-    annotations: list[CocoAnnotation]
-
-
-File = TypeVar("File")
-
-
-class CocoRle(msgspec.Struct):
-    """A segmentation that is not a list of polygons."""
-
-    size: list[int]
-    counts: str | list[int]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CocoMask:
     """One annotation on its way to a worker."""
 
     id: int
+    """Number in the shards."""
+    label: str
+    """Id in the file, for messages."""
     segmentation: bytes
     """Its JSON text."""
+    height: int | None
+    """Of the photo as the annotation's entry of `images` gives it, and"""
+    width: int | None
+    """its width; None where the file does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CocoRecord(Record):
-    """An image of a COCO file."""
+    """A photo of a COCO file, with the masks of all entries that name it."""
 
-    height: int
-    width: int
     annotations: tuple[CocoMask, ...]
+    normalised: bool = False
+    """Coordinates are fractions of width and height."""
+    missing: str | None = None
+    """None if the photo is there; else the files that it could be."""
 
     def masks(self) -> MasksRead:
-        """Decode this image's annotations; a malformed one is counted and left out."""
+        """Decode this photo's annotations; a malformed one is counted and left out.
+
+        Raises:
+            SkipImageError: the photo is missing, or unreadable where its size is needed.
+        """
+        if self.missing is not None:
+            could = f", but perhaps {self.missing}" if self.missing else ""
+            raise SkipImageError("missing image", f"{self.image}{could}")
         read = MasksRead()
+        of_photo: tuple[int, int] | None = None
         for annotation in self.annotations:
-            name = f"{self.name}: annotation {annotation.id}"
+            name = f"{self.name}: annotation {annotation.label}"
+            height, width = annotation.height, annotation.width
+            if height is None or width is None:
+                height, width = of_photo = of_photo or photo_size(self.image)
             try:
-                mask = parse_segmentation(annotation.segmentation, self.height, self.width)
+                mask = parse_segmentation(
+                    annotation.segmentation, height, width, normalised=self.normalised
+                )
             except (ValueError, OverflowError) as error:
                 read.skip("bad segmentation", f"{name}: {error}")
                 continue
@@ -86,102 +86,187 @@ class CocoRecord(Record):
         return [f"{self.name}: annotation {annotation.id}" for annotation in self.annotations]
 
 
-def parse_segmentation(text: bytes, height: int, width: int) -> Segmentation:
-    """A COCO `segmentation`: polygons, plain runs, or compressed runs.
+def photo_size(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of a photo held upright, from its header.
 
     Raises:
-        ValueError: it is none of these, or does not fit the image. (msgspec's errors are such.)
+        SkipImageError: it cannot be read.
     """
-    if not text:
-        raise ValueError("it has none")
-    check_size(height=height, width=width)
-    found = msgspec.json.decode(text, type=list[list[float]] | CocoRle | None)
-    if isinstance(found, CocoRle):
-        return checked_rle(found.size, found.counts)
-    # Fewer than three corners enclose nothing, and pycocotools takes four numbers for a box.
-    polygons = [polygon for polygon in found or [] if len(polygon) >= 6]
-    if not polygons:
-        raise ValueError("it has no polygon of three corners")
-    limit = 2 * max(height, width)
-    for polygon in polygons:
-        if len(polygon) % 2:
-            raise ValueError("a polygon has an odd number of coordinates")
-        # pycocotools takes memory by the length of a polygon's outline, wherever it lies.
-        if np.abs(polygon).max() > limit:
-            raise ValueError("a polygon lies far outside the image")
-    return polygons_rle(polygons, height=height, width=width)
+    if not path.is_file():
+        raise SkipImageError("missing image", str(path))
+    try:
+        with open_pillow(path) as image:
+            turned = image.getexif().get(0x0112) in _SIDEWAYS
+            return image.size if turned else (image.height, image.width)
+    # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and more.
+    except Exception as error:
+        raise SkipImageError("unreadable image", f"{path}: {error}") from error
 
 
-def list_coco(images: Path, annotations: Path) -> Listing:
+def list_coco(images: Path, annotations: Path, *, crowds: bool = False) -> Listing:
     """List a COCO JSON in the order of its `images`.
 
-    Crowd regions (iscrowd=1) are left out, because they are no single object, and counted.
+    Entries that name the same photo are one photo with the masks of all. Crowd regions
+    (iscrowd=1) are no single object: left out and counted, unless they are asked for.
+
+    Args:
+        crowds: whether crowd regions are masks, too.
 
     Raises:
         UserError: a path is missing, or the file is not what COCO's format says.
     """
-    fields = "id, file_name, height, width"
-    coco = read_instances(images, annotations, CocoFile, kind="COCO", image_fields=fields)
-    return list_instances(coco, images, annotations)
+    return list_instances(images, annotations, kind="COCO", crowds=crowds)
 
 
-def read_instances(
-    images: Path, annotations: Path, form: type[File], *, kind: str, image_fields: str
-) -> File:
-    """The JSON of `--annotations`, for photos below `--images`.
+def list_instances(
+    images: Path,
+    annotations: Path,
+    *,
+    kind: str,
+    crowds: bool = False,
+    order: Callable[[CocoImage], tuple[str, ...]] = lambda image: image.names,
+) -> Listing:
+    """List a COCO or LVIS file; see `list_coco`.
 
     Args:
-        form: what it must hold.
-        kind: of data set, and
-        image_fields: what an image must have, for messages.
+        kind: of data set, for messages.
+        order: the names under which an image's photo is looked for, the likeliest first.
 
     Raises:
         UserError: a path is missing, or the file is not of this form.
     """
     require_folder(images, "--images")
     require_file(annotations, "--annotations")
-    try:
-        return msgspec.json.decode(annotations.read_bytes(), type=form)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{annotations}: not a {kind} instances file ({error}); it needs `images` with "
-            f"{image_fields} and `annotations` with id, image_id, segmentation"
-        ) from error
-
-
-def list_instances(coco: CocoFile, images: Path, annotations: Path) -> Listing:
-    """List a file that has been read; see `list_coco`.
-
-    Raises:
-        UserError: two images have the same id.
-    """
+    coco = read_coco(annotations, kind=kind)
+    if coco.images and not any(image.names for image in coco.images):
+        raise UserError(f"{annotations}: its images have neither file_name nor coco_url")
+    names = [order(image) for image in coco.images]
+    found = find_photos(images, names)
     listing = Listing(records=[], inputs=[annotations], keeps_ids=True)
-    masks: dict[int | str, list[CocoMask]] = {}
-    for image in coco.images:
-        if image.id in masks:
-            raise UserError(f"{annotations}: two images have the id {image.id}; make them unique")
-        masks[image.id] = []
-    for item in coco.annotations:
-        name = f"{annotations.name}: annotation {item.id}"
-        if item.image_id not in masks:
-            listing.skip("mask", "unknown image_id", f"{name}: image {item.image_id}")
-        elif item.iscrowd:
-            listing.skip("mask", "crowd", name)
-        else:
-            masks[item.image_id].append(CocoMask(item.id, bytes(item.segmentation)))
-    names: set[str] = set()
-    for image in coco.images:
-        if image.file_name in names:
-            listing.skip("image", "duplicate name", f"{image.file_name}: image {image.id}")
-            continue
-        names.add(image.file_name)
+    listing.skips += coco.skips
+    listing.notes += [*coco.notes, *rename_note(found, names)]
+    photos = _photos(coco, found, listing)
+    numbers = _numbers(coco, listing)
+    for photo, places in photos.values():
+        masks = _masks(coco, places, numbers, listing, crowds=crowds)
+        if photo.missing is not None:
+            for mask in masks:
+                listing.skip("mask", LEFT_OUT, f"{annotations.name}: annotation {mask.label}")
+            masks = []
         listing.records.append(
             CocoRecord(
-                name=image.file_name,
-                image=images / image.file_name,
-                height=image.height,
-                width=image.width,
-                annotations=tuple(masks[image.id]),
+                name=photo.name,
+                image=photo.path,
+                annotations=tuple(masks),
+                normalised=coco.normalised,
+                missing=photo.missing,
             )
         )
     return listing
+
+
+def _photos(
+    coco: CocoFile, found: list[FoundPhoto], listing: Listing
+) -> dict[str, tuple[FoundPhoto, list[int]]]:
+    """Return each photo with the places of the entries that name it, by its path."""
+    photos: dict[str, tuple[FoundPhoto, list[int]]] = {}
+    again: list[str] = []
+    for place, photo in enumerate(found):
+        image = coco.images[place]
+        if not image.names:
+            listing.skip("image", "no file_name", f"{coco.path.name}: image {image.id}")
+            for item in coco.annotations[place]:
+                name = f"{coco.path.name}: annotation {item.id}"
+                listing.skip("mask", LEFT_OUT, name)
+            continue
+        key = os.path.normpath(photo.path)
+        if key in photos:
+            again.append(photo.name)
+        photos.setdefault(key, (photo, []))[1].append(place)
+    if again:
+        listing.notes.append(
+            f"{len(again):,} of {len(coco.images):,} entries of `images` name a photo that stands "
+            f"there already, as {again[0]}: it is one photo with the masks of all"
+        )
+    return photos
+
+
+def _masks(
+    coco: CocoFile,
+    places: list[int],
+    numbers: dict[int, int],
+    listing: Listing,
+    *,
+    crowds: bool,
+) -> list[CocoMask]:
+    """Return the masks of one photo, from all entries that name it."""
+    masks: list[CocoMask] = []
+    seen: dict[bytes, int] = {}
+    for place in places:
+        image = coco.images[place]
+        for item in coco.annotations[place]:
+            label, text = _label(item, numbers), bytes(item.segmentation)
+            reason = "crowd" if item.crowd and not crowds else item.nothing
+            # Some programs repeat all masks of a photo under each of its entries.
+            if reason is None and len(places) > 1 and seen.setdefault(text, place) != place:
+                reason = "listed twice"
+            if reason is not None:
+                listing.skip("mask", reason, f"{coco.path.name}: annotation {label}")
+                continue
+            masks.append(
+                CocoMask(
+                    id=numbers[id(item)],
+                    label=label,
+                    segmentation=text,
+                    height=image.height,
+                    width=image.width,
+                )
+            )
+    return masks
+
+
+def _label(item: CocoAnnotation, numbers: dict[int, int]) -> str:
+    own = as_id(item.id)
+    return str(numbers[id(item)]) if own is None else str(own)
+
+
+def _numbers(coco: CocoFile, listing: Listing) -> dict[int, int]:
+    """Return a number for each annotation: its id where that is one that no other has.
+
+    By the object's `id()`: annotations without an id have nothing else.
+    """
+    items = [item for own in coco.annotations for item in own]
+    given: list[int | None] = []
+    used: Counter[int] = Counter()
+    for item in items:
+        number = as_number(item.id)
+        usable = number is not None and abs(number) <= _LARGEST_ID and not used[number]
+        given.append(number if usable else None)
+        if usable and number is not None:
+            used[number] += 1
+    free = max(used, default=0) + 1
+    if free + len(items) > _LARGEST_ID:
+        given, free = [None] * len(items), 1
+    numbers = {}
+    first, changed = free, 0
+    for item, number in zip(items, given, strict=True):
+        numbers[id(item)] = free if number is None else number
+        if number is None:
+            free, changed = free + 1, changed + 1
+    if changed:
+        listing.notes.append(
+            f"{changed:,} of {len(items):,} annotations have no id, one that is no number, or one "
+            f"that another has, too: they are numbered from {first} on"
+        )
+    return numbers
+
+
+__all__ = [
+    "LEFT_OUT",
+    "CocoMask",
+    "CocoRecord",
+    "list_coco",
+    "list_instances",
+    "parse_segmentation",
+    "photo_size",
+]

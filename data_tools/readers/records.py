@@ -89,6 +89,8 @@ class Listing:
     skips: list[Skip] = field(default_factory=list)
     inputs: list[Path] = field(default_factory=list)
     """Files that the result depends on, beside the records' own."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences for people: what is unusual about the source and was taken all the same."""
     keeps_ids: bool = False
     """Whether the masks' own numbers become the annotations' ids."""
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from data_tools.readers.foreign_json import JsonFile, read_json
+from data_tools.readers.json_kinds import kind_of
+from data_tools.readers.photo_names import find_photos, rename_note
 from data_tools.readers.records import (
     Listing,
     MasksRead,
@@ -17,23 +21,20 @@ from data_tools.readers.records import (
     require_file,
     require_folder,
 )
-from data_tools.readers.runs import checked_rle
+from data_tools.readers.segmentation import any_rle
 from sam_train.errors import UserError
 
-
-class RleImage(msgspec.Struct):
-    """The masks of one image: compressed strings or plain lists of runs."""
-
-    size: list[int]
-    counts: list[str | list[int]]
+_FORM = '{image name: {"size": [h, w], "counts": [RLE, ...]}}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RleRecord(Record):
     """An image with its run lengths."""
 
-    size: list[int]
-    counts: list[str | list[int]]
+    size: Any
+    """[height, width] as the file has it."""
+    counts: list[Any]
+    """Runs of each mask: a compressed string, or a plain list."""
 
     def masks(self) -> MasksRead:
         """One mask per entry of `counts`; a malformed one is counted and left out."""
@@ -41,7 +42,7 @@ class RleRecord(Record):
         for number, counts in enumerate(self.counts):
             name = f"{self.name}: mask {number}"
             try:
-                read.add(name, checked_rle(self.size, counts))
+                read.add(name, any_rle({"size": self.size, "counts": counts}, 0, 0))
             except (ValueError, OverflowError) as error:
                 read.skip("bad RLE", f"{name}: {error}")
         return read
@@ -61,6 +62,48 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def _entries(file: JsonFile) -> dict[str, Any]:
+    """Return the file's content.
+
+    Raises:
+        UserError: it is no object, or has a name twice.
+    """
+    try:
+        file.decode(dict[str, msgspec.Raw])
+    except msgspec.ValidationError as error:
+        kind = kind_of(file.text)
+        why = f"this is {kind}" if kind else str(error)
+        raise UserError(f"{file.path}: not {_FORM}: {why}") from None
+    try:
+        content = json.loads(file.text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file.path}: not {_FORM} ({error})") from None
+    found: dict[str, Any] = content
+    return found
+
+
+def _runs(entry: Any) -> tuple[Any, list[Any]]:
+    """Return size and counts of an entry.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not isinstance(entry, Mapping):
+        raise ValueError("it is no object")
+    for name in ("size", "counts"):
+        if entry.get(name) is None:
+            raise ValueError(f"it is an object missing the field `{name}`")
+    counts = entry["counts"]
+    if isinstance(counts, str):
+        counts = [counts]
+    if not isinstance(counts, list):
+        raise ValueError("`counts` is no list")
+    # The plain runs of one mask, not in a list of their own.
+    if counts and all(isinstance(c, int | float) for c in counts):
+        counts = [counts]
+    return entry["size"], counts
+
+
 def list_rle(images: Path, masks: Path) -> Listing:
     """List the images that an RLE JSON names, with or without their file suffix.
 
@@ -69,38 +112,65 @@ def list_rle(images: Path, masks: Path) -> Listing:
     """
     require_folder(images, "--images")
     require_file(masks, "--masks")
-    try:
-        content = json.loads(masks.read_bytes(), object_pairs_hook=_unique)
-        entries = msgspec.convert(content, type=dict[str, RleImage])
-    except (ValueError, msgspec.ValidationError, RecursionError) as error:
-        raise UserError(
-            f'{masks}: not {{image name: {{"size": [h, w], "counts": [RLE, ...]}}}} ({error})'
-        ) from error
+    file = read_json(masks)
     listing = Listing(records=[], inputs=[masks])
+    entries: dict[str, tuple[Any, list[Any]]] = {}
+    for key, entry in sorted(_entries(file).items()):
+        try:
+            entries[key] = _runs(entry)
+        except ValueError as error:
+            listing.skip("image", "unreadable entry", f"{key}: {error}")
+    if not entries and listing.skips:
+        kind = kind_of(file.text)
+        why = f"this is {kind}" if kind else "it is another JSON"
+        raise UserError(f"{masks}: not {_FORM}: {listing.skips[0].name}; {why}")
+    listing.notes += file.notes
+    used = _add_records(listing, images, entries)
+    for path in list_images(images):
+        name = path.relative_to(images).as_posix()
+        if name not in used:
+            listing.skip("image", "not named in the JSON", name)
+    return listing
+
+
+def _add_records(
+    listing: Listing, images: Path, entries: Mapping[str, tuple[Any, list[Any]]]
+) -> set[str]:
+    """Add a record for each entry whose photo is found; returns the photos' names."""
     files: dict[str, Path] = {}
     stems: dict[str, list[str]] = {}
     for path in list_images(images):
         relative = path.relative_to(images)
         files[relative.as_posix()] = path
         stems.setdefault(relative.with_suffix("").as_posix(), []).append(relative.as_posix())
+    found = {key: [key] if key in files else stems.get(key, []) for key in entries}
+    foreign = [[key] for key, matches in found.items() if not matches]
+    elsewhere = find_photos(images, foreign)
+    listing.notes += rename_note(elsewhere, foreign)
+    could: dict[str, str] = {}
+    for (key,), photo in zip(foreign, elsewhere, strict=True):
+        if photo.missing is None:
+            found[key] = [photo.name]
+            files.setdefault(photo.name, photo.path)
+        elif photo.missing:
+            could[key] = f" (but perhaps {photo.missing})"
     used: set[str] = set()
-    for key in sorted(entries):
-        matches = [key] if key in files else stems.get(key, [])
-        if not matches:
-            listing.skip("image", "missing image", key)
-        elif len(matches) > 1 or matches[0] in used:
-            listing.skip("image", "duplicate name", f"{key}: {', '.join(matches)}")
-        else:
+    for key, matches in found.items():
+        size, counts = entries[key]
+        if len(matches) == 1 and matches[0] not in used:
             used.add(matches[0])
-            entry = entries[key]
+            name = matches[0]
             listing.records.append(
-                RleRecord(
-                    name=matches[0],
-                    image=files[matches[0]],
-                    size=entry.size,
-                    counts=entry.counts,
-                )
+                RleRecord(name=name, image=files[name], size=size, counts=counts)
             )
-    for name in sorted(files.keys() - used):
-        listing.skip("image", "not named in the JSON", name)
-    return listing
+            continue
+        if not matches:
+            listing.skip("image", "missing image", f"{key}{could.get(key, '')}")
+        else:
+            listing.skip("image", "duplicate name", f"{key}: {', '.join(matches)}")
+        for number in range(len(counts)):
+            listing.skip("mask", "its image was left out", f"{key}: mask {number}")
+    return used
+
+
+__all__ = ["RleRecord", "list_rle"]

@@ -140,6 +140,24 @@ def runs_between(flips: Ints, *, total: int) -> Ints:
     return runs[:-1] if runs.size > 1 and runs[-1] == 0 else runs
 
 
+def union_rle(masks: Sequence[Segmentation]) -> Segmentation:
+    """Join masks of one size into the mask of all their pixels, whatever its number of pixels."""
+    height, width = masks[0]["size"]
+    total = height * width
+    edges = []
+    for mask in masks:
+        ends = np.cumsum(run_lengths(mask["counts"]))
+        # Open at its last pixel, a mask ends there.
+        begins, stops = ends[::2], np.append(ends[1::2], total)[: ends[::2].size]
+        edges += [np.stack([begins, np.ones_like(begins)]), np.stack([stops, -np.ones_like(stops)])]
+    places, steps = np.concatenate(edges, axis=1)
+    order = np.argsort(places, kind="stable")
+    places, firsts = np.unique(places[order], return_index=True)
+    covered = np.cumsum(np.add.reduceat(steps[order], firsts)) > 0
+    changed = np.diff(covered, prepend=False)
+    return compressed(runs_between(places[changed], total=total), height=height, width=width)
+
+
 def polygons_rle(
     polygons: Sequence[Sequence[float]], *, height: int, width: int, slab: int = SLAB
 ) -> Segmentation:

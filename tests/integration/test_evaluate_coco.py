@@ -145,6 +145,40 @@ def test_masks_of_another_program_need_no_model(task: str, folder: Path, tmp_pat
     assert found.skipped == {"result: mask unreadable or of another size": 1}
 
 
+def test_text_ids_give_the_figures_of_numbers(folder: Path, tmp_path: Path) -> None:
+    """Image and category ids are text in the ground truth, numbers or text in the boxes."""
+    content = json.loads((folder / "truth.json").read_text())
+    boxes = [{**a, "image_id": f"img-{a['image_id']}"} for a in results(folder)]
+    (tmp_path / "boxes.json").write_text(json.dumps(results(folder)))
+    numbers = evaluate(
+        folder, tmp_path / "1", "instances", f"instances.boxes={tmp_path / 'boxes.json'}"
+    )
+    for image in content["images"]:
+        image["id"] = f"img-{image['id']}"
+        image["file_name"] = "D:\\set\\" + image["file_name"]
+    for category in content["categories"]:
+        category["id"] = str(category["id"])
+    for item in content["annotations"]:
+        item |= {"image_id": f"img-{item['image_id']}", "id": f"a{item['id']}"}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    found = evaluate(
+        folder,
+        tmp_path / "2",
+        "instances",
+        f"instances.ground_truth={tmp_path / 'truth.json'}",
+        f"instances.images={folder / 'images'}",
+        f"instances.boxes={tmp_path / 'boxes.json'}",
+    )
+    assert found.figures == numbers.figures
+    assert found.skipped == {"missing image": 1}
+    assert any("under another name" in note for note in found.notes)
+    masks = json.loads((tmp_path / "2" / "instances" / "results.json").read_text())
+    assert {(mask["image_id"], mask["category_id"]) for mask in masks} == {
+        (f"img-{image}", category) for image in (0, 1) for category in ("1", "2")
+    }
+
+
 def test_results_of_another_data_set_are_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sam_train.eval.coco.truth import FREQUENCIES, Truth, TruthImage
+from data_tools.readers.ids import sort_key
+from sam_train.eval.coco.truth import (
+    FREQUENCIES,
+    CategoryId,
+    ImageId,
+    Truth,
+    TruthCategory,
+    TruthImage,
+)
 
 SIZES = ("small", "medium", "large")
 LVIS_MAX_DETECTIONS = 300
@@ -57,24 +65,61 @@ def average_precision(
 
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
     taken = strongest(results) if truth.lvis else list(results)
+    numbers = _Numbers.of(truth, images)
     with contextlib.redirect_stdout(io.StringIO()):
-        gt = COCO(_dataset(truth, images))
-        dt = gt.loadRes([dict(result) for result in taken]) if taken else _nothing(COCO, gt)
+        gt = COCO(_dataset(truth, images, numbers))
+        dt = gt.loadRes([numbers.result(r) for r in taken]) if taken else _nothing(COCO, gt)
         evaluation = COCOeval_faster(gt, dt, kind, lvis_style=truth.lvis)
         evaluation.params.maxDets = (
             [LVIS_MAX_DETECTIONS] if truth.lvis else list(COCO_MAX_DETECTIONS)
         )
         evaluation.evaluate()
         evaluation.accumulate()
-    names = [truth.categories[k].name or str(k) for k in evaluation.params.catIds]
+    by_number = {number: own for own, number in numbers.categories.items()}
+    categories = [truth.categories[by_number[k]] for k in evaluation.params.catIds]
     return _figures(
         np.asarray(evaluation.eval["precision"]),
         np.asarray(evaluation.eval["recall"]),
-        names=names,
-        frequencies=[truth.categories[k].frequency for k in evaluation.params.catIds]
-        if truth.lvis
-        else None,
+        names=_names(categories),
+        frequencies=[category.frequency for category in categories] if truth.lvis else None,
     )
+
+
+def _names(categories: Sequence[TruthCategory]) -> list[str]:
+    """Return names for the table; those that several categories have with their ids."""
+    names = [category.name or str(category.id) for category in categories]
+    return [
+        name if names.count(name) == 1 else f"{name} ({category.id})"
+        for name, category in zip(names, categories, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """Numbers for ids: the library takes numbers only, and 0 for none.
+
+    They keep the order of ids that are numbers, which decides between equal scores.
+    """
+
+    images: dict[ImageId, int]
+    categories: dict[CategoryId, int]
+
+    @classmethod
+    def of(cls, truth: Truth, images: Sequence[TruthImage]) -> _Numbers:
+        ids = sorted({image.id for image in images}, key=sort_key)
+        categories = sorted(truth.categories, key=sort_key)
+        return cls(
+            {own: number for number, own in enumerate(ids, start=1)},
+            {own: number for number, own in enumerate(categories, start=1)},
+        )
+
+    def result(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a result with numbers in place of ids."""
+        return {
+            **result,
+            "image_id": self.images[result["image_id"]],
+            "category_id": self.categories[result["category_id"]],
+        }
 
 
 def strongest(
@@ -121,31 +166,32 @@ def _mean(values: npt.NDArray[np.float64]) -> float | None:
     return float(there.mean()) if there.size else None
 
 
-def _dataset(truth: Truth, images: Sequence[TruthImage]) -> dict[str, Any]:
+def _dataset(truth: Truth, images: Sequence[TruthImage], numbers: _Numbers) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     for image in images:
+        number = numbers.images[image.id]
         for mask in truth.masks(image)[0]:
             x0, y0, x1, y1 = mask.box
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": image.id,
-                    "category_id": mask.category,
+                    "image_id": number,
+                    "category_id": numbers.categories[mask.category],
                     "segmentation": dict(mask.rle),
                     "area": mask.area,
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "iscrowd": int(mask.crowd),
                 }
             )
-    listed: list[dict[str, Any]] = []
-    for image in images:
-        entry: dict[str, Any] = {"id": image.id, "height": image.height, "width": image.width}
+        entry: dict[str, Any] = {"id": number, "height": image.height, "width": image.width}
         if truth.lvis:
-            entry["neg_category_ids"] = image.neg_category_ids or []
-            entry["not_exhaustive_category_ids"] = image.not_exhaustive_category_ids or []
+            for name in ("neg_category_ids", "not_exhaustive_category_ids"):
+                entry[name] = [numbers.categories[own] for own in getattr(image, name) or ()]
         listed.append(entry)
     categories = [
-        {"id": c.id, "name": c.name, "frequency": c.frequency} for c in truth.categories.values()
+        {"id": numbers.categories[c.id], "name": c.name, "frequency": c.frequency}
+        for c in truth.categories.values()
     ]
     return {"images": listed, "annotations": annotations, "categories": categories}
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from data_tools.readers.coco import parse_segmentation
+from data_tools.readers.coco_file import as_box, as_number_value
+from data_tools.readers.foreign_json import JsonFile, as_json
+from data_tools.readers.ids import as_id
+from data_tools.readers.json_kinds import kind_of
+from data_tools.readers.segmentation import (
+    LARGEST_FRACTION,
+    largest_coordinate,
+    parse_segmentation,
+)
 from sam_train.errors import UserError
 from sam_train.eval.coco.truth import ImageId, Truth, TruthImage
 from sam_train.types import RLE
@@ -22,27 +30,34 @@ Box = tuple[float, float, float, float]
 class Detection(msgspec.Struct, kw_only=True):
     """An entry of the list; other fields are ignored."""
 
-    image_id: ImageId
-    category_id: int | None = None
-    score: float | None = None
-    bbox: list[float] | None = None
+    image_id: Any = None
+    """As the ground truth writes it, once `read_results` has found the image."""
+    category_id: Any = None
+    """Likewise."""
+    score: Any = None
+    # Kept as text until it is needed, like the mask.
+    bbox: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     segmentation: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
-    predicted_iou: float | None = None
-    stability_score: float | None = None
+    predicted_iou: Any = None
+    stability_score: Any = None
+    normalised: bool = False
+    """Coordinates are fractions of width and height; `read_results` fills it in."""
 
     def rank(self) -> float | None:
         """`score`, else the mean of predicted IoU and stability, as the paper ranks proposals."""
-        if self.score is not None:
-            return self.score
-        if self.predicted_iou is None or self.stability_score is None:
-            return None
-        return (self.predicted_iou + self.stability_score) / 2
+        if (score := as_number_value(self.score)) is not None:
+            return score
+        sure, stable = (as_number_value(v) for v in (self.predicted_iou, self.stability_score))
+        return None if sure is None or stable is None else (sure + stable) / 2
 
     def box(self, image: TruthImage) -> Box | None:
         """x0 y0 x1 y1 within the image; None if nothing of it lies there."""
-        if self.bbox is None or len(self.bbox) != 4 or not all(map(math.isfinite, self.bbox)):
+        found = as_box(self.bbox)
+        if found is None:
             return None
-        x, y, w, h = self.bbox
+        x, y, w, h = found
+        if self.normalised:
+            x, y, w, h = x * image.width, y * image.height, w * image.width, h * image.height
         x0, x1 = max(x, 0.0), min(x + w, float(image.width))
         y0, y1 = max(y, 0.0), min(y + h, float(image.height))
         return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
@@ -50,7 +65,9 @@ class Detection(msgspec.Struct, kw_only=True):
     def mask(self, image: TruthImage) -> RLE | None:
         """Of the image's size; None if it cannot be read or is of another."""
         try:
-            found = parse_segmentation(bytes(self.segmentation), image.height, image.width)
+            found = parse_segmentation(
+                bytes(self.segmentation), image.height, image.width, normalised=self.normalised
+            )
         except (ValueError, OverflowError):
             return None
         if tuple(found["size"]) != (image.height, image.width):
@@ -64,6 +81,10 @@ class _Annotated(msgspec.Struct):
     annotations: list[Detection]
 
 
+class _AnnotatedRaw(msgspec.Struct):
+    annotations: list[msgspec.Raw]
+
+
 @dataclass(slots=True, kw_only=True)
 class Results:
     """A file of results, as far as it fits a ground truth."""
@@ -72,6 +93,8 @@ class Results:
     digest: str
     by_image: dict[ImageId, list[Detection]]
     left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    """Sentences for people: what is unusual about the file and was taken all the same."""
 
     def of(self, image: TruthImage) -> Sequence[Detection]:
         """In the file's order."""
@@ -93,31 +116,40 @@ def read_results(path: Path, truth: Truth, *, option: str, categories: bool) -> 
     """
     try:
         content = path.read_bytes()
-        found = msgspec.json.decode(content, type=list[Detection] | _Annotated)
     except OSError as error:
         raise UserError(f"{option}={path} cannot be read ({error.strerror})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{option}={path} is not COCO's results format ({error}): it needs a list of objects "
-            "with image_id, category_id, score, and bbox or segmentation"
-        ) from None
-    items = found if isinstance(found, list) else found.annotations
-    if any(item.rank() is None for item in items):
-        raise UserError(f"{option}={path}: a result has no score")
-    if categories and any(item.category_id is None for item in items):
-        raise UserError(f"{option}={path}: a result has no category_id")
-    known = {image.id for image in truth.images}
+    file = as_json(path, content)
+    items, left_out = _items(file, option)
+    _check(items, file, option=f"{option}={path}", categories=categories)
     results = Results(
-        path=path, digest=hashlib.blake2b(content, digest_size=8).hexdigest(), by_image={}
+        path=path,
+        digest=hashlib.blake2b(content, digest_size=8).hexdigest(),
+        by_image={},
+        left_out=left_out,
+        notes=list(file.notes),
     )
+    fractions = _are_fractions(items)
+    if fractions:
+        results.notes.append(
+            f"{path.name} has coordinates from 0 to 1: they are taken as fractions of each "
+            "photo's width and height"
+        )
     by_image: dict[ImageId, list[Detection]] = defaultdict(list)
+    only = next(iter(truth.categories)) if len(truth.categories) == 1 else None
     for item in items:
-        if item.image_id not in known:
-            results.left_out["result: of an image that the ground truth does not have"] += 1
-        elif categories and item.category_id not in truth.categories:
-            results.left_out["result: category absent from the ground truth"] += 1
+        image, category = truth.image(item.image_id), truth.category(item.category_id)
+        if item.category_id is None and not categories:
+            category = only
+        if image is None:
+            left_out["result: of an image that the ground truth does not have"] += 1
+        elif categories and category is None:
+            left_out["result: category absent from the ground truth"] += 1
+        elif item.rank() is None:
+            left_out["result: no score"] += 1
         else:
-            by_image[item.image_id].append(item)
+            item.image_id, item.normalised = image.id, fractions
+            item.category_id = as_id(item.category_id) if category is None else category
+            by_image[image.id].append(item)
     if items and not by_image:
         (reason, _) = results.left_out.most_common(1)[0]
         first = items[0]
@@ -128,6 +160,72 @@ def read_results(path: Path, truth: Truth, *, option: str, categories: bool) -> 
         )
     results.by_image = dict(by_image)
     return results
+
+
+def _items(file: JsonFile, option: str) -> tuple[list[Detection], Counter[str]]:
+    """Return the entries of a file of results, and how many are none."""
+    left_out = Counter[str]()
+    try:
+        if file.text.lstrip()[:1] == b"[":
+            return file.decode(list[Detection]), left_out
+        return file.decode(_Annotated).annotations, left_out
+    except msgspec.ValidationError as error:
+        raw = _raw_items(file)
+        if raw is None:
+            raise UserError(_not_results(f"{option}={file.path}", file, str(error))) from None
+        items = []
+        for one in raw:
+            try:
+                items.append(JsonFile(path=file.path, text=bytes(one)).decode(Detection))
+            except (msgspec.ValidationError, UserError):
+                left_out["result: unreadable entry"] += 1
+        return items, left_out
+
+
+def _not_results(option: str, file: JsonFile, why: str) -> str:
+    kind = kind_of(file.text)
+    return (
+        f"{option} is not COCO's results format ({why if kind is None else f'this is {kind}'}): it "
+        "needs a list of objects with image_id, category_id, score, and bbox or segmentation"
+    )
+
+
+def _raw_items(file: JsonFile) -> list[msgspec.Raw] | None:
+    try:
+        if file.text.lstrip()[:1] == b"[":
+            items = file.decode(list[msgspec.Raw])
+        else:
+            items = file.decode(_AnnotatedRaw).annotations
+    except msgspec.ValidationError:
+        return None
+    # A list of something else altogether is another file, not one with odd entries.
+    return items if any(bytes(one)[:1] == b"{" for one in items) else None
+
+
+def _check(items: Sequence[Detection], file: JsonFile, *, option: str, categories: bool) -> None:
+    """Refuse a file that lacks throughout what every result needs."""
+    if not items:
+        return
+    if all(item.image_id is None for item in items):
+        raise UserError(_not_results(option, file, "no result has an image_id"))
+    if all(item.rank() is None for item in items):
+        raise UserError(f"{option}: no result has a score")
+    if categories and all(as_id(item.category_id) is None for item in items):
+        raise UserError(f"{option}: no result has a category_id")
+
+
+def _are_fractions(items: Sequence[Detection]) -> bool:
+    """Tell whether all boxes and polygons lie within 0 and 1: the first in pixels decides."""
+    found = False
+    for item in items:
+        box = as_box(item.bbox)
+        largest = [max(box)] if box else []
+        if (corner := largest_coordinate(bytes(item.segmentation))) is not None:
+            largest.append(corner)
+        if any(value > LARGEST_FRACTION for value in largest):
+            return False
+        found = found or any(value > 0 for value in largest)
+    return found
 
 
 __all__ = ["Box", "Detection", "Results", "read_results"]

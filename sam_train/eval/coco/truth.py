@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from data_tools.convert_photo import read_pixels
-from data_tools.readers.coco import parse_segmentation
+from data_tools.readers.coco import photo_size
+from data_tools.readers.coco_file import (
+    CocoAnnotation,
+    CocoFile,
+    CocoImage,
+    as_number_value,
+    read_coco,
+)
+from data_tools.readers.foreign_json import as_json
+from data_tools.readers.ids import IdIndex, as_id, as_number, sort_key
+from data_tools.readers.photo_names import FoundPhoto, find_photos, rename_note
 from data_tools.readers.records import SkipImageError
+from data_tools.readers.segmentation import LARGEST_FRACTION, parse_segmentation
 from sam_train.errors import UserError
 from sam_train.eval.datasets.spec import find_paths, read_specs
 from sam_train.eval.stamp import stamp
@@ -29,54 +38,42 @@ FREQUENCIES = {"f": "frequent", "c": "common", "r": "rare"}
 """LVIS's letters: categories in more than 100, 11 to 100, at most 10 training images."""
 
 ImageId = int | str
+CategoryId = int | str
 
 
-class TruthImage(msgspec.Struct, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TruthImage:
     """An entry of `images`."""
 
     id: ImageId
     height: int
     width: int
-    file_name: str = ""
-    coco_url: str = ""
-    neg_category_ids: list[int] | None = None
+    path: Path
+    """Of the photo; of the one that should be there if it is missing."""
+    key: str
+    """Tells it from the other images, in records."""
+    neg_category_ids: tuple[CategoryId, ...] | None = None
     """LVIS: categories that are known to be absent."""
-    not_exhaustive_category_ids: list[int] | None = None
+    not_exhaustive_category_ids: tuple[CategoryId, ...] | None = None
     """LVIS: categories of which not every instance is marked."""
 
 
-class TruthCategory(msgspec.Struct, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TruthCategory:
     """An entry of `categories`."""
 
-    id: int
+    id: CategoryId
     name: str = ""
     frequency: str | None = None
     """LVIS: f, c or r."""
-
-
-class _Annotation(msgspec.Struct, kw_only=True):
-    id: int
-    image_id: ImageId
-    category_id: int
-    # Kept as text until it is needed, see data_tools.readers.coco.
-    segmentation: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
-    area: float | None = None
-    bbox: list[float] | None = None
-    iscrowd: int | bool = 0
-
-
-class _File(msgspec.Struct):
-    images: list[TruthImage]
-    annotations: list[_Annotation]
-    categories: list[TruthCategory]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthMask:
     """One annotation, original frame."""
 
-    id: int
-    category: int
+    id: ImageId | None
+    category: CategoryId
     rle: RLE
     area: float
     """As the file says, by which small, medium and large are told; else the mask's pixels."""
@@ -93,20 +90,48 @@ class Truth:
     photos: Path
     """The folder of the images."""
     images: list[TruthImage]
-    categories: dict[int, TruthCategory]
+    categories: dict[CategoryId, TruthCategory]
     lvis: bool
     """Has frequencies and lists of absent categories."""
     digest: str
     """Of the file's content."""
+    image_index: IdIndex
+    """Places in `images`, and"""
+    category_index: IdIndex
+    """in `categories`, by ids as any file writes them."""
+    normalised: bool = False
+    """Coordinates are fractions of the photos' width and height."""
     left_out: Counter[str] = field(default_factory=Counter)
-    annotations: dict[ImageId, list[_Annotation]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """Sentences for people: what is unusual about the file and was taken all the same."""
+    annotations: dict[ImageId, list[tuple[CategoryId, CocoAnnotation]]] = field(
+        default_factory=dict
+    )
+
+    def image(self, value: Any) -> TruthImage | None:
+        """Return the only image that an id of another file means, if there is one."""
+        places = self.image_index.find(value)
+        return self.images[places[0]] if len(places) == 1 else None
+
+    def category(self, value: Any) -> CategoryId | None:
+        """Return the id of the only category that an id of another file means."""
+        places = self.category_index.find(value)
+        return list(self.categories)[places[0]] if len(places) == 1 else None
 
     def masks(self, image: TruthImage) -> tuple[list[TruthMask], Counter[str]]:
         """The usable annotations of an image, and those left out, by reason."""
         found, left_out = [], Counter[str]()
-        for item in self.annotations.get(image.id, []):
+        for category, item in self.annotations.get(image.id, []):
+            if nothing := item.nothing:
+                left_out[f"mask: {nothing}"] += 1
+                continue
             try:
-                mask = parse_segmentation(bytes(item.segmentation), image.height, image.width)
+                mask = parse_segmentation(
+                    bytes(item.segmentation),
+                    image.height,
+                    image.width,
+                    normalised=self.normalised,
+                )
             except (ValueError, OverflowError):
                 left_out["mask: bad segmentation"] += 1
                 continue
@@ -117,17 +142,30 @@ class Truth:
             elif pixels == 0:
                 left_out["mask: empty"] += 1
             else:
+                area = as_number_value(item.area)
+                # An area in fractions of the photo says nothing about small and large.
+                area = None if self.normalised and area is not None and area <= 1 else area
                 found.append(
                     TruthMask(
-                        id=item.id,
-                        category=item.category_id,
+                        id=as_id(item.id),
+                        category=category,
                         rle=rle,
-                        area=float(pixels) if item.area is None else item.area,
-                        box=_corners(item.bbox, rle),
-                        crowd=bool(item.iscrowd),
+                        area=float(pixels) if area is None else area,
+                        box=_corners(self._box(item, image), rle),
+                        crowd=item.crowd,
                     )
                 )
         return found, left_out
+
+    def _box(self, item: CocoAnnotation, image: TruthImage) -> list[float] | None:
+        box = item.box
+        if box is not None and self.normalised:
+            # Some files have fractions in their polygons and pixels in their boxes.
+            if max(box) > LARGEST_FRACTION:
+                return box
+            sides = (image.width, image.height) * 2
+            return [edge * side for edge, side in zip(box, sides, strict=True)]
+        return box
 
     def photo(self, image: TruthImage) -> npt.NDArray[np.uint8]:
         """uint8 [H, W, 3], RGB.
@@ -136,7 +174,7 @@ class Truth:
             SkipItem: it is missing or damaged, or not of the size that the file says.
         """
         size = (image.height, image.width)
-        path = self._path(image)
+        path = image.path
         try:
             pixels = read_pixels(path, mask_sizes={size})
         except SkipImageError as error:
@@ -150,15 +188,8 @@ class Truth:
     def photo_stamps(self, images: Sequence[TruthImage]) -> list[str]:
         """Of each image's photo: another one under the same name has another stamp."""
         with ThreadPoolExecutor() as pool:
-            paths = pool.map(self._path, images)
+            paths = (image.path for image in images)
             return list(pool.map(lambda path: stamp(str(path), files=[path]), paths))
-
-    def _path(self, image: TruthImage) -> Path:
-        # LVIS names photos by URL and splits COCO's anew: its val has some of train2017.
-        parts = urlsplit(image.coco_url).path.strip("/").split("/")
-        names = [image.file_name, "/".join(parts[-2:]), parts[-1]]
-        paths = [self.photos / name for name in names if name]
-        return next((path for path in paths if path.is_file()), paths[0] if paths else self.photos)
 
     def chosen(self, limit: int | None) -> list[TruthImage]:
         """All images, or so many of them: always the same, whatever their order in the file."""
@@ -205,7 +236,9 @@ def find_truth(path: str, photos: str, datasets: Any, *, task: str) -> tuple[Pat
 def read_truth(path: Path, photos: Path) -> Truth:
     """Read a COCO or LVIS instances JSON.
 
-    Annotations of images or categories that the file does not list are left out and counted.
+    Entries of `images` that cannot be told apart or measured, and annotations of images or
+    categories that the file does not list, are left out and counted. Entries that name the same
+    photo stay apart, as in pycocotools: results are by their ids.
 
     Raises:
         UserError: a path is missing, or the file is not of that form.
@@ -214,37 +247,104 @@ def read_truth(path: Path, photos: Path) -> Truth:
         raise UserError(f"the photos' folder {photos} does not exist")
     try:
         content = path.read_bytes()
-        file = msgspec.json.decode(content, type=_File)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is no COCO or LVIS ground truth ({error}): it needs `images`, `categories` "
-            "and `annotations` with id, image_id, category_id, segmentation"
-        ) from None
+    file = read_coco(path, kind="COCO or LVIS", file=as_json(path, content))
     truth = Truth(
         path=path,
         photos=photos,
-        images=file.images,
-        categories={category.id: category for category in file.categories},
-        lvis=bool(file.categories)
-        and all(c.frequency in FREQUENCIES for c in file.categories)
-        and all(i.neg_category_ids is not None for i in file.images),
+        images=[],
+        categories=_categories(file),
+        lvis=False,
         digest=hashlib.blake2b(content, digest_size=8).hexdigest(),
+        image_index=IdIndex([]),
+        category_index=IdIndex([]),
+        normalised=file.normalised,
+        left_out=Counter(f"{skip.kind}: {skip.reason}" for skip in file.skips),
+        notes=list(file.notes),
     )
-    by_image: dict[ImageId, list[_Annotation]] = defaultdict(list)
-    known = {image.id for image in file.images}
-    if len(known) < len(file.images):
-        raise UserError(f"{path}: two images have the same id; make them unique")
-    for item in file.annotations:
-        if item.image_id not in known:
-            truth.left_out["mask: unknown image_id"] += 1
-        elif item.category_id not in truth.categories:
-            truth.left_out["mask: category absent from `categories`"] += 1
-        else:
-            by_image[item.image_id].append(item)
-    truth.annotations = dict(by_image)
+    truth.category_index = IdIndex(truth.categories)
+    _add_images(truth, file)
+    truth.image_index = IdIndex(image.id for image in truth.images)
+    truth.lvis = (
+        bool(truth.categories)
+        and all(c.frequency in FREQUENCIES for c in truth.categories.values())
+        and all(i.neg_category_ids is not None for i in truth.images)
+    )
+    if not truth.images:
+        why = ", ".join(f"{count} {reason}" for reason, count in truth.left_out.items())
+        raise UserError(f"{path} has no image to measure ({why or '`images` is empty'})")
     return truth
+
+
+def _categories(file: CocoFile) -> dict[CategoryId, TruthCategory]:
+    """Return the categories by id; where the file lists none, those of its annotations."""
+    found: dict[CategoryId, TruthCategory] = {}
+    for entry in file.categories:
+        if (own := as_id(entry.id)) is not None:
+            name = "" if entry.name is None else str(entry.name)
+            letter = entry.frequency if isinstance(entry.frequency, str) else None
+            found.setdefault(own, TruthCategory(id=own, name=name, frequency=letter))
+    if not found:
+        used = {as_id(item.category_id) for own in file.annotations for item in own}
+        for own in sorted((one for one in used if one is not None), key=sort_key):
+            found[own] = TruthCategory(id=own, name=str(own))
+        found = found or {1: TruthCategory(id=1, name="object")}
+        file.notes.append(f"{file.path.name} lists no categories: they are those of its masks")
+    return found
+
+
+def _add_images(truth: Truth, file: CocoFile) -> None:
+    """Give the ground truth its images with their photos and annotations."""
+    found = find_photos(truth.photos, [image.names for image in file.images])
+    truth.notes += rename_note(found, [image.names for image in file.images])
+    anonymous = all(
+        as_id(item.category_id) is None for own in file.annotations for item in own
+    ) and (len(truth.categories) == 1)
+    for image, photo, items in zip(file.images, found, file.annotations, strict=True):
+        size = _size(image, photo)
+        if image.id is None or size is None:
+            what = "no id" if image.id is None else "no size, and the photo is missing"
+            truth.left_out[f"image: {what}"] += 1
+            truth.left_out["mask: its image was left out"] += len(items)
+            continue
+        truth.images.append(
+            TruthImage(
+                id=image.id,
+                height=size[0],
+                width=size[1],
+                path=photo.path,
+                # Text that spells a number is another id than the number.
+                key=repr(image.id) if as_number(image.id) is not None else str(image.id),
+                neg_category_ids=_known(truth, image.neg_category_ids),
+                not_exhaustive_category_ids=_known(truth, image.not_exhaustive_category_ids),
+            )
+        )
+        own = truth.annotations.setdefault(image.id, [])
+        for item in items:
+            category = (
+                next(iter(truth.categories)) if anonymous else truth.category(item.category_id)
+            )
+            if category is None:
+                truth.left_out["mask: category absent from `categories`"] += 1
+            else:
+                own.append((category, item))
+
+
+def _size(image: CocoImage, photo: FoundPhoto) -> tuple[int, int] | None:
+    if image.height is not None and image.width is not None:
+        return image.height, image.width
+    try:
+        return photo_size(photo.path)
+    except SkipImageError:
+        return None
+
+
+def _known(truth: Truth, ids: tuple[Any, ...] | None) -> tuple[CategoryId, ...] | None:
+    if ids is None:
+        return None
+    found = (truth.category(one) for one in ids)
+    return tuple(one for one in found if one is not None)
 
 
 def _corners(box: Sequence[float] | None, rle: RLE) -> tuple[float, float, float, float]:
@@ -256,6 +356,7 @@ def _corners(box: Sequence[float] | None, rle: RLE) -> tuple[float, float, float
 
 __all__ = [
     "FREQUENCIES",
+    "CategoryId",
     "ImageId",
     "Truth",
     "TruthCategory",

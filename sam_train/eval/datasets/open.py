@@ -76,6 +76,8 @@ def _open(
         listing = list_records(spec)
         for skip in listing.skips:
             skipped[f"{skip.kind}: {skip.reason}"] += 1
+        for note in listing.notes:
+            log.info("%s: %s", spec.name, note)
         images = [
             FileImage(dataset=spec.name, name=r.name, source=spec.digest, record=r)
             for r in listing.records

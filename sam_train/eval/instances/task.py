@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from sam_train.eval.coco import Results, Truth, TruthImage, TruthMask, open_truth, read_results
 from sam_train.eval.coco.precision import LVIS_MAX_DETECTIONS, average_precision
 from sam_train.eval.coco.results import Box
-from sam_train.eval.coco.truth import find_truth
+from sam_train.eval.coco.truth import CategoryId, find_truth
 from sam_train.eval.instances.config import InstancesConfig, check
 from sam_train.eval.instances.film import draw_films
 from sam_train.eval.instances.masks import masks_of_boxes
@@ -42,7 +42,7 @@ class InstanceItem:
 class Prompted:
     """A box that is to become a mask."""
 
-    category: int
+    category: CategoryId
     box: Box
     score: float
     """The detector's."""
@@ -102,7 +102,7 @@ class Instances(Task[InstanceItem]):
         # Finished masks are measured without the photos.
         photos = [""] * len(images) if own.results else self._truth.photo_stamps(images)
         items = [
-            InstanceItem(key=f"{image.id}@{source}{photo}", image=image)
+            InstanceItem(key=f"{image.key}@{source}{photo}", image=image)
             for image, photo in zip(images, photos, strict=True)
         ]
         self._images = {item.key: item.image for item in items}
@@ -196,6 +196,8 @@ class Instances(Task[InstanceItem]):
             f"{len(images)} images of {self._truth.path.name}, {len(results)} masks"
             + ("" if own.results else f" for {of_what}"),
         )
+        result.notes += self._truth.notes
+        result.notes += self._given.notes if self._given is not None else []
         if empty := sum(_is_empty(result) for result in results):
             result.notes.append(f"{empty} masks are empty; they count as wrong")
         result.pictures += draw_films(

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from data_tools.readers.ids import sort_key
 from sam_train.eval.coco import Results, TruthImage, TruthMask
-from sam_train.eval.coco.truth import FREQUENCIES
+from sam_train.eval.coco.truth import FREQUENCIES, CategoryId
 from sam_train.types import RLE
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -49,7 +50,7 @@ def given_proposals(results: Results, image: TruthImage) -> tuple[list[RLE], lis
     By category where they have one: so pycocotools orders equal scores.
     """
     masks, scores, unreadable = [], [], 0
-    for result in sorted(results.of(image), key=lambda one: one.category_id or 0):
+    for result in sorted(results.of(image), key=lambda one: sort_key(one.category_id or 0)):
         mask, score = result.mask(image), result.rank()
         if mask is None or score is None:
             unreadable += 1
@@ -65,7 +66,7 @@ def count_found(
     scores: Sequence[float],
     *,
     limit: int,
-    frequencies: Mapping[int, str | None],
+    frequencies: Mapping[CategoryId, str | None],
 ) -> dict[str, Any]:
     """How many masks of an image are found, by kind.
 
@@ -80,7 +81,7 @@ def count_found(
         By kind (all, small, ..., rare) `masks`, their number, and `found` [numbers][thresholds]:
         how many are found by the first AT (and at last `limit`) proposals.
     """
-    real = [m for m in sorted(masks, key=lambda mask: mask.category) if not m.crowd]
+    real = [m for m in sorted(masks, key=lambda mask: sort_key(mask.category)) if not m.crowd]
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:limit]
     iou = np.zeros((len(order), len(real)))
     if len(order) and real:

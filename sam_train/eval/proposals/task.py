@@ -106,7 +106,7 @@ class Proposals(Task[ProposalItem]):
         # Finished masks are measured without the photos.
         photos = [""] * len(images) if own.results else self._truth.photo_stamps(images)
         return [
-            ProposalItem(key=f"{image.id}@{source}{photo}", image=image)
+            ProposalItem(key=f"{image.key}@{source}{photo}", image=image)
             for image, photo in zip(images, photos, strict=True)
         ]
 
@@ -175,6 +175,8 @@ class Proposals(Task[ProposalItem]):
             notes=[
                 f"{len(asked)} images of {self._truth.path.name}, {per_image:.0f} proposals an "
                 "image; published: LVIS v1 val",
+                *self._truth.notes,
+                *(self._results.notes if self._results is not None else ()),
             ],
             skipped=dict(left_out.most_common()),
             details={"numbers": numbers, "curves": curves, "settings": asdict(own)},

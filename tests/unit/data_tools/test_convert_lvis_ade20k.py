@@ -128,7 +128,10 @@ def test_lvis_without_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     path = lvis_json(tmp_path, [{"id": 1, "file_name": "a.jpg"}, {"id": 7}], [])
     options = ("--images", tmp_path, "--annotations", path, "--out", tmp_path / "out")
     assert run("lvis", *options) == 2
-    assert "image 7 has neither coco_url nor file_name" in capsys.readouterr().err
+    assert "skipped 1 image, no file_name: lvis_v1_val.json: image 7" in capsys.readouterr().err
+    path.write_text(json.dumps({"images": [{"id": 7}], "annotations": []}))
+    assert run("lvis", *options) == 2
+    assert "its images have neither file_name nor coco_url" in capsys.readouterr().err
     path.write_text("[]")
     assert run("lvis", *options) == 2
     assert "not a LVIS instances file" in capsys.readouterr().err

@@ -115,11 +115,11 @@ def test_lvis_photos_are_found_by_their_url(
         image["coco_url"] = f"http://images.cocodataset.org/{folder}/{image.pop('file_name')}"
         image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
     raw["categories"][0]["frequency"] = "r"
-    truth = read_truth(write("lvis.json", raw), tmp_path)
-    assert truth.lvis
     (tmp_path / "train2017").mkdir()
     Image.new("RGB", (30, 20), "red").save(tmp_path / "train2017" / "one.png")
     Image.new("RGB", (30, 20), "blue").save(tmp_path / "two.png")
+    truth = read_truth(write("lvis.json", raw), tmp_path)
+    assert truth.lvis
     assert truth.photo(truth.images[0])[0, 0].tolist() == [255, 0, 0]
     assert truth.photo(truth.images[1])[0, 0].tolist() == [0, 0, 255]
 
@@ -139,10 +139,13 @@ def test_a_part_of_the_images_does_not_depend_on_their_order(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "no COCO or LVIS ground truth"),
-        ("{", "no COCO or LVIS ground truth"),
-        ('{"images": [], "annotations": []}', "categories"),
-        (json.dumps(content() | {"images": content()["images"][:1] * 2}), "the same id"),
+        ("[]", "not a COCO or LVIS instances file: this is an empty list"),
+        ("{", "cut off"),
+        ('{"images": [], "annotations": []}', "`images` is empty"),
+        (
+            json.dumps(content() | {"images": [i | {"id": 1} for i in content()["images"]]}),
+            "2 image: several images have its id",
+        ),
     ],
 )
 def test_other_files_are_refused(
@@ -184,8 +187,8 @@ def test_results_of_other_images_or_categories(
     for wrong, message in (
         ([good | {"image_id": 77}], "does not belong to .* image_id 77"),
         ([good | {"category_id": 9}], "category absent"),
-        ([{k: v for k, v in good.items() if k != "score"}], "no score"),
-        ([{k: v for k, v in good.items() if k != "category_id"}], "no category_id"),
+        ([{k: v for k, v in good.items() if k != "score"}], "no result has a score"),
+        ([{k: v for k, v in good.items() if k != "category_id"}], "no result has a category_id"),
         ({"images": []}, "not COCO's results format"),
         ([{"score": 1}], "not COCO's results format"),
     ):
