@@ -47,6 +47,8 @@ class Summary:
     images: int
     masks: int
     reasons: list[Reason]
+    notes: list[str]
+    """What the reader has to say about the source."""
 
     @classmethod
     def of(cls, tally: Tally) -> Summary:
@@ -57,10 +59,11 @@ class Summary:
             names = (s.name for s in tally.skips if (s.kind, s.reason) == (kind, reason))
             shown = [name for name, _ in zip(names, range(NAMES_SHOWN), strict=False)]
             reasons.append(Reason(kind=kind, reason=reason, count=count, names=shown))
-        return cls(images=tally.images, masks=tally.masks, reasons=reasons)
+        return cls(images=tally.images, masks=tally.masks, reasons=reasons, notes=list(tally.notes))
 
     def lines(self) -> Iterator[str]:
-        """One line per reason with the first names, then the line with the counts."""
+        """The notes, one line per reason with the first names, then the line with the counts."""
+        yield from (f"note: {note}" for note in self.notes)
         for reason in self.reasons:
             rest = reason.count - len(reason.names)
             more = f"; and {rest} more" if rest else ""
@@ -68,13 +71,14 @@ class Summary:
                 f"skipped {command.count(reason.count, reason.kind)}, {reason.reason}: "
                 f"{'; '.join(reason.names)}{more}"
             )
-        skipped = {"image": 0, "mask": 0}
+        skipped = Counter({"image": 0, "mask": 0})
         for reason in self.reasons:
             skipped[reason.kind] += reason.count
         parts = [command.count(n, kind) for kind, n in skipped.items()]
+        listed = " and ".join([", ".join(parts[:-1]), parts[-1]])
         yield (
             f"{command.count(self.images, 'image')}, {command.count(self.masks, 'mask')}; "
-            f"skipped {' and '.join(parts)}"
+            f"skipped {listed}"
         )
 
 
@@ -85,6 +89,9 @@ def fingerprint(listing: Listing, settings: dict[str, Any]) -> dict[str, Any]:
     for record in listing.records:
         digest.update(record.name.encode())
         paths += [record.image, *record.inputs()]
+    # What is left out is in the lists beside the shards.
+    for skip in listing.skips:
+        digest.update(f"{skip.kind} {skip.reason} {skip.name}\n".encode(errors="surrogateescape"))
     for path in paths:
         state = path.stat() if path.is_file() else None
         seen = (state.st_size, state.st_mtime_ns) if state else None
@@ -102,6 +109,7 @@ def finished(out: Path, mark: dict[str, Any]) -> Summary | None:
             images=stamp["images"],
             masks=stamp["masks"],
             reasons=[Reason(**reason) for reason in stamp["skipped"]],
+            notes=[str(note) for note in stamp["notes"]],
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -158,6 +166,7 @@ def write_lists(out: Path, tally: Tally, mark: dict[str, Any]) -> None:
         **mark,
         "images": summary.images,
         "masks": summary.masks,
+        "notes": summary.notes,
         "skipped": [
             {"kind": r.kind, "reason": r.reason, "count": r.count, "names": r.names}
             for r in summary.reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,8 +11,12 @@ from pycocotools import mask as coco_mask
 
 from data_tools import command
 from data_tools.convert_photo import JPEG_QUALITY, read_photo
-from data_tools.readers.records import Listing, Record, Skip, SkipImageError
+from data_tools.readers.records import Listing, MasksRead, Record, Skip, SkipImageError
 from data_tools.sa1b_format import ShardSample, annotation_from_rle
+
+
+PIECES_SHARE = 0.05
+"""Fewer files with objects in pieces are things half hidden, and not worth a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +39,10 @@ class Converted:
     sample: ShardSample | None = None
     """None if the image was left out."""
     skips: list[Skip] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+    """As in `MasksRead`."""
+    in_pieces: list[tuple[str, int]] = field(default_factory=list)
+    """As in `MasksRead`."""
 
 
 @dataclass(slots=True)
@@ -43,6 +52,8 @@ class Tally:
     images: int = 0
     masks: int = 0
     skips: list[Skip] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What the reader has to say about the source."""
     sources: list[tuple[int, str]] = field(default_factory=list)
     """(N of `sa_N`, original name) of every image written."""
 
@@ -54,9 +65,11 @@ def convert_record(record: Record, image_id: int, config: ConvertConfig) -> Conv
     def skip(kind: str, reason: str, name: str) -> None:
         result.skips.append(Skip(kind=kind, reason=reason, name=name))
 
+    read = MasksRead()
     try:
         read = record.masks()
         result.skips += read.skips
+        result.taken, result.in_pieces = read.taken, read.in_pieces
         sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in read.masks}
         if not sizes:
             raise SkipImageError("no mask")
@@ -64,6 +77,8 @@ def convert_record(record: Record, image_id: int, config: ConvertConfig) -> Conv
     except SkipImageError as error:
         detail = f" ({error.detail})" if error.detail else ""
         skip("image", error.reason, f"{record.name}{detail}")
+        for mask in read.masks:
+            skip("mask", "its image was left out", mask.name)
         return result
     annotations = []
     for mask in read.masks:
@@ -109,8 +124,13 @@ def _convert_numbered(numbered: tuple[Record, int], config: ConvertConfig) -> Co
 def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[ShardSample]:
     """The samples to write; `tally` is kept up to date while they are read."""
     tally.skips += listing.skips
+    tally.notes += listing.notes
+    taken: Counter[str] = Counter()
+    in_pieces: list[tuple[str, int]] = []
     for result in convert_all(listing, config):
         tally.skips += result.skips
+        taken.update(result.taken)
+        in_pieces += result.in_pieces
         if result.sample is None:
             continue
         if not listing.keeps_ids:
@@ -120,3 +140,17 @@ def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[S
         tally.masks += len(result.sample.annotations)
         tally.sources.append((result.sample.image_id, result.name))
         yield result.sample
+    tally.notes += taken_notes(taken, in_pieces)
+
+
+def taken_notes(taken: Counter[str], in_pieces: list[tuple[str, int]]) -> list[str]:
+    """Return a sentence for each thing that mask files were taken for, and one that says where an
+    object looks like several."""
+    notes = [f"{command.count(n, 'mask file')}: {what}" for what, n in taken.most_common()]
+    if len(in_pieces) > PIECES_SHARE * taken.total():
+        name, most = max(in_pieces, key=lambda found: found[1])
+        notes.append(
+            f"{len(in_pieces)} of {command.count(taken.total(), 'mask file')} have objects in 4 or "
+            f"more separate regions ({name}: {most}); if each region is an object, add --regions"
+        )
+    return notes

@@ -27,7 +27,7 @@ class Skip:
     """One image or mask that was left out."""
 
     kind: str
-    """`image` or `mask`."""
+    """`image`, `mask` or `file` (one that is neither, or that no image needs)."""
     reason: str
     """A few words, the same for all of a kind, because the summary counts by it."""
     name: str
@@ -51,6 +51,10 @@ class MasksRead:
 
     masks: list[SourceMask] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+    """What each mask file was taken for, where a reader decides that by its values."""
+    in_pieces: list[tuple[str, int]] = field(default_factory=list)
+    """(file, number of pieces) where one object is in so many that it looks like several."""
 
     def add(self, name: str, segmentation: Segmentation, *, id: int = 0) -> None:
         """Take a mask."""
@@ -90,6 +94,8 @@ class Listing:
     skips: list[Skip] = field(default_factory=list)
     inputs: list[Path] = field(default_factory=list)
     """Files that the result depends on, beside the records' own."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences for people: what is unusual about the source and was taken all the same."""
     keeps_ids: bool = False
     """Whether the masks' own numbers become the annotations' ids."""
 

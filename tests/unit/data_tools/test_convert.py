@@ -170,7 +170,7 @@ def test_coco_counts_and_names_what_it_leaves_out(
 ) -> None:
     assert run(*coco_args(coco, "--out", coco / "out")) == 0
     out = capsys.readouterr().out
-    assert "2 images, 3 masks; skipped 4 images and 8 masks" in out
+    assert "2 images, 3 masks; skipped 4 images and 10 masks" in out
     rows = (coco / "out/skipped.tsv").read_text().splitlines()[1:]
     found = {(kind, reason, name.split(" (")[0]) for kind, reason, name in (r.split("\t") for r in rows)}  # fmt: skip  # noqa: E501
     for row in [
