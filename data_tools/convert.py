@@ -17,6 +17,7 @@ from data_tools.readers.bbbc038 import list_bbbc038
 from data_tools.readers.bsds import DEDUPE_IOU, list_bsds
 from data_tools.readers.cityscapes import list_cityscapes
 from data_tools.readers.coco import list_coco
+from data_tools.readers.leftovers import count_unused
 from data_tools.readers.lvis import list_lvis
 from data_tools.readers.foreign import other_kind
 from data_tools.readers.mask_rules import FOREGROUNDS, LAYOUTS
@@ -178,6 +179,9 @@ def convert(args: argparse.Namespace) -> str:
         UserError: see the readers; or nothing could be converted.
     """
     listing: Listing = args.list(args)
+    masks = [getattr(args, name) for name in ("masks", "ground_truth") if getattr(args, name, None)]
+    apart = [path for path in masks if path.resolve() != args.images.resolve()]
+    count_unused(listing, args.images, without=[*apart, args.out])
     listing.records = listing.records[: args.limit]
     config = ConvertConfig(
         jpeg_quality=args.jpeg_quality, min_area=args.min_area, workers=args.workers

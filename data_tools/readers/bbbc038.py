@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_tools.readers.leftovers import count_leftovers, files_below
+from data_tools.readers.leftovers import files_below
 from data_tools.readers.mask_files import MASK_SUFFIXES
 from data_tools.readers.mask_rules import Rules
 from data_tools.readers.masks import MasksRecord
@@ -21,12 +21,10 @@ def list_bbbc038(folder: Path) -> Listing:
     """
     require_folder(folder, "--images")
     listing = Listing(records=[])
-    counted: list[Path] = []
     for sample in sorted(path for path in folder.iterdir() if path.is_dir()):
         photos = list(list_images(sample / "images")) if (sample / "images").is_dir() else []
         found = files_below(sample / "masks") if (sample / "masks").is_dir() else ()
         masks = [path for path in found if path.suffix.lower() in MASK_SUFFIXES]
-        counted += photos
         if not photos:
             listing.skip("image", "no photo", sample.name)
             continue
@@ -41,7 +39,6 @@ def list_bbbc038(folder: Path) -> Listing:
         for other in photos[1:]:
             name = other.relative_to(folder).as_posix()
             listing.skip("image", "a second photo of its folder", name)
-    count_leftovers(listing, [folder], counted=counted)
     return listing
 
 

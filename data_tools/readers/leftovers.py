@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_tools.readers.foreign import describe
+from data_tools.readers.mask_files import MASK_SUFFIXES
+from data_tools.readers.mask_names import WITHOUT_PHOTO
 from data_tools.readers.records import Listing
 
 
@@ -19,30 +21,58 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def count_leftovers(
     listing: Listing,
-    folders: Iterable[Path],
+    folder: Path,
     *,
+    images: Path,
     counted: Iterable[Path] = (),
-    reason: Callable[[Path], str] = describe,
+    endings: Iterable[str] = MASK_SUFFIXES,
 ) -> None:
-    """Count as `file` whatever lies below the folders and is no photo, mask or annotation of the
-    listing.
+    """Count as `file` what lies in a folder of masks and belongs to no record.
 
     Args:
-        listing: complete; its skips of files are added to.
-        folders: where to look; one inside another is looked at once.
+        listing: complete; files that nothing was made of are added to its skips.
+        folder: of masks or ground truths.
+        images: of photos, whose files are counted with the photos.
         counted: files that the listing has skips for.
-        reason: names why a file is left out.
+        endings: of mask files; others are named for what they are.
     """
     place = _Places()
     known = {place(path) for path in (*counted, *listing.inputs)}
     for record in listing.records:
         known |= {place(path) for path in (record.image, *record.inputs())}
-    for folder in folders:
-        for path in files_below(folder):
-            where = place(path)
-            if where not in known:
-                known.add(where)
-                listing.skip("file", reason(path), path.relative_to(folder).as_posix())
+    photos = images.resolve()
+    if folder.resolve() == photos:
+        return
+    around = photos.is_relative_to(folder.resolve())
+    for path in files_below(folder):
+        where = place(path)
+        if where in known or (around and where.is_relative_to(photos)):
+            continue
+        reason = WITHOUT_PHOTO if path.suffix.lower() in endings else describe(path)
+        listing.skip("file", reason, path.relative_to(folder).as_posix())
+
+
+def count_unused(listing: Listing, images: Path, *, without: Iterable[Path]) -> None:
+    """Count as `file` what lies among the photos, and is neither used nor left out by name.
+
+    Args:
+        listing: complete, its skips with names below `images`.
+        images: the folder of photos.
+        without: files and folders that have other things.
+    """
+    place = _Places()
+    known = {place(path) for path in listing.inputs}
+    for record in listing.records:
+        known |= {place(path) for path in (record.image, *record.inputs())}
+    named = {skip.name.split(": ")[0] for skip in listing.skips if skip.kind != "mask"}
+    apart = [path.resolve() for path in without]
+    for path in files_below(images):
+        name = path.relative_to(images)
+        if place(path) in known or any(place(path).is_relative_to(other) for other in apart):
+            continue
+        if any(part.as_posix() in named for part in (name, *name.parents)):
+            continue
+        listing.skip("file", describe(path), name.as_posix())
 
 
 class _Places:
@@ -57,4 +87,4 @@ class _Places:
         return self._folders[path.parent] / path.name
 
 
-__all__ = ["count_leftovers", "files_below"]
+__all__ = ["WITHOUT_PHOTO", "count_leftovers", "count_unused", "files_below"]

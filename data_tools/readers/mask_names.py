@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 
+WITHOUT_PHOTO = "mask file without a photo"
 FOLDER, SAME, WORD, NUMBERED, LONGER = "folder", "same name", "word", "numbered", "longer name"
 ARRAYS = frozenset({".npy", ".npz", ".gif"})
 """Endings of masks that no photo has."""
@@ -212,7 +213,7 @@ def _assigned(
             result.spare.add(place)
             result.unused[place] = "mask file beside those taken for its photo"
         else:
-            result.unused[place] = "mask file without a photo"
+            result.unused[place] = WITHOUT_PHOTO
     return result
 
 

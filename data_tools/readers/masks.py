@@ -158,18 +158,19 @@ def list_masks(
     )
     first: dict[PurePosixPath, int] = {}
     for place, (path, name) in enumerate(zip(photos, names, strict=True)):
+        owner = first.setdefault(name.with_suffix(""), place)
         if place in matches.files:
             paths = tuple(files[k] for k in matches.files[place])
             record = MasksRecord(name=name.as_posix(), image=path, paths=paths, rules=rules)
             listing.records.append(record)
-        elif first.setdefault(name.with_suffix(""), place) != place:
+        elif owner != place and owner in matches.files:
             listing.skip("image", "duplicate name", name.as_posix())
         else:
             listing.skip("image", "no mask file", name.as_posix())
     listing.notes += _notes(matches, names, mask_names)
     for place, reason in sorted(matches.unused.items()):
         listing.skip("file", reason, mask_names[place].as_posix())
-    count_leftovers(listing, (images, masks), counted=[*photos, *files])
+    count_leftovers(listing, masks, images=images, counted=files)
     return listing
 
 
