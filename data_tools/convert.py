@@ -18,12 +18,14 @@ from data_tools.readers.bbbc038 import list_bbbc038
 from data_tools.readers.bsds import DEDUPE_IOU, list_bsds
 from data_tools.readers.cityscapes import list_cityscapes
 from data_tools.readers.coco import list_coco
+from data_tools.readers.foreign import other_kind
+from data_tools.readers.leftovers import count_unused
 from data_tools.readers.lvis import list_lvis
-from data_tools.readers.masks import LAYOUTS, list_masks
+from data_tools.readers.mask_rules import FOREGROUNDS, LAYOUTS
+from data_tools.readers.masks import list_masks
 from data_tools.readers.records import Listing
 from data_tools.readers.rle import list_rle
 from data_tools.sa1b_format import SAMPLES_PER_SHARD, ShardSample, write_shards
-from data_tools.unused import unused_files
 from sam_train.errors import UserError
 
 EXAMPLES = """examples:
@@ -37,6 +39,8 @@ EXAMPLES = """examples:
   python -m data_tools.convert rle   --images images --masks masks_rle.json --out DIR
 
 An unchanged conversion is not made twice; a changed one replaces the folder when it is complete."""
+
+KINDS = ["coco", "lvis", "ade20k", "cityscapes", "bbbc038", "bsds", "masks", "rle"]
 
 NOT_IN_THE_RESULT = ("list", "out", "dry_run", "workers")
 """Arguments that leave the written bytes as they are."""
@@ -134,25 +138,44 @@ def _add_crowds(kind: argparse.ArgumentParser) -> None:
 
 
 def _add_masks(kinds: Any, common: argparse.ArgumentParser) -> None:
-    masks = kinds.add_parser("masks", parents=[common], help="mask PNGs")
+    masks = kinds.add_parser("masks", parents=[common], help="mask files: PNG, TIF, JPEG, npy, ...")
     masks.add_argument("--masks", type=Path, required=True, metavar="DIR")
     masks.add_argument(
         "--layout", choices=LAYOUTS, default="auto",
-        help="labels: STEM.png numbers the masks; binary: one PNG each in STEM/ "
-        "(default: %(default)s, per image)",
+        help="labels: each value of a file is an object; binary: each file is one "
+        "(default: %(default)s, as the values say)",
     )  # fmt: skip
     masks.add_argument(
-        "--mask-suffix", default="", metavar="TEXT", help="STEM is the image's name + this"
-    )
+        "--regions", type=int, nargs="?", const=4, default=0, choices=(4, 8),
+        help="each connected region is an object: pixels touch by a side (4, where no number is "
+        "given) or also by a corner (8)",
+    )  # fmt: skip
     masks.add_argument(
-        "--ignore", type=_label, nargs="*", default=[0], metavar="LABEL",
-        help="label values that are no mask, as 255 or 0xRRGGBB (default: 0)",
+        "--foreground", choices=FOREGROUNDS, default="auto",
+        help="of black-and-white masks: which of the two is the object (default: bright, and dark "
+        "where several files, and all, are white all around)",
+    )  # fmt: skip
+    masks.add_argument(
+        "--mask-suffix", default="", metavar="TEXT",
+        help="a mask is named as its image + this (default: any of the usual ways)",
+    )  # fmt: skip
+    masks.add_argument(
+        "--ignore", type=_label, nargs="*", metavar="LABEL",
+        help="label values that are no mask, as 255 or 0xRRGGBB (default: 0 and below, and 255 "
+        "where the other values are classes)",
     )  # fmt: skip
     masks.set_defaults(
         list=lambda a: list_masks(
-            a.images, a.masks, layout=a.layout, suffix=a.mask_suffix, ignore=a.ignore
+            a.images, a.masks, layout=a.layout, suffix=a.mask_suffix, ignore=a.ignore,
+            regions=a.regions, foreground=a.foreground,
         )
-    )
+    )  # fmt: skip
+
+
+def _known_kind(argv: Sequence[str]) -> None:
+    """Refuse a kind that is not there, with the way to one that is."""
+    if argv and not argv[0].startswith("-") and argv[0] not in KINDS:
+        raise UserError(other_kind(argv[0], KINDS))
 
 
 def _with_progress(
@@ -173,10 +196,10 @@ def complete_listing(args: argparse.Namespace) -> Listing:
         UserError: see the readers.
     """
     listing: Listing = args.list(args)
-    masks = getattr(args, "masks", None)
+    masks = [path for name in ("masks", "ground_truth") if (path := getattr(args, name, None))]
     # If photos and masks share a folder, all of it is looked at.
-    apart = [masks] if masks is not None and masks.resolve() != args.images.resolve() else []
-    listing.skips += unused_files(listing, args.images, without=[*apart, args.out])
+    apart = [path for path in masks if path.resolve() != args.images.resolve()]
+    count_unused(listing, args.images, without=[*apart, args.out])
     return listing
 
 
@@ -216,9 +239,12 @@ def convert(args: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 for what the user must mend."""
-    return command.run(
-        lambda: convert(parser().parse_args(argv)), stopped="stopped; nothing was left behind"
-    )
+
+    def tool() -> str:
+        _known_kind(sys.argv[1:] if argv is None else argv)
+        return convert(parser().parse_args(argv))
+
+    return command.run(tool, stopped="stopped; nothing was left behind")
 
 
 if __name__ == "__main__":

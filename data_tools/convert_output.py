@@ -88,10 +88,10 @@ class Summary:
             skipped[reason.kind] = skipped.get(reason.kind, 0) + reason.count
         counts = [command.count(n, kind) for kind, n in skipped.items()]
         # Commas before the last two: 2 images, 1 mask and 3 files.
-        parts = [", ".join(counts[:-1]), counts[-1]]
+        listed = " and ".join([", ".join(counts[:-1]), counts[-1]])
         yield (
             f"{command.count(self.images, 'image')}, {command.count(self.masks, 'mask')}; "
-            f"skipped {' and '.join(parts)}"
+            f"skipped {listed}"
         )
 
 
@@ -115,6 +115,9 @@ def fingerprint(listing: Listing, settings: dict[str, Any]) -> dict[str, Any]:
     for record in listing.records:
         digest.update(record.name.encode())
         paths += [record.image, *record.inputs()]
+    # What is left out is in the lists beside the shards.
+    for skip in listing.skips:
+        digest.update(f"{skip.kind} {skip.reason} {skip.name}\n".encode(errors="surrogateescape"))
     for named in paths:
         path = locate(named).file
         state = path.stat() if path.is_file() else None

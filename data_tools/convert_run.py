@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,9 @@ from data_tools.photos.files import refuse_large
 from data_tools.photos.rule import PhotoRule, Taken
 from data_tools.readers.records import Listing, MasksRead, Record, Skip, SkipImageError
 from data_tools.sa1b_format import ShardSample, annotation_from_rle
+
+PIECES_SHARE = 0.05
+"""Fewer files with objects in pieces are things half hidden, and not worth a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,10 @@ class Converted:
     taken: Taken | None = None
     """What was done to its photo."""
     skips: list[Skip] = field(default_factory=list)
+    masks_taken: list[str] = field(default_factory=list)
+    """As `MasksRead.taken`."""
+    in_pieces: list[tuple[str, int]] = field(default_factory=list)
+    """As in `MasksRead`."""
 
 
 @dataclass(slots=True)
@@ -75,6 +83,7 @@ def convert_record(record: Record, image_id: int, config: ConvertConfig) -> Conv
             raise
         read = record.masks()
         result.skips += read.skips
+        result.masks_taken, result.in_pieces = read.taken, read.in_pieces
         sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in read.masks}
         if not sizes:
             raise SkipImageError("no mask")
@@ -133,8 +142,12 @@ def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[S
     """The samples to write; `tally` is kept up to date while they are read."""
     tally.skips += listing.skips
     tally.notes += listing.notes
+    taken: Counter[str] = Counter()
+    in_pieces: list[tuple[str, int]] = []
     for result in convert_all(listing, config):
         tally.skips += result.skips
+        taken.update(result.masks_taken)
+        in_pieces += result.in_pieces
         if result.sample is None:
             continue
         if not listing.keeps_ids:
@@ -146,3 +159,17 @@ def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[S
         if result.taken is not None:
             tally.photos.append(result.taken)
         yield result.sample
+    tally.notes += taken_notes(taken, in_pieces)
+
+
+def taken_notes(taken: Counter[str], in_pieces: list[tuple[str, int]]) -> list[str]:
+    """Return a sentence for each thing that mask files were taken for, and one that says where an
+    object looks like several."""
+    notes = [f"{command.count(n, 'mask file')}: {what}" for what, n in taken.most_common()]
+    if len(in_pieces) > PIECES_SHARE * taken.total():
+        name, most = max(in_pieces, key=lambda found: found[1])
+        notes.append(
+            f"{len(in_pieces)} of {command.count(taken.total(), 'mask file')} have objects in 4 or "
+            f"more separate regions ({name}: {most}); if each region is an object, add --regions"
+        )
+    return notes

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from data_tools.readers.masks import MAX_LABELS, MaskFileError, read_labels
+from data_tools.readers.leftovers import count_leftovers
+from data_tools.readers.mask_files import MAX_LABELS, MaskFileError, read_labels
 from data_tools.readers.records import (
     Listing,
     MasksRead,
@@ -18,6 +18,7 @@ from data_tools.readers.records import (
     list_images,
     require_folder,
 )
+from data_tools.readers.regions import split_regions
 from data_tools.readers.runs import label_masks
 
 
@@ -85,14 +86,10 @@ class ScenesRecord(Record):
             classes = _read(self.classes)
         except MaskFileError as error:
             raise SkipImageError("unreadable mask file", str(error)) from error
-        regions = np.zeros_like(classes)
-        owner: list[int] = []
-        for value in np.unique(classes[classes > 0]).tolist():
-            found, count = ndimage.label(classes == value)
-            regions[found > 0] = found[found > 0] + len(owner)
-            owner += [value] * count
-        for region, mask in label_masks(regions, ignore=(0,)).items():
-            read.add(f"{self.classes.name}: class {owner[region - 1]}, region {region}", mask)
+        regions = split_regions(np.maximum(classes, 0))
+        for region, mask in label_masks(regions.labels, ignore=(0,)).items():
+            name = f"{self.classes.name}: class {regions.values[region - 1]}, region {region}"
+            read.add(name, mask)
         return read
 
 
@@ -129,6 +126,8 @@ def list_ade20k(images: Path, *, masks: Path | None = None, parts: bool = True) 
             )
         else:
             listing.records.append(ScenesRecord(name=name, image=path, classes=found))
+    if masks is not None:
+        count_leftovers(listing, masks, images=images)
     return listing
 
 

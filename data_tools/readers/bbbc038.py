@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_tools.readers.masks import BinaryMasksRecord
+from data_tools.readers.leftovers import files_below
+from data_tools.readers.mask_files import MASK_SUFFIXES
+from data_tools.readers.mask_rules import Rules
+from data_tools.readers.masks import MasksRecord
 from data_tools.readers.records import Listing, list_images, require_folder
+
+ONE_A_FILE = Rules(layout="binary")
 
 
 def list_bbbc038(folder: Path) -> Listing:
@@ -18,19 +23,20 @@ def list_bbbc038(folder: Path) -> Listing:
     listing = Listing(records=[])
     for sample in sorted(path for path in folder.iterdir() if path.is_dir()):
         photos = list(list_images(sample / "images")) if (sample / "images").is_dir() else []
-        masks = sorted((sample / "masks").glob("*.png"))
+        found = files_below(sample / "masks") if (sample / "masks").is_dir() else ()
+        masks = [path for path in found if path.suffix.lower() in MASK_SUFFIXES]
         if not photos:
             listing.skip("image", "no photo", sample.name)
-        elif not masks:
+            continue
+        if not masks:
             listing.skip("image", "no mask file", sample.name)
         else:
-            listing.records.append(
-                BinaryMasksRecord(
-                    name=photos[0].relative_to(folder).as_posix(),
-                    image=photos[0],
-                    paths=tuple(masks),
-                )
-            )
+            name = photos[0].relative_to(folder).as_posix()
+            record = MasksRecord(name=name, image=photos[0], paths=tuple(masks), rules=ONE_A_FILE)
+            listing.records.append(record)
+        for other in photos[1:]:
+            name = other.relative_to(folder).as_posix()
+            listing.skip("image", "a second photo of its folder", name)
     return listing
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 from scipy.io import loadmat
 
+from data_tools.readers.leftovers import count_leftovers
 from data_tools.readers.records import (
     Listing,
     MasksRead,
@@ -122,4 +123,5 @@ def list_bsds(images: Path, ground_truth: Path, *, dedupe_iou: float = DEDUPE_IO
                     name=relative.as_posix(), image=path, ground_truth=mat, dedupe_iou=dedupe_iou
                 )
             )
+    count_leftovers(listing, ground_truth, images=images, endings=(".mat",))
     return listing

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.readers.masks import MaskFileError, read_labels
+from data_tools.readers.leftovers import WITHOUT_PHOTO, files_below
+from data_tools.readers.mask_files import MaskFileError, read_labels
 from data_tools.readers.records import (
     Listing,
     MasksRead,
@@ -52,6 +53,8 @@ class CityscapesRecord(Record):
                 read.skip("crowd", name)
             elif label in STUFF or (label >= 1000 and label // 1000 in THINGS):
                 read.add(name, mask)
+            else:
+                read.skip("class that the evaluation ignores", name)
         return read
 
 
@@ -79,6 +82,12 @@ def list_cityscapes(images: Path, instances: Path) -> Listing:
             listing.records.append(CityscapesRecord(name=name, image=path, instances=found))
         else:
             listing.skip("image", "no mask file", name)
+    used = {record.inputs()[0] for record in listing.records}
+    for path in files_below(instances):
+        if path not in used:
+            is_instances = path.name.endswith(INSTANCES)
+            reason = WITHOUT_PHOTO if is_instances else "no file of instances, not needed"
+            listing.skip("file", reason, path.relative_to(instances).as_posix())
     return listing
 
 

@@ -1,16 +1,25 @@
-"""A folder of images and a folder of mask PNGs: label maps, or one binary PNG per mask."""
+"""A folder of images and mask files: label maps, one object a file, or pages of either."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-import numpy.typing as npt
 
-from data_tools.photos.files import open_pillow
+from data_tools.command import count
+from data_tools.readers.leftovers import count_leftovers, files_below
+from data_tools.readers.mask_files import (
+    MASK_SUFFIXES,
+    MAX_LABELS,
+    MaskFileError,
+    Page,
+    read_labels,
+    read_pages,
+)
+from data_tools.readers.mask_names import Matches, mask_files_among, match_files
+from data_tools.readers.mask_rules import LAYOUTS, NotAMaskError, Rules, Taken, learn, take
 from data_tools.readers.records import (
     Listing,
     MasksRead,
@@ -19,124 +28,93 @@ from data_tools.readers.records import (
     list_images,
     require_folder,
 )
-from data_tools.readers.runs import check_size, label_masks
+from data_tools.readers.regions import most_pieces, split_regions
+from data_tools.readers.runs import label_masks
 
-LAYOUTS = ("auto", "labels", "binary")
-
-MAX_LABELS = 20_000
-"""More different values than this are a photo, not a label map."""
-
-FOREGROUND_SHARE = 0.51
-"""A pixel of a binary PNG is foreground above this share of the file's brightest value. Just over
-one half, so that files of {0, 1}, {0, 255} and soft edges all read as meant, while ADE20K's 128
-(the hidden part of an object whose visible part is 255) counts as background."""
-
-
-class MaskFileError(ValueError):
-    """A mask PNG that cannot be used."""
+MANY_PIECES = 4
+"""An object in so many pieces looks like several."""
+COUNTED_LABELS = 300
+"""Pieces are counted in maps of at most so many labels: more are instances, not classes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelMapRecord(Record):
-    """An image with one PNG whose values number its masks."""
-
-    path: Path
-    ignore: tuple[int, ...] = (0,)
-
-    def inputs(self) -> list[Path]:
-        """The PNG."""
-        return [self.path]
-
-    def masks(self) -> MasksRead:
-        """One mask per value that is not ignored."""
-        try:
-            labels = read_labels(self.path)
-        except MaskFileError as error:
-            raise SkipImageError("unreadable mask file", str(error)) from error
-        if (values := np.unique(labels).size) > MAX_LABELS:
-            raise SkipImageError("not a label map", f"{self.path} has {values} different values")
-        read = MasksRead()
-        for label, mask in label_masks(labels, ignore=self.ignore).items():
-            read.add(f"{self.path.name}: label {label}", mask)
-        return read
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BinaryMasksRecord(Record):
-    """An image with a folder of PNGs, one mask each."""
+class MasksRecord(Record):
+    """An image with its mask files."""
 
     paths: tuple[Path, ...]
+    rules: Rules = field(default_factory=Rules)
+    page: int | None = None
+    """The page of every file that belongs to this image, from 0; None: all of them."""
 
     def inputs(self) -> list[Path]:
-        """The PNGs."""
+        """The mask files."""
         return list(self.paths)
 
     def masks(self) -> MasksRead:
-        """One mask per PNG; an unreadable or black one is counted and left out."""
+        """Return the objects of every file; one that is unreadable, no mask or black is counted."""
         read = MasksRead()
+        refused: list[tuple[str, str]] = []
         for path in self.paths:
-            name = f"{path.parent.name}/{path.name}"
+            name = path.name if len(self.paths) == 1 else f"{path.parent.name}/{path.name}"
             try:
-                mask = read_binary(path)
+                for number, page in enumerate(read_pages(path)):
+                    if self.page is None or self.page == number:
+                        self._take(read, page, path, name)
+            except NotAMaskError as error:
+                refused.append(("not a mask", f"{name}: {error}"))
             except MaskFileError as error:
-                read.skip("unreadable mask file", str(error))
-                continue
-            if mask.any():
-                read.add(name, label_masks(mask, ignore=(0,))[1])
-            else:
-                read.skip("empty", name)
+                refused.append(("unreadable mask file", str(error)))
+        if refused and not (read.masks or read.skips) and len(self.paths) == 1:
+            raise SkipImageError(*refused[0])
+        for reason, detail in refused:
+            read.skip(reason, detail)
         return read
 
+    def _take(self, read: MasksRead, page: Page, path: Path, name: str) -> None:
+        name = f"{name}, {page.name}" if page.name else name
+        taken = take(page, self.rules, where=path)
+        found = label_masks(taken.labels, ignore=taken.ignore)
+        if self.rules.ignore is None:
+            # Numbers below zero say that there is no object (-1 in many tools).
+            found = {label: mask for label, mask in found.items() if label > 0}
+        if len(found) > MAX_LABELS:
+            raise NotAMaskError(f"{len(found)} different values")
+        if not found:
+            read.skip("empty", name)
+            return
+        what = taken.what
+        if self.rules.regions:
+            what = f"{what}; each connected region an object"
+            self._add_regions(read, taken, found, name)
+        else:
+            for label, mask in found.items():
+                read.add(name if taken.single else f"{name}: label {label}", mask)
+            if len(found) <= COUNTED_LABELS and len(self.paths) == 1:
+                self._count_pieces(read, taken, found, name)
+        read.taken.append(what)
 
-def _pixels(path: Path) -> npt.NDArray[Any]:
-    """[H, W] or [H, W, channels]; palette files give indices, not colours.
+    def _add_regions(
+        self, read: MasksRead, taken: Taken, found: Collection[int], name: str
+    ) -> None:
+        out = _others(taken, found)
+        regions = split_regions(taken.labels, ignore=out, connectivity=self.rules.regions)
+        for number, mask in label_masks(regions.labels, ignore=(0,)).items():
+            label = "" if taken.single else f" of label {regions.values[number - 1]}"
+            read.add(f"{name}: region {number}{label}", mask)
 
-    Raises:
-        MaskFileError: the file is missing, damaged or not an image.
-    """
-    try:
-        with open_pillow(path) as image:
-            # Beyond these sizes the run lengths cannot be encoded.
-            check_size(height=image.height, width=image.width)
-            return np.array(image)
-    # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and more.
-    except Exception as error:
-        raise MaskFileError(f"{path}: {error}") from error
-
-
-def _visible(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Colours [H, W, channels] without the alpha channel, black where it is fully transparent."""
-    if pixels.shape[-1] in (2, 4):
-        return np.asarray(pixels[..., :-1] * (pixels[..., -1:] > 0))
-    return pixels
+    def _count_pieces(
+        self, read: MasksRead, taken: Taken, found: Collection[int], name: str
+    ) -> None:
+        pieces = most_pieces(taken.labels, ignore=_others(taken, found))
+        if pieces >= MANY_PIECES:
+            read.in_pieces.append((name, pieces))
 
 
-def read_labels(path: Path) -> npt.NDArray[np.int64]:
-    """The label map [H, W] of a PNG of 1, 8, 16 or 32 bits; a colour counts as 0xRRGGBB.
-
-    Raises:
-        MaskFileError: the file cannot be read, or holds no whole numbers.
-    """
-    pixels = _pixels(path)
-    if not np.issubdtype(pixels.dtype, np.integer) and pixels.dtype != np.bool_:
-        raise MaskFileError(f"{path}: labels must be whole numbers, found {pixels.dtype}")
-    if pixels.ndim == 2:
-        return pixels.astype(np.int64)
-    labels = np.zeros(pixels.shape[:2], dtype=np.int64)
-    for channel in np.moveaxis(_visible(pixels), -1, 0):
-        labels = (labels << 8) | channel
-    return labels
-
-
-def read_binary(path: Path) -> npt.NDArray[np.bool_]:
-    """The mask [H, W] of a PNG that holds one, see FOREGROUND_SHARE.
-
-    Raises:
-        MaskFileError: the file cannot be read.
-    """
-    pixels = _pixels(path)
-    values = pixels if pixels.ndim == 2 else _visible(pixels).max(axis=-1)
-    return np.asarray(values > FOREGROUND_SHARE * values.max(initial=0))
+def _others(taken: Taken, found: Collection[int]) -> tuple[int, ...]:
+    """Return the values of a map that are no object: those that are ignored or below zero."""
+    if int(taken.labels.min(initial=0)) >= 0 or min(found) < 0:
+        return taken.ignore
+    return (*taken.ignore, *np.unique(taken.labels[taken.labels < 0]).tolist())
 
 
 def list_masks(
@@ -145,51 +123,98 @@ def list_masks(
     *,
     layout: str = "auto",
     suffix: str = "",
-    ignore: Collection[int] = (0,),
+    ignore: Collection[int] | None = None,
+    regions: int = 0,
+    foreground: str = "auto",
 ) -> Listing:
-    """List the images below a folder with their mask files at the same place in another.
+    """List the images below a folder with their mask files, found by name in the same or another.
 
-    For `a/x.jpg` that is `a/x{suffix}.png` (labels) or the PNGs in `a/x{suffix}/` (binary);
-    "auto" takes the folder where there is one. If both folders are the same one, its PNGs are
-    masks and its other files images.
+    Args:
+        images: the photos' folder.
+        masks: the mask files' folder; it may be the same, or lie inside or around the other.
+        layout: one of LAYOUTS.
+        suffix: follows the photo's name in a mask's; "": see `mask_names`.
+        ignore: label values that are no mask; None: 0, below 0, and 255 where it is a border.
+        regions: 4 or 8 makes an object of every connected region; 0 leaves them together.
+        foreground: one of FOREGROUNDS.
 
     Raises:
         UserError: a folder is missing.
     """
     require_folder(images, "--images")
     require_folder(masks, "--masks")
-    same = images.resolve() == masks.resolve()
-    inside = masks if not same and masks.resolve().is_relative_to(images.resolve()) else None
+    photos, files = _photos_and_masks(images, masks, suffix=suffix)
     listing = Listing(records=[])
-    seen: set[Path] = set()
-    for path in list_images(images, without=inside):
-        if same and path.suffix.lower() == ".png":
-            continue
-        relative = path.relative_to(images)
-        stem = relative.with_suffix("")
-        name = relative.as_posix()
-        if stem in seen:
-            listing.skip("image", "duplicate name", name)
-            continue
-        seen.add(stem)
-        base = masks / stem.with_name(f"{stem.name}{suffix}")
-        record = _record(name, path, base, layout=layout, ignore=tuple(ignore))
-        if record is None:
-            listing.skip("image", "no mask file", name)
-        else:
+    names = [_below(images, path) for path in photos]
+    mask_names = [_below(masks, path) for path in files]
+    matches = match_files(names, mask_names, suffix=suffix, folders=layout != "labels")
+    used = sorted(place for places in matches.files.values() for place in places)
+    rules = learn(
+        [files[place] for place in used],
+        layout=layout,
+        ignore=ignore,
+        foreground=foreground,
+        regions=regions,
+    )
+    first: dict[PurePosixPath, int] = {}
+    for place, (path, name) in enumerate(zip(photos, names, strict=True)):
+        owner = first.setdefault(name.with_suffix(""), place)
+        if place in matches.files:
+            paths = tuple(files[k] for k in matches.files[place])
+            record = MasksRecord(name=name.as_posix(), image=path, paths=paths, rules=rules)
             listing.records.append(record)
+        elif owner != place and owner in matches.files:
+            listing.skip("image", "duplicate name", name.as_posix())
+        else:
+            listing.skip("image", "no mask file", name.as_posix())
+    listing.notes += _notes(matches, names, mask_names)
+    for place, reason in sorted(matches.unused.items()):
+        listing.skip("file", reason, mask_names[place].as_posix())
+    count_leftovers(listing, masks, images=images, counted=files)
     return listing
 
 
-def _record(
-    name: str, image: Path, base: Path, *, layout: str, ignore: tuple[int, ...]
-) -> Record | None:
-    """The record of one image whose masks lie at `base/` or `base.png`, if any do."""
-    if layout != "labels" and base.is_dir():
-        paths = tuple(sorted(p for p in base.iterdir() if p.suffix.lower() == ".png"))
-        return BinaryMasksRecord(name=name, image=image, paths=paths)
-    # Not with_suffix: the stem may contain dots.
-    labels = base.with_name(f"{base.name}.png")
-    if layout != "binary" and labels.is_file():
-        return LabelMapRecord(name=name, image=image, path=labels, ignore=ignore)
-    return None
+def _photos_and_masks(images: Path, masks: Path, *, suffix: str) -> tuple[list[Path], list[Path]]:
+    """Return the photos and the mask files, told apart by name where one folder has both."""
+    if images.resolve() == masks.resolve():
+        photos = set(list_images(images))
+        both = [p for p in files_below(images) if p in photos or p.suffix.lower() in MASK_SUFFIXES]
+        taken = mask_files_among([_below(images, path) for path in both], suffix=suffix)
+        files = [path for k, path in enumerate(both) if k in taken]
+        return [p for k, p in enumerate(both) if k not in taken and p in photos], files
+    within = masks if masks.resolve().is_relative_to(images.resolve()) else None
+    around = images.resolve() if images.resolve().is_relative_to(masks.resolve()) else None
+    files = [
+        path
+        for path in files_below(masks)
+        if path.suffix.lower() in MASK_SUFFIXES
+        and not (around is not None and path.resolve().is_relative_to(around))
+    ]
+    return list(list_images(images, without=within)), files
+
+
+def _below(folder: Path, path: Path) -> PurePosixPath:
+    return PurePosixPath(path.relative_to(folder).as_posix())
+
+
+def _notes(
+    matches: Matches, photos: Sequence[PurePosixPath], masks: Sequence[PurePosixPath]
+) -> list[str]:
+    """Return sentences on names that could be read in two ways, or fit at another place only."""
+    notes = []
+    if matches.doubtful:
+        mask, photo, other = matches.doubtful[0]
+        notes.append(
+            f"{count(len(matches.doubtful), 'mask file')} could belong to another photo by name: "
+            f"{masks[mask]} was taken for {photos[photo]}, not for {photos[other]}"
+        )
+    if matches.by_name_alone:
+        place = matches.by_name_alone[0]
+        notes.append(
+            f"{count(len(matches.by_name_alone), 'photo')} found masks by name alone, at another "
+            f"place below --masks: {photos[place]} in {masks[matches.files[place][0]]}"
+        )
+    return notes
+
+
+__all__ = ["LAYOUTS", "MasksRecord", "list_masks", "read_labels"]

@@ -21,7 +21,7 @@ class Skip:
     """One image or mask that was left out."""
 
     kind: str
-    """`image` or `mask`."""
+    """`image`, `mask` or `file` (one that is neither, or that no image needs)."""
     reason: str
     """A few words, the same for all of a kind, because the summary counts by it."""
     name: str
@@ -45,6 +45,10 @@ class MasksRead:
 
     masks: list[SourceMask] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+    """What each mask file was taken for, where a reader decides that by its values."""
+    in_pieces: list[tuple[str, int]] = field(default_factory=list)
+    """(file, number of pieces) where one object is in so many that it looks like several."""
 
     def add(self, name: str, segmentation: Segmentation, *, id: int = 0) -> None:
         """Take a mask."""

@@ -17,7 +17,8 @@ from data_tools.readers.bsds import list_bsds
 from data_tools.readers.cityscapes import list_cityscapes
 from data_tools.readers.coco import list_coco
 from data_tools.readers.lvis import list_lvis
-from data_tools.readers.masks import LAYOUTS, list_masks
+from data_tools.readers.mask_rules import LAYOUTS
+from data_tools.readers.masks import list_masks
 from data_tools.readers.records import Listing
 from data_tools.readers.rle import list_rle
 from sam_train.errors import UserError

@@ -123,7 +123,7 @@ def test_dry_run_counts_what_a_run_writes(source: Path, capsys: pytest.CaptureFi
     [
         (["--images", "nowhere"], "--images: nowhere does not exist"),
         (["--masks", "images/0.jpg"], "is a file, not a folder"),
-        (["--layout", "binary"], "nothing to convert"),
+        (["--mask-suffix", "_nowhere"], "nothing to convert"),
     ],
 )
 def test_errors_are_one_line(
