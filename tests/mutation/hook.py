@@ -33,9 +33,7 @@ class _Finder:
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != self._name:
             return None
-        return importlib.util.spec_from_file_location(
-            name, self._loader.path, loader=self._loader
-        )
+        return importlib.util.spec_from_file_location(name, self._loader.path, loader=self._loader)
 
 
 def install(name: str, path: Path, source: Path) -> None:

@@ -320,6 +320,8 @@ def uncached(source: bytes, was: bytes) -> bytes:
         reached |= more
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name in reached:
-            for i in range(min([d.lineno for d in node.decorator_list] + [node.lineno]), node.lineno):
+            for i in range(
+                min([d.lineno for d in node.decorator_list] + [node.lineno]), node.lineno
+            ):
                 lines[i - 1] = lines[i - 1].replace(b"cache=True", b"cache=False")
     return b"\n".join(lines)

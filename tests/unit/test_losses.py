@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,14 @@ from omegaconf.errors import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
+from sam_train.errors import UserError
 from sam_train.losses import (
     IouMasks,
     LossConfig,
     LossTerms,
     PointsConfig,
     Resolution,
+    check,
     focal_and_dice,
     mask_losses,
 )
@@ -320,6 +324,51 @@ def test_the_mean_over_ranks_is_the_mean_over_masks() -> None:
         part = Prediction(mask_logits=prediction.mask_logits[rows], iou=prediction.iou[rows])
         ranks.append(losses(part, targets[rows], valid[rows]).total.sum() * 2 / 5)
     torch.testing.assert_close(torch.stack(ranks).mean(), whole)
+
+
+def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None:
+    assert asdict(LossConfig()) == {
+        "focal_weight": 20.0,  # A: "a 20:1 ratio of focal loss to dice loss"
+        "dice_weight": 1.0,
+        "iou_weight": 1.0,  # A: the IoU head's loss is added "with a constant scaling factor of 1.0"
+        "focal_alpha": 0.25,  # RetinaNet's best pair
+        "focal_gamma": 2.0,
+        "dice_smoothing": 1.0,
+        "resolution": Resolution.grid,
+        "iou_masks": IouMasks.all,
+        "points": {"number": 112 * 112, "oversample": 3.0, "importance": 0.75},  # Mask2Former's
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(
+            ({name: value}, f"loss.{name}={value} must not be negative")
+            for name in ("focal_weight", "dice_weight", "iou_weight", "focal_gamma")
+            for value in (-0.1, float("nan"))
+        ),
+        ({"dice_smoothing": -1.0}, "loss.dice_smoothing=-1.0 must not be negative"),
+        ({"focal_alpha": -0.1}, "loss.focal_alpha=-0.1 must be from 0 to 1"),
+        ({"focal_alpha": 1.1}, "loss.focal_alpha=1.1 must be from 0 to 1"),
+        ({"points": PointsConfig(importance=-0.1)}, "loss.points.importance=-0.1 must be from"),
+        ({"points": PointsConfig(importance=1.1)}, "loss.points.importance=1.1 must be from"),
+        ({"points": PointsConfig(number=0)}, "number and oversample must be at least 1"),
+        ({"points": PointsConfig(oversample=0.9)}, "number and oversample must be at least 1"),
+        ({"points": PointsConfig(oversample=float("nan"))}, "must be at least 1"),
+    ],
+)
+def test_check_refuses(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        check(LossConfig(**options))
+
+
+def test_check_takes_what_lies_on_a_bound() -> None:
+    check(LossConfig())
+    zeros = dict.fromkeys(("focal_weight", "dice_weight", "iou_weight", "focal_gamma"), 0.0)
+    for share in (0.0, 1.0):
+        points = PointsConfig(number=1, oversample=1.0, importance=share)
+        check(LossConfig(**zeros, dice_smoothing=0.0, focal_alpha=share, points=points))
 
 
 def test_masks_of_another_side_are_refused() -> None:
