@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,81 @@ def test_json_and_tables() -> None:
     ]
 
 
+def test_figures_for_loggers() -> None:
+    scores = tally_of([[0.2, 0.4], [0.6, 0.8]], predicted=[0.5, 0.9], real=[0.5, 0.7]).scores([2])
+    figures = scores.figures()
+    assert figures == {
+        "miou_2": pytest.approx(0.6),
+        "oracle": pytest.approx(0.6),
+        "iou_error": pytest.approx(0.1),
+        "iou_correlation": pytest.approx(1.0),
+    }
+
+
+def test_the_table_has_a_line_for_each_bin_that_holds_a_mask() -> None:
+    predicted, real = [0.0, 0.1, 0.95, 1.0], [0.5, 0.25, 0.75, 1.0]
+    tally = tally_of([[0.25, 0.5]], predicted=predicted, real=real)
+    lines = tally.scores([1, 2]).table().splitlines()
+    assert [line.split() for line in lines] == [
+        ["1", "click", "oracle", "2", "clicks"],
+        ["mIoU", "0.250", "0.500", "0.500"],
+        ["over", "1", "masks", "of", "1", "images"],
+        [],
+        ["predicted", "IoU", "masks", "mean", "predicted", "mean", "real"],
+        ["0.0", "to", "0.1", "1", "0.000", "0.500"],
+        ["0.1", "to", "0.2", "1", "0.100", "0.250"],
+        ["0.9", "to", "1.0", "2", "0.975", "0.875"],
+        ["mean", "absolute", "error", "0.212,", "expected", "calibration", "error", "0.212,"]
+        + ["correlation", f"{np.corrcoef(predicted, real)[0, 1]:.3f}"],
+    ]
+    # Right-aligned under their heads.
+    assert len({len(line) for line in lines[5:8]}) == 1
+    assert lines[4].index("masks") + 5 == lines[5].index("1  ", 15) + 1
+
+
+def test_a_row_without_a_number_of_clicks_shows_a_dash() -> None:
+    first = tally_of([[0.25, 0.5]], predicted=[0.5], real=[0.5]).scores([1])
+    second = tally_of([[0.25, 0.5]], predicted=[0.5], real=[0.5]).scores([2])
+    lines = comparison_table({"a": first, "longer": second}).splitlines()
+    assert lines == [
+        "         1 click    oracle  2 clicks".rjust(36),
+        "a          0.250     0.500         -",
+        "longer         -     0.500     0.500",
+    ]
+
+
+def test_bins_end_below_the_next_tenth_and_outliers_go_to_the_ends() -> None:
+    predicted = [-3.0, 0.0, 0.0999, 0.1, 0.5, 0.8999, 0.9, 1.0, 7.0]
+    scores = tally_of([[0.5, 0.5]], predicted=predicted, real=[0.5] * 9).scores([1])
+    assert scores.calibration.count == [3, 1, 0, 0, 0, 1, 0, 0, 1, 3]
+    # Means of the bin keep the predictions as they were, unclamped.
+    assert scores.calibration.predicted[0] == pytest.approx((-3 + 0 + 0.0999) / 3)
+    assert scores.calibration.real == pytest.approx(
+        [0.5 if n else 0 for n in scores.calibration.count]
+    )
+
+
+@pytest.mark.parametrize("constant", ["predicted", "real"])
+def test_what_does_not_vary_has_no_correlation(constant: str) -> None:
+    values = {"predicted": [0.1, 0.5, 0.6], "real": [0.2, 0.4, 0.9]} | {constant: [0.5] * 3}
+    tally = tally_of([[0.5, 0.5]], predicted=values["predicted"], real=values["real"])
+    assert tally.scores([1]).calibration.correlation == 0.0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_small_spread_is_a_correlation_all_the_same(sign: int) -> None:
+    """Variances of 1e-10 each: far above the noise of float64."""
+    predicted = [0.5 + 1e-5 * k for k in (-1, 0, 1)]
+    real = [0.5 + sign * 1e-5 * k for k in (-1, 0, 1)]
+    calibration = tally_of([[0.5, 0.5]], predicted=predicted, real=real).scores([1]).calibration
+    assert calibration.correlation == pytest.approx(sign, abs=1e-4)
+
+
+def test_json_is_for_people_too() -> None:
+    text = tally_of([[0.25, 0.5]], predicted=[0.5], real=[0.5]).scores([1]).to_json()
+    assert text.startswith('{\n  "miou": {\n    "1": 0.25\n  },\n') and text.endswith("}\n")
+
+
 RANKS = [
     tally_of([[0.1, 0.2], [0.3, 0.4], [0.8, 0.9]], predicted=[0.5, 0.9], real=[0.4, 0.2]),
     tally_of([[0.4, 1.0]], predicted=[0.1], real=[0.7]),
@@ -95,7 +171,6 @@ def test_ranks_add_up_to_one_process_with_all_masks(tmp_path: Path) -> None:
         scores = ClickScores.from_json((tmp_path / f"{rank}.json").read_text())
         assert scores.masks == 4
         assert scores.images == 3
-        assert scores.miou == pytest.approx(expected.miou)
-        assert scores.oracle == pytest.approx(expected.oracle)
-        assert scores.calibration.count == expected.calibration.count
-        assert scores.calibration.correlation == pytest.approx(expected.calibration.correlation)
+        assert scores.figures() == pytest.approx(expected.figures())
+        for name, value in asdict(expected.calibration).items():
+            assert getattr(scores.calibration, name) == pytest.approx(value), name
