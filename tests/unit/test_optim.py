@@ -161,7 +161,7 @@ def test_the_defaults_are_the_papers_for_vit_h() -> None:
         "warmup_steps": 250,
         "schedule": "step",
         "milestones": [60_000 / 90_000, 86_666 / 90_000],
-        "decay_factor": 0.1,  # "decrease by a factor of 10"
+        "decay_factor": 0.1,  # divided by 10 at each of them
         "frozen_blocks": 0,
         "final_lr_fraction": 0.0,
         "grad_clip": 0.0,

@@ -16,13 +16,13 @@ from sam_train.prompts.rounds import Carry, NoiseLimit, check, first_prompts, no
 def test_the_defaults_are_the_papers() -> None:
     """Section A, "Training algorithm"; the last four are what it leaves open, as documented."""
     assert asdict(PromptsConfig()) == {
-        "points": 8,  # "8 iteratively sampled points"
+        "points": 8,  # eight rounds of error clicks
         "mask_only": 2,  # one at a random place among them, one always last: 11 rounds
-        "box_probability": 0.5,  # a point or a box "with equal probability"
-        "box_noise": 0.1,  # "standard deviation equal to 10 % of the box sidelength"
-        "box_noise_limit": 20.0,  # "to a maximum of 20 pixels"
+        "box_probability": 0.5,  # a point or a box, each as likely
+        "box_noise": 0.1,  # a standard deviation of 10 % of the side
+        "box_noise_limit": 20.0,  # limited to 20 pixels
         "multimask_first_round": True,  # a single prompt asks for three masks, more for one
-        "carry": Carry.predicted_iou,  # "the mask with the highest predicted IoU"
+        "carry": Carry.predicted_iou,  # the mask of the highest predicted IoU is fed on
         "box_noise_limits": NoiseLimit.draw,
         "feedback_gradient": False,
         "curriculum": [],
@@ -83,6 +83,13 @@ def test_without_drawn_rounds_a_schedule_says_exactly_what_its_masks_do(
         2 + sum(expected[: r + 1]) for r in range(plan.number)
     ]
     assert all(plan.all_present(r) for r in range(plan.number))
+
+
+@pytest.mark.parametrize("mask_only", [2, 3])
+def test_a_schedule_without_clicks_never_adds_one(mask_only: int) -> None:
+    plan = Schedule(points=0, mask_only=mask_only)
+    assert not any(plan.adds_clicks(r) for r in range(plan.number))
+    assert [plan.tokens(r) for r in range(plan.number)] == [2] * (1 + mask_only)
 
 
 @pytest.mark.parametrize("points", [3, 4, 8])
