@@ -69,11 +69,14 @@ class Mutant:
     nth: int
     """Of the same change on equal lines of the file."""
 
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """The change by its words: work elsewhere in the file moves lines and leaves it alone."""
+        return self.file, self.was, self.becomes, self.nth
+
     def draw(self, seed: int) -> str:
-        """Return the place in the sample: a hash of the change that does not know the line's
-        number, so that work elsewhere in the file leaves the sample alone."""
-        words = (seed, self.file, self.was, self.becomes, self.nth)
-        return hashlib.sha256(repr(words).encode()).hexdigest()
+        """Return the place in the sample, by a hash."""
+        return hashlib.sha256(repr((seed, *self.key)).encode()).hexdigest()
 
 
 class _Text:
@@ -154,14 +157,14 @@ class _Finder(ast.NodeVisitor):
                 self.default(default)
                 self.visit(default)
 
-    def _visit_definition(self, node: ast.FunctionDef | ast.ClassDef) -> None:
-        if isinstance(node, ast.FunctionDef):
-            self.visit(node.args)
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self.visit(node.args)
         for statement in node.body:
             self.visit(statement)
 
-    visit_FunctionDef = _visit_definition
-    visit_ClassDef = _visit_definition
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        for statement in node.body:
+            self.visit(statement)
 
     # Statements.
     def visit_Expr(self, node: ast.Expr) -> None:
