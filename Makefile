@@ -8,7 +8,7 @@ DATA   := data/sample
 RAW    ?= ../shared/data
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test fit nano photos report test test-unit test-kill fuzz lint format bench clean
+.PHONY: help install install-test fit nano photos report test test-unit test-kill fuzz mutate lint format bench clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ test-kill: install-test ## a run of two processes, killed at random a hundred ti
 fuzz: install-test ## 100,000 drawn inputs for each reader of files from elsewhere: an hour
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.pytest_cache/numba_bounds SAM_TRAIN_FUZZ=100000 \
 	    $(BIN)/python -m pytest tests/fuzz -m fuzz --numprocesses 2
+
+mutate: install-test ## breaks the code a little 430 times: how much of it do the unit tests notice? half an hour
+	nice $(BIN)/python tests/mutation/mutate.py
 
 lint: install-test ## ruff and strict mypy
 	$(BIN)/ruff check .

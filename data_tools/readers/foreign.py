@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 OTHER_KINDS = {
     "labelme": "labelme: export COCO with its `labelme2coco.py`, then `convert coco`",
@@ -97,14 +98,15 @@ def _json(path: Path, start: bytes) -> str:
         found = json.loads(path.read_bytes()) if path.stat().st_size < 1 << 24 else None
     except (OSError, ValueError, RecursionError):
         found = None
-    keys = set(found) if isinstance(found, dict) else set()
+    content: dict[str, Any] = found if isinstance(found, dict) else {}
+    keys = set(content)
     if {"shapes", "imagePath"} <= keys or b'"imagePath"' in start:
         return f"LabelMe's JSON, not read ({OTHER_KINDS['labelme']})"
     if {"images", "annotations"} <= keys:
         return "COCO JSON, not read here: `convert coco --annotations FILE`"
     if {"image", "annotations"} <= keys:
         return f"SA-1B's JSON, not read here ({OTHER_KINDS['sa1b']})"
-    if keys and all(isinstance(v, dict) and {"size", "counts"} <= set(v) for v in found.values()):
+    if keys and all(isinstance(v, dict) and {"size", "counts"} <= set(v) for v in content.values()):
         return "JSON of run lengths, not read here: `convert rle --masks FILE`"
     return "JSON file, not read"
 

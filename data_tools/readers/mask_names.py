@@ -192,9 +192,10 @@ def _assigned(
     photo_of: dict[int, int] = {}
     for way in order:
         for place in sorted(range(len(masks)), key=lambda k: _preferred(masks[k])):
-            photo = readings[place].get(way)
-            if photo is None or place in photo_of or way_of.setdefault(photo, way) != way:
+            read = readings[place].get(way)
+            if read is None or place in photo_of or way_of.setdefault(read, way) != way:
                 continue
+            photo = read
             if photo in result.files and (way == SAME or way.startswith(WORD)):
                 continue
             result.files.setdefault(photo, []).append(place)

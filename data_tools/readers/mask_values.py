@@ -161,9 +161,10 @@ def _edges(pixels: Pixels, codes: Pixels, values: Pixels) -> _Edges:
     across, down = codes[:, 1:] == codes[:, :-1], codes[1:] == codes[:-1]
     block = across[1:] & across[:-1] & down[:, 1:]
     loose = np.ones((height, width), dtype=bool)
-    for y in (0, 1):
-        for x in (0, 1):
-            loose[y : height - 1 + y, x : width - 1 + x] &= ~block
+    for down_by in (0, 1):
+        for right_by in (0, 1):
+            corner = np.s_[down_by : height - 1 + down_by, right_by : width - 1 + right_by]
+            loose[corner] &= ~block
     places = np.flatnonzero(loose)
     places = places[:: -(-places.size // SAMPLED_PIXELS) or 1]
     if places.size == 0 or min(height, width) < 3:

@@ -144,7 +144,7 @@ class _Layout:
 
 def permute(index: int, count: int, *, key: int) -> int:
     """Where the permutation of 0 .. count - 1 that `key` names takes `index`; O(1)."""
-    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    half = ((count - 1).bit_length() + 1) // 2
     # A Feistel network permutes the 4^half >= count numbers; walking along its cycle until the
     # number is below count permutes those. The domain is below 4 count: under 4 walks on average.
     while True:

@@ -46,12 +46,13 @@ def uniform_click(region: Tensor, u: Tensor) -> Cells:
     M, g, _ = region.shape
     row_ends = region.sum(-1).cumsum(-1)
     area = row_ends[:, -1:]
-    # The minimum: u * area may round up to the area itself.
+    # The minimum: u * area may round up to the area itself. It is -1 in an empty region, whose
+    # click is then cell (0, 0), so that no rank ever lies behind the last row or column.
     rank = torch.minimum((u[:, None] * area).long(), area - 1)
-    row = torch.searchsorted(row_ends, rank, right=True).clamp(max=g - 1)
+    row = torch.searchsorted(row_ends, rank, right=True)
     before = row_ends.gather(1, (row - 1).clamp(min=0)) * (row > 0)
     line = region.gather(1, row[..., None].expand(M, 1, g))[:, 0]
-    column = torch.searchsorted(line.cumsum(-1), rank - before, right=True).clamp(max=g - 1)
+    column = torch.searchsorted(line.cumsum(-1), rank - before, right=True)
     return Cells(cell=torch.cat([row, column], dim=1), found=area[:, 0] > 0)
 
 

@@ -33,7 +33,6 @@ class Stream(IntEnum):
 
 def _signed(word: int) -> int:
     """A 64-bit word as the int64 with the same bits, which is what torch multiplies with."""
-    word &= _WORD
     return word - (1 << 64) if word >> 63 else word
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,14 @@ from omegaconf.errors import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
+from sam_train.errors import UserError
 from sam_train.losses import (
     IouMasks,
     LossConfig,
     LossTerms,
     PointsConfig,
     Resolution,
+    check,
     focal_and_dice,
     mask_losses,
 )
@@ -157,20 +161,21 @@ def test_gradient_of_a_round_is_that_of_finite_differences(resolution: Resolutio
     assert torch.autograd.gradcheck(total, inputs, atol=1e-5)
 
 
-def test_the_best_of_three_is_that_of_lowest_weighted_loss() -> None:
-    prediction, targets, valid = random_case(4, M=40)
+@pytest.mark.parametrize("masks", [2, 3, 5])
+def test_the_best_is_that_of_lowest_weighted_loss(masks: int) -> None:
+    prediction, targets, valid = random_case(4, M=40, K=masks)
     cfg = LossConfig()
     terms = losses(prediction, targets, valid)
     for m in range(40):
         scores = []
-        for k in range(3):
+        for k in range(masks):
             focal, dice = naive(prediction.mask_logits[m, k], targets[m], valid[m], cfg)
             scores.append(20 * focal + dice)
         assert terms.best[m].item() == int(np.argmin(scores))
         focal, dice = naive(prediction.mask_logits[m, terms.best[m]], targets[m], valid[m], cfg)
         assert terms.focal[m].item() == pytest.approx(focal, rel=2e-5)
         assert terms.dice[m].item() == pytest.approx(dice, rel=2e-5)
-    assert len(terms.best.unique()) == 3
+    assert len(terms.best.unique()) == masks
 
 
 def test_only_the_best_mask_gets_a_gradient() -> None:
@@ -320,6 +325,51 @@ def test_the_mean_over_ranks_is_the_mean_over_masks() -> None:
         part = Prediction(mask_logits=prediction.mask_logits[rows], iou=prediction.iou[rows])
         ranks.append(losses(part, targets[rows], valid[rows]).total.sum() * 2 / 5)
     torch.testing.assert_close(torch.stack(ranks).mean(), whole)
+
+
+def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None:
+    assert asdict(LossConfig()) == {
+        "focal_weight": 20.0,  # A: focal to dice 20:1
+        "dice_weight": 1.0,
+        "iou_weight": 1.0,  # A: the squared error of the predicted IoU enters with 1.0
+        "focal_alpha": 0.25,  # RetinaNet's best pair
+        "focal_gamma": 2.0,
+        "dice_smoothing": 1.0,
+        "resolution": Resolution.grid,
+        "iou_masks": IouMasks.all,
+        "points": {"number": 112 * 112, "oversample": 3.0, "importance": 0.75},  # Mask2Former's
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(
+            ({name: value}, f"loss.{name}={value} must not be negative")
+            for name in ("focal_weight", "dice_weight", "iou_weight", "focal_gamma")
+            for value in (-0.1, float("nan"))
+        ),
+        ({"dice_smoothing": -1.0}, "loss.dice_smoothing=-1.0 must not be negative"),
+        ({"focal_alpha": -0.1}, "loss.focal_alpha=-0.1 must be from 0 to 1"),
+        ({"focal_alpha": 1.1}, "loss.focal_alpha=1.1 must be from 0 to 1"),
+        ({"points": PointsConfig(importance=-0.1)}, "loss.points.importance=-0.1 must be from"),
+        ({"points": PointsConfig(importance=1.1)}, "loss.points.importance=1.1 must be from"),
+        ({"points": PointsConfig(number=0)}, "number and oversample must be at least 1"),
+        ({"points": PointsConfig(oversample=0.9)}, "number and oversample must be at least 1"),
+        ({"points": PointsConfig(oversample=float("nan"))}, "must be at least 1"),
+    ],
+)
+def test_check_refuses(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        check(LossConfig(**options))
+
+
+def test_check_takes_what_lies_on_a_bound() -> None:
+    check(LossConfig())
+    zeros = dict.fromkeys(("focal_weight", "dice_weight", "iou_weight", "focal_gamma"), 0.0)
+    for share in (0.0, 1.0):
+        points = PointsConfig(number=1, oversample=1.0, importance=share)
+        check(LossConfig(**zeros, dice_smoothing=0.0, focal_alpha=share, points=points))
 
 
 def test_masks_of_another_side_are_refused() -> None:

@@ -193,3 +193,89 @@ def test_ranks_and_micro_batches_together_are_the_step(world: int, accumulate: i
 def test_a_batch_that_cannot_be_divided_is_refused_with_the_way_out() -> None:
     with pytest.raises(UserError, match=r"data\.batch_size=10 .* 2 ranks x 3 .* multiple of 6"):
         PositionBatches(lambda: 0, batch_size=10, world_size=2, accumulate=3)
+
+
+def test_streams_keep_their_numbers() -> None:
+    """Another number is another order: checkpoints would not continue as they began."""
+    streams = {n: getattr(order_module, n) for n in dir(order_module) if n.startswith("STREAM_")}
+    assert streams == {
+        "STREAM_ORDER": 1,
+        "STREAM_SUBSET": 2,
+        "STREAM_POINT": 3,
+        "STREAM_REPLACEMENT": 4,
+        "STREAM_JITTER": 5,
+        "STREAM_SHARDS": 6,
+        "STREAM_TURNS": 7,
+        "STREAM_BUFFER": 8,
+    }
+
+
+def splitmix64(parts: tuple[int, ...]) -> int:
+    """Chained, on python's unbounded integers, with the published constants."""
+    word, h = 1 << 64, 0
+    for part in parts:
+        h = ((h ^ (part % word)) + 0x9E3779B97F4A7C15) % word
+        h = ((h ^ (h >> 30)) * 0xBF58476D1CE4E5B9) % word
+        h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) % word
+        h ^= h >> 31
+    return h
+
+
+@settings(deadline=None, max_examples=50)
+@given(parts=st.lists(st.integers(-(2**63), 2**70), max_size=4))
+def test_hash_is_splitmix64_of_any_integers(parts: list[int]) -> None:
+    assert hash64(*parts) == splitmix64(tuple(parts))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    base=st.integers(0, 2**64 - 1), values=st.lists(st.integers(0, 2**62), min_size=1, max_size=4)
+)
+def test_hash_each_is_splitmix64_of_each(base: int, values: list[int]) -> None:
+    """Keyed as if `base` were the state that the chain has reached."""
+    hashes = order_module.hash_each(base, np.array(values))
+    assert hashes.dtype == np.uint64
+    assert hashes.tolist() == [splitmix64((base ^ value,)) for value in values]
+
+
+def test_the_replacement_is_any_sample_of_the_positions_epoch() -> None:
+    order = Order(samples=7, seed=3)
+    for position in (0, 6, 7, 20):
+        places = [order.replacement(position, attempt) for attempt in range(200)]
+        assert {place.epoch for place in places} == {position // 7}
+        assert {place.index for place in places} == set(range(7))
+    key = (3, order_module.STREAM_REPLACEMENT, 20, 1)
+    assert order.replacement(20, 1).index == splitmix64(key) % 7
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_a_window_below_all_shards_is_no_full_shuffle(window: int) -> None:
+    """The shards of a window are read out before the next window's begin."""
+    order = Order(samples=300, seed=9, shard_first=firsts([100] * 3), shuffle_window=window)
+    shards = [order.place(p).index // 100 for p in range(300)]
+    assert len(set(shards[: 100 * window])) == window
+    assert len(set(shards[100 * window :])) == 3 - window
+
+
+def test_the_whole_step_is_one_batch_unless_it_is_divided() -> None:
+    batches = PositionBatches(lambda: 7, batch_size=6)
+    assert list(islice(batches, 2)) == [list(range(7, 13)), list(range(13, 19))]
+
+
+def test_each_pass_asks_anew_where_it_begins() -> None:
+    starts = iter([4, 40])
+    batches = PositionBatches(lambda: next(starts), batch_size=2)
+    assert [next(iter(batches)) for _ in range(2)] == [[4, 5], [40, 41]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 15, 16, 17, 255, 256, 257])
+def test_permute_is_a_permutation_of_its_key(count: int) -> None:
+    for key in (0, 2**63):
+        assert sorted(order_module.permute(i, count, key=key) for i in range(count)) == list(
+            range(count)
+        )
+    if count > 14:
+        orders = {
+            tuple(order_module.permute(i, count, key=k) for i in range(count)) for k in (1, 2)
+        }
+        assert len(orders) == 2

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 from scipy.sparse import csr_array
 
-from sam_train.data import rle
+from sam_train.data import rle, rle_kernels
 from sam_train.data.transforms import InputFrame
 
 REAL = Path(__file__).resolve().parents[4] / "shared/data/sa1b/sa_226381.partial.json"
@@ -126,6 +126,30 @@ def test_area_grid_is_decode_followed_by_exact_coverage(
     assert np.array_equal(grid[0], covered(decoded, frame, cells))
     assert np.array_equal(grid[1], covered(1 - decoded, frame, cells))
     assert np.array_equal(grid[2], grid[0])
+
+
+@pytest.mark.parametrize("area", [True, False])
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (8, 8), (1, 8), (8, 1)])
+def test_nothing_is_written_beside_the_grids(area: bool, shape: tuple[int, int]) -> None:
+    """The kernels get part of an array; full masks reach the last row and column of each grid."""
+    cells = 4
+    masks = [np.ones(shape, np.uint8), np.zeros(shape, np.uint8), np.ones(shape, np.uint8)]
+    runs = runs_of(*masks)
+    frame = InputFrame(original=shape, side=16)
+    around = np.full((5, cells, cells), 7, np.uint8)
+    around[1:4] = 0
+    given = (runs.ends, runs.starts, runs.height, np.arange(3))
+    if area:
+        rows, columns = frame.row_edges(cells), frame.column_edges(cells)
+        edges = (rows.cell, rows.part, rows.whole, columns.cell, columns.part, columns.whole)
+        rle_kernels.rasterise_area(*given, *edges, runs.extents, around[1:4])
+        expected = [covered(mask, frame, cells) for mask in masks]
+    else:
+        places = (frame.cell_rows(cells), frame.cell_columns(cells))
+        rle_kernels.rasterise(*given, *places, around[1:4])
+        expected = [sampled(mask, frame, cells) for mask in masks]
+    assert np.array_equal(around[1:4], expected)
+    assert (around[[0, 4]] == 7).all()
 
 
 @pytest.mark.parametrize(

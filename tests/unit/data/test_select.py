@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from sam_train.data import rle, select
-from sam_train.data.order import hash64
+from sam_train.data.order import hash64, hash_each
 
 
 def test_only_valid_masks_of_allowed_area_are_usable() -> None:
@@ -34,6 +34,26 @@ def test_every_subset_is_equally_likely() -> None:
     chi2 = sum((drawn[pair] - expected) ** 2 / expected for pair in combinations(masks.tolist(), 2))
     assert sum(drawn.values()) == sum(drawn[p] for p in combinations(masks.tolist(), 2))
     assert chi2 < 27.9  # 0.1 % of the chi-square distribution with 9 degrees of freedom
+
+
+def test_the_drawn_masks_are_those_of_the_smallest_hashes() -> None:
+    masks = np.array([3, 4, 9, 20, 21, 40, 77])
+    for limit in range(1, 7):
+        hashes = {int(m): int(h) for m, h in zip(masks, hash_each(11, masks), strict=True)}
+        expected = sorted(sorted(hashes, key=hashes.__getitem__)[:limit])
+        drawn = select.draw(masks, limit=limit, key=11)
+        assert drawn.tolist() == expected
+        assert drawn.dtype == np.int64
+
+
+def test_a_rank_is_the_share_of_the_area_that_its_hash_is_of_all() -> None:
+    masks, areas = np.arange(300), np.arange(1, 301) ** 3
+    expected = [
+        (int(h) >> 32) * int(area) >> 32 for h, area in zip(hash_each(5, masks), areas, strict=True)
+    ]
+    ranks = select.draw_ranks(masks, areas, key=5)
+    assert ranks.tolist() == expected
+    assert ranks.dtype == np.int64
 
 
 def test_no_limit_and_few_masks_take_all() -> None:

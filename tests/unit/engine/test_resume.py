@@ -15,7 +15,14 @@ import torch
 from torch import nn
 
 from sam_train.engine.differences import differences, report_differences
-from sam_train.engine.resume import Found, check_model, find_resume
+from sam_train.engine.resume import (
+    RUN_RECORD,
+    Found,
+    align_batch_counters,
+    candidates,
+    check_model,
+    find_resume,
+)
 from sam_train.engine.signals import Notice, requeue
 from sam_train.engine.whole_files import write_whole
 from sam_train.errors import UserError
@@ -133,6 +140,111 @@ def test_another_model_or_other_frozen_blocks_are_refused() -> None:
     frozen = Model(100).requires_grad_(False)
     with pytest.raises(UserError, match=r"another optim\.frozen_blocks \(1 tensors, now 0\)"):
         check_model(checkpoint, frozen)
+
+
+def test_a_tensor_that_only_one_of_them_has_is_named() -> None:
+    class Model(nn.Module):
+        def __init__(self, *names: str) -> None:
+            super().__init__()
+            for name in names:
+                self.register_buffer(name, torch.zeros(100))
+
+    checkpoint = Found(path=Path("a.ckpt"), outline=content(1))
+    with pytest.raises(UserError, match=r"\(weight is \(100,\) in it, missing here\)"):
+        check_model(checkpoint, Model())
+    with pytest.raises(UserError, match=r"\(more is missing in it, \(100,\) here\)"):
+        check_model(checkpoint, Model("weight", "more"))
+
+
+def test_settings_of_a_checkpoint_are_empty_where_it_has_none() -> None:
+    records: list[tuple[Any, dict[str, Any]]] = [
+        ({"config": {"seed": 3}, "processes": 2}, {"seed": 3}),
+        ({"config": None}, {}),
+        ({"config": ["seed"]}, {}),
+        ({}, {}),
+        ("text", {}),
+        (None, {}),
+    ]
+    for record, expected in records:
+        found = Found(path=Path("a.ckpt"), outline={**content(4), RUN_RECORD: record})
+        assert found.settings == expected
+        assert found.step == 4
+    assert Found(path=Path("a.ckpt"), outline=content(4)).settings == {}
+
+
+def test_candidates_come_newest_first_and_each_file_once(run_dir: Path) -> None:
+    folder = run_dir / "checkpoints"
+    steps = ["step=2.ckpt", "step=1.ckpt"]
+    assert [path.name for path in candidates(folder)] == ["last.ckpt", *steps]
+    (folder / "step=10.ckpt").write_bytes((folder / "step=1.ckpt").read_bytes())
+    # A copy is another file than what it was made of.
+    expected = ["last.ckpt", "step=10.ckpt", "step=3.ckpt", *steps]
+    copied = (folder / "last.ckpt").read_bytes()
+    (folder / "last.ckpt").unlink()
+    (folder / "last.ckpt").write_bytes(copied)
+    assert [path.name for path in candidates(folder)] == expected
+    (folder / "last.ckpt").unlink()
+    assert [path.name for path in candidates(folder)] == expected[1:]
+    assert list(candidates(run_dir / "none")) == []
+
+
+def test_weights_alone_are_no_checkpoint_to_continue(run_dir: Path) -> None:
+    path = run_dir / "weights.ckpt"
+    for name in content(1):
+        write_whole({key: v for key, v in content(1).items() if key != name}, path)
+        with pytest.raises(UserError, match=r"weights\.ckpt holds no training state .*init_from="):
+            find_resume(str(path), run_dir)
+    torch.save([1, 2], path)
+    with pytest.raises(UserError, match="holds no training state"):
+        find_resume(str(path), run_dir)
+    with pytest.raises(UserError, match=r"resume=none\.ckpt is not a file"):
+        find_resume("none.ckpt", run_dir)
+
+
+def counted(*, step: int, completed: int, open_batch: bool) -> dict[str, Any]:
+    """As Lightning saves its counters: at the end of a micro-batch `completed` is one behind."""
+    ready = completed + open_batch
+    now = {"ready": ready, "started": ready, "processed": ready, "completed": completed}
+    loop = {"epoch_loop.batch_progress": {"current": now, "total": dict(now)}}
+    return {"global_step": step, "loops": {"fit_loop": loop}}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 5])
+@pytest.mark.parametrize(("step", "before"), [(3, 1), (3, 4), (0, 1)])
+@pytest.mark.parametrize("open_batch", [True, False])
+def test_counters_stand_at_a_whole_number_of_updates(
+    accumulate: int, step: int, before: int, open_batch: bool
+) -> None:
+    """Lightning completes what stood open on resume, and updates at multiples of `accumulate`."""
+    checkpoint = counted(
+        step=step, completed=step * before - (open_batch and step > 0), open_batch=open_batch
+    )
+    total = dict(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"])
+    align_batch_counters(checkpoint, accumulate=accumulate)
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    current = progress["current"]
+    assert current["completed"] + open_batch == step * accumulate
+    assert current["ready"] == current["started"] == current["processed"] == step * accumulate
+    assert progress["total"] == total
+
+
+def test_a_batch_that_failed_midway_is_not_counted() -> None:
+    """Ready, but not processed: its update begins anew, as if it had not been fetched."""
+    checkpoint = counted(step=2, completed=2, open_batch=False)
+    current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    current["ready"] += 1
+    align_batch_counters(checkpoint, accumulate=3)
+    assert current == {"ready": 7, "started": 6, "processed": 6, "completed": 6}
+
+
+def test_a_checkpoint_without_counters_stays_as_it_is() -> None:
+    for loops in ({}, {"fit_loop": {}}, {"fit_loop": {"epoch_loop.batch_progress": {}}}):
+        checkpoint: dict[str, Any] = {"global_step": 3, "loops": loops}
+        align_batch_counters(checkpoint, accumulate=2)
+        assert checkpoint == {"global_step": 3, "loops": loops}
+    alone: dict[str, Any] = {"global_step": 3}
+    align_batch_counters(alone, accumulate=2)
+    assert alone == {"global_step": 3}
 
 
 THEN = {

@@ -127,3 +127,29 @@ def test_without_gradients_it_is_a_plain_sum() -> None:
             lambda e: iter([e.sum(), 2 * e.sum()]), embeddings=torch.ones(3), parameters=[]
         )
     assert loss.item() == 9
+
+
+def test_without_gradients_no_graph_is_made() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    seen = []
+
+    def play(embeddings: Tensor) -> Iterator[Tensor]:
+        seen.append(torch.is_grad_enabled() or (embeddings * weight).requires_grad)
+        yield embeddings.sum()
+
+    with torch.no_grad():
+        backward_round_by_round(play, embeddings=torch.ones(3), parameters=[weight])
+    assert seen == [False]
+
+
+def test_the_sum_carries_no_graph_of_the_rounds() -> None:
+    """Behind the sum there is one node, whatever the number of rounds."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    embeddings = torch.ones(3, requires_grad=True)
+    loss = backward_round_by_round(
+        lambda e: ((e * weight).sum() for _ in range(3)), embeddings=embeddings, parameters=[weight]
+    )
+    assert loss.item() == 9
+    assert loss.grad_fn is not None
+    reached = {node for node, _ in loss.grad_fn.next_functions if node is not None}
+    assert {type(node).__name__ for node in reached} == {"AccumulateGrad"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,73 @@ def test_json_and_tables() -> None:
     ]
 
 
+def test_figures_for_loggers() -> None:
+    scores = tally_of([[0.2, 0.4], [0.6, 0.8]], predicted=[0.5, 0.9], real=[0.5, 0.7]).scores([2])
+    expected = {"miou_2": 0.6, "oracle": 0.6, "iou_error": 0.1, "iou_correlation": 1.0}
+    figures = scores.figures()
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+    assert "miou_1" not in figures
+
+
+def test_the_table_has_a_line_for_each_bin_that_holds_a_mask() -> None:
+    predicted, real = [0.0, 0.1, 0.95, 1.0], [0.5, 0.25, 0.75, 1.0]
+    tally = tally_of([[0.25, 0.5]], predicted=predicted, real=real)
+    text = tally.scores([1, 2]).table()
+    assert "over 1 masks of 1 images" in text
+    lines = text.splitlines()
+    bins = lines[lines.index("predicted IoU  masks  mean predicted  mean real") :]
+    assert bins[1:] == [
+        "   0.0 to 0.1      1           0.000      0.500",
+        "   0.1 to 0.2      1           0.100      0.250",
+        "   0.9 to 1.0      2           0.975      0.875",
+        "mean absolute error 0.212, expected calibration error 0.212, "
+        f"correlation {np.corrcoef(predicted, real)[0, 1]:.3f}",
+    ]
+
+
+def test_a_row_without_a_number_of_clicks_shows_a_dash() -> None:
+    first = tally_of([[0.25, 0.5]], predicted=[0.5], real=[0.5]).scores([1])
+    second = tally_of([[0.25, 0.5]], predicted=[0.5], real=[0.5]).scores([2])
+    lines = comparison_table({"a": first, "longer": second}).splitlines()
+    assert lines == [
+        "         1 click    oracle  2 clicks".rjust(36),
+        "a          0.250     0.500         -",
+        "longer         -     0.500     0.500",
+    ]
+
+
+def test_bins_end_below_the_next_tenth_and_outliers_go_to_the_ends() -> None:
+    predicted = [-3.0, 0.0, 0.0999, 0.1, 0.5, 0.8999, 0.9, 1.0, 7.0]
+    scores = tally_of([[0.5, 0.5]], predicted=predicted, real=[0.5] * 9).scores([1])
+    assert scores.calibration.count == [3, 1, 0, 0, 0, 1, 0, 0, 1, 3]
+    # Means of the bin keep the predictions as they were, unclamped.
+    assert scores.calibration.predicted[0] == pytest.approx((-3 + 0 + 0.0999) / 3)
+    assert scores.calibration.real == pytest.approx(
+        [0.5 if n else 0 for n in scores.calibration.count]
+    )
+
+
+@pytest.mark.parametrize("constant", ["predicted", "real"])
+def test_what_does_not_vary_has_no_correlation(constant: str) -> None:
+    values = {"predicted": [0.1, 0.5, 0.6], "real": [0.2, 0.4, 0.9]} | {constant: [0.5] * 3}
+    tally = tally_of([[0.5, 0.5]], predicted=values["predicted"], real=values["real"])
+    assert tally.scores([1]).calibration.correlation == 0.0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_small_spread_is_a_correlation_all_the_same(sign: int) -> None:
+    """Variances of 1e-10 each: far above the noise of float64."""
+    predicted = [0.5 + 1e-5 * k for k in (-1, 0, 1)]
+    real = [0.5 + sign * 1e-5 * k for k in (-1, 0, 1)]
+    calibration = tally_of([[0.5, 0.5]], predicted=predicted, real=real).scores([1]).calibration
+    assert calibration.correlation == pytest.approx(sign, abs=1e-4)
+
+
+def test_json_is_for_people_too() -> None:
+    text = tally_of([[0.25, 0.5]], predicted=[0.5], real=[0.5]).scores([1]).to_json()
+    assert text.startswith('{\n  "miou": {\n    "1": 0.25\n  },\n') and text.endswith("}\n")
+
+
 RANKS = [
     tally_of([[0.1, 0.2], [0.3, 0.4], [0.8, 0.9]], predicted=[0.5, 0.9], real=[0.4, 0.2]),
     tally_of([[0.4, 1.0]], predicted=[0.1], real=[0.7]),
@@ -115,8 +182,9 @@ def test_ranks_add_up_to_one_process_with_all_masks(tmp_path: Path) -> None:
         assert scores.oracle == pytest.approx(expected.oracle)
         assert scores.intervals == expected.intervals != {}
         assert scores.groups == 2
-        assert scores.calibration.count == expected.calibration.count
-        assert scores.calibration.correlation == pytest.approx(expected.calibration.correlation)
+        assert scores.figures() == pytest.approx(expected.figures())
+        for name, value in asdict(expected.calibration).items():
+            assert getattr(scores.calibration, name) == pytest.approx(value), name
 
 
 def test_files_from_before_there_were_intervals_are_still_read() -> None:

@@ -107,3 +107,70 @@ def test_a_crop_lies_in_its_photo(x0: int, y0: int) -> None:
 
 def test_no_masks() -> None:
     assert traced(torch.empty(0, 32, 32), 128, (50, 60)).changes == []
+
+
+# Cells, input side, height and width of the crop: one pixel per cell, and fewer.
+SMALL = [(12, 12, 12, 12), (12, 12, 12, 7), (12, 12, 7, 12), (24, 24, 12, 12), (12, 24, 24, 5)]
+
+
+@pytest.mark.parametrize(("cells", "side", "height", "width"), SMALL)
+@pytest.mark.parametrize("size", [0.7, 5.0, 500.0])
+def test_neighbours_that_have_nothing_in_common(
+    cells: int, side: int, height: int, width: int, size: float
+) -> None:
+    """Noise, columns, rows and a checkerboard: no two rows or columns of cells are alike."""
+    generator = torch.Generator().manual_seed(cells + height)
+    noise = torch.randn(6, cells, cells, generator=generator)
+    sign = 1 - 2 * (torch.arange(cells) % 2)
+    stripes = torch.stack([sign.expand(cells, cells), sign[:, None].expand(cells, cells)])
+    logits = size * torch.cat([noise, stripes, (sign * sign[:, None])[None]])
+    assert_agrees(traced(logits, side, (height, width)), upscaled(logits, side, (height, width)))
+
+
+@pytest.mark.parametrize("offset", [0.5, 2.0])
+def test_one_pixel_has_an_area_and_a_box(offset: float) -> None:
+    """In each corner, on an edge and inside, in a crop and alone; above all thresholds or one."""
+    places = [(0, 0), (0, 9), (9, 0), (9, 9), (0, 4), (5, 9), (3, 6)]
+    logits = torch.full((len(places), 10, 10), -5.0)
+    for k, (row, column) in enumerate(places):
+        logits[k, row, column] = 5.0 if k % 2 else 1.0
+    found = traced(logits, 10, (10, 10), offset=offset)
+    assert_agrees(found, upscaled(logits, 10, (10, 10)), offset)
+    assert found.areas.tolist() == [1] * len(places)
+    crop = Crop(x0=3, y0=2, x1=13, y1=12, layer=1)
+    found = traced(logits, 10, (10, 10), crop=crop, photo=(14, 15), offset=offset)
+    for changes, (row, column) in zip(found.changes, places, strict=True):
+        place = (column + 3) * 14 + row + 2
+        assert changes.tolist() == [place, place + 1]
+    assert found.boxes.tolist() == [[x, y, x, y] for y, x in places]
+
+
+def test_values_on_a_threshold_are_below_it() -> None:
+    """`>` as in torch, at the mask's own threshold and at the two others."""
+    logits = torch.tensor([-1.0, 0.0, 1.0])[:, None, None].expand(3, 8, 8).contiguous()
+    found = traced(logits, 8, (8, 8), offset=1.0)
+    assert_agrees(found, upscaled(logits, 8, (8, 8)))
+    assert found.weak.tolist() == [0, 64, 64]
+    assert found.areas.tolist() == [0, 0, 64]
+    assert found.strong.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("margin", [0.0005, 0.002, -0.0005, -0.002])
+@pytest.mark.parametrize("offset", [1.0, 100.0])
+def test_values_beside_a_threshold(margin: float, offset: float) -> None:
+    """Half and twice the margin within which pixels are interpolated; one cell differs."""
+    logits = torch.stack(
+        [torch.full((16, 16), cut + margin * max(1, offset)) for cut in (-offset, 0.0, offset)]
+    )
+    logits[:, 7, 4] -= 3 * margin * max(1, offset)
+    found = traced(logits, 32, (40, 30), offset=offset)
+    assert_agrees(found, upscaled(logits, 32, (40, 30)), offset)
+
+
+def test_stability_is_the_share_of_the_weak_that_is_strong() -> None:
+    logits = smooth(32, seed=4)
+    pixels = upscaled(logits, 128, (90, 70))
+    found = traced(logits, 128, (90, 70), offset=0.5)
+    expected = ((pixels > 0.5).sum((1, 2)) / (pixels > -0.5).sum((1, 2))).float().numpy()
+    np.testing.assert_array_equal(found.stability, expected)
+    assert found.stability.dtype == np.float32

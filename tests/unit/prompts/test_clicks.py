@@ -39,6 +39,15 @@ def test_the_last_rank_is_never_passed() -> None:
     assert uniform_click(region, torch.ones(1)).cell.tolist() == [[2, 4]]
 
 
+def test_an_empty_region_is_not_found_and_names_a_cell_all_the_same() -> None:
+    region = torch.zeros(3, 5, 5, dtype=torch.bool)
+    region[1, 4, 2] = True
+    for u in (0.0, 0.5, 1.0):
+        cells = uniform_click(region, torch.full((3,), u))
+        assert cells.found.tolist() == [False, True, False]
+        assert cells.cell.tolist() == [[0, 0], [4, 2], [0, 0]]
+
+
 def test_clicks_are_uniform_over_the_region() -> None:
     region = torch.rand(12, 12, generator=torch.Generator().manual_seed(0)) < 0.3
     u = torch.rand(20_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -128,3 +128,49 @@ def test_a_mask_draws_the_same_in_any_company() -> None:
 def test_more_draws_keep_the_first() -> None:
     ids = torch.arange(6)
     assert torch.equal(uniform(0, 0, 1, ids, count=2), uniform(0, 0, 1, ids, count=9)[:, :2])
+
+
+def test_streams_keep_their_numbers() -> None:
+    """Another number is another run: checkpoints would not continue as they began."""
+    assert {stream.name: int(stream) for stream in Stream} == {
+        "FIRST_PROMPT": 1,
+        "BOX_NOISE": 2,
+        "MASK_ONLY_ROUND": 3,
+        "CLICK": 4,
+        "LOSS_POINTS": 5,
+        "DROP_PATH": 6,
+    }
+
+
+@pytest.mark.parametrize("name", ["words", "uniform", "normal"])
+def test_one_draw_of_index_zero_unless_more_is_asked_for(name: str) -> None:
+    ids = torch.tensor([3, -8, 2**40])
+    function = {"words": words, "uniform": uniform, "normal": normal}[name]
+    alone = function(1, 2, Stream.CLICK, ids)
+    assert alone.shape == (3, 1)
+    assert torch.equal(alone, function(1, 2, Stream.CLICK, ids, index=0, count=1))
+    if name == "words":
+        keys = (1, 2, int(Stream.CLICK), 0)
+        assert [w & WORD for w in alone[:, 0].tolist()] == [
+            reference(keys, id_=i, draw=0) for i in ids.tolist()
+        ]
+        return
+    method = getattr(Draw(seed=1, step=2, ids=ids), name)
+    assert torch.equal(method(Stream.CLICK), alone)
+    for index, count in ((1, 1), (0, 3), (7, 2)):
+        expected = function(1, 2, Stream.CLICK, ids, index=index, count=count)
+        assert torch.equal(method(Stream.CLICK, index=index, count=count), expected)
+
+
+def test_normal_is_box_and_muller_of_the_same_bits() -> None:
+    """Of 2 n words the first n give the radius and the last n the angle."""
+    ids = torch.tensor([0, 5, 77])
+    got = normal(4, 9, Stream.BOX_NOISE, ids, index=2, count=3)
+    for i, row in zip(ids.tolist(), got.tolist(), strict=True):
+        keys = (4, 9, int(Stream.BOX_NOISE), 2)
+        parts = [((reference(keys, id_=i, draw=n) >> 11) + 1) / 2**53 for n in range(6)]
+        expected = [
+            math.sqrt(-2 * math.log(radius)) * math.cos(2 * math.pi * angle)
+            for radius, angle in zip(parts[:3], parts[3:], strict=True)
+        ]
+        assert row == pytest.approx(expected, rel=1e-12)
