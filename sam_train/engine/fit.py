@@ -14,7 +14,7 @@ import lightning
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from sam_train.config import RunConfig, check_config, compose_config, typed
 from sam_train.data.datamodule import SamDataModule
@@ -30,6 +30,7 @@ from sam_train.engine.mishaps import one_line
 from sam_train.engine.module import SamModule
 from sam_train.engine.open_files import allow_many
 from sam_train.engine.resume import Found, check_model, find_resume
+from sam_train.engine.run_owner import RunOwner, owned
 from sam_train.engine.saving import Saver
 from sam_train.engine.signals import STATUS_CONTINUE, Notice, Stopped
 from sam_train.errors import UserError
@@ -46,11 +47,26 @@ def fit(overrides: Sequence[str]) -> None:
     """
     config = compose_config(overrides)
     cfg = typed(config)
-    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     check_config(cfg)
     check_average(cfg.optim.ema, strategy=cfg.trainer.strategy, deepspeed=cfg.trainer.deepspeed)
     allow_many()
     run_dir = prepare_run_dir(Path(cfg.run_dir))
+    # Before anything of an earlier run is read, added to or built.
+    with owned(run_dir) as owner:
+        train(cfg, config=config, run_dir=run_dir, owner=owner)
+
+
+def train(cfg: RunConfig, *, config: DictConfig, run_dir: Path, owner: RunOwner | None) -> None:
+    """Build the run of `cfg` and train, in a run_dir that is this run's alone.
+
+    Args:
+        config: `cfg` as it was composed.
+        owner: the right to write run_dir, in the first process.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     start_log(run_dir / "log.txt")
     found = find_resume(cfg.resume, run_dir)
     if rank_zero() and (found is None or not (run_dir / "config.yaml").exists()):
@@ -76,7 +92,9 @@ def fit(overrides: Sequence[str]) -> None:
     trainer = build_trainer(
         cfg.trainer,
         run_dir=run_dir,
-        callbacks=run_callbacks(cfg, run_dir=run_dir, notice=notice, plain=plain, found=found),
+        callbacks=run_callbacks(
+            cfg, run_dir=run_dir, notice=notice, plain=plain, found=found, owner=owner
+        ),
         loggers=build_loggers(cfg.logger, run_dir=run_dir, name=cfg.name, config=plain),
         grad_clip=cfg.optim.grad_clip,
     )
@@ -93,13 +111,20 @@ def fit(overrides: Sequence[str]) -> None:
 
 
 def run_callbacks(
-    cfg: RunConfig, *, run_dir: Path, notice: Notice, plain: Any, found: Found | None
+    cfg: RunConfig,
+    *,
+    run_dir: Path,
+    notice: Notice,
+    plain: Any,
+    found: Found | None,
+    owner: RunOwner | None = None,
 ) -> list[Callback]:
     """All that watches, measures and saves a run, in the order in which it is called.
 
     Args:
         plain: the settings as they go into each checkpoint.
         found: the checkpoint that the run goes on from.
+        owner: the right to write run_dir, in the first process.
     """
     return [
         notice,
@@ -113,6 +138,7 @@ def run_callbacks(
             notice=notice,
             record={"config": plain, "versions": versions()},
             resume_from=found,
+            owner=owner,
         ),
     ]
 
