@@ -20,12 +20,13 @@ from sam_train.config import RunConfig, check_config, compose_config, typed
 from sam_train.data.datamodule import SamDataModule
 from sam_train.engine.averaging import WeightAverage
 from sam_train.engine.averaging import check as check_average
-from sam_train.engine.build import build_loggers, build_trainer
+from sam_train.engine.build import build_trainer
 from sam_train.engine.callbacks.build import build_callbacks
 from sam_train.engine.config import uses_gpus
 from sam_train.engine.differences import report_differences
 from sam_train.engine.health.memory import memory_advice
 from sam_train.engine.log import rank_zero, start_log
+from sam_train.engine.loggers import Loggers, open_loggers
 from sam_train.engine.mishaps import one_line
 from sam_train.engine.module import SamModule
 from sam_train.engine.open_files import allow_many
@@ -73,6 +74,27 @@ def train(cfg: RunConfig, *, config: DictConfig, run_dir: Path, owner: RunOwner 
         with one_line(run_dir):
             (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
 
+    # W&B refuses before a model is built, and draws from no generator that is seeded below.
+    with open_loggers(
+        cfg.logger,
+        run_dir=run_dir,
+        name=cfg.name,
+        config=plain,
+        resume=cfg.resume,
+        found=found,
+    ) as loggers:
+        _train(cfg, plain, run_dir=run_dir, found=found, owner=owner, loggers=loggers)
+
+
+def _train(
+    cfg: RunConfig,
+    plain: Any,
+    *,
+    run_dir: Path,
+    found: Found | None,
+    owner: RunOwner | None,
+    loggers: Loggers,
+) -> None:
     seed_everything(cfg.seed, verbose=False)
     module = SamModule(cfg)
     report_start(cfg, module, run_dir)
@@ -93,9 +115,14 @@ def train(cfg: RunConfig, *, config: DictConfig, run_dir: Path, owner: RunOwner 
         cfg.trainer,
         run_dir=run_dir,
         callbacks=run_callbacks(
-            cfg, run_dir=run_dir, notice=notice, plain=plain, found=found, owner=owner
+            cfg,
+            run_dir=run_dir,
+            notice=notice,
+            record={"config": plain, "versions": versions(), **loggers.record},
+            found=found,
+            owner=owner,
         ),
-        loggers=build_loggers(cfg.logger, run_dir=run_dir, name=cfg.name, config=plain),
+        loggers=loggers.all,
         grad_clip=cfg.optim.grad_clip,
     )
     # weights_only: a checkpoint is data, nothing in it is ever run.
@@ -115,14 +142,14 @@ def run_callbacks(
     *,
     run_dir: Path,
     notice: Notice,
-    plain: Any,
+    record: dict[str, Any],
     found: Found | None,
-    owner: RunOwner | None = None,
+    owner: RunOwner | None,
 ) -> list[Callback]:
     """All that watches, measures and saves a run, in the order in which it is called.
 
     Args:
-        plain: the settings as they go into each checkpoint.
+        record: settings and versions as they go into each checkpoint.
         found: the checkpoint that the run goes on from.
         owner: the right to write run_dir, in the first process.
     """
@@ -136,7 +163,7 @@ def run_callbacks(
             cfg.checkpoint,
             run_dir=run_dir,
             notice=notice,
-            record={"config": plain, "versions": versions()},
+            record=record,
             resume_from=found,
             owner=owner,
         ),

@@ -37,7 +37,7 @@ BEAT, PATIENCE = 5.0, 60.0
 """Seconds between signs of life, and without one until an owner elsewhere counts as dead."""
 KEPT = 8
 """Files kept: enough that nobody who looked a while ago can become an earlier owner."""
-TOKEN = "SAM_TRAIN_OWNER"  # noqa: S105 - a name
+TOKEN = "SAM_TRAIN_OWNER"
 """Environment variable by which the processes that an owner starts know that they belong to it."""
 _SIZE = 2048
 

@@ -1,4 +1,4 @@
-"""Who may write a run_dir: with real processes that start together, are killed, or live elsewhere."""
+"""Real processes that ask for one run_dir: together, after a kill, from other machines."""
 
 from __future__ import annotations
 
