@@ -1,4 +1,4 @@
-"""The Lightning Trainer, its strategy, loggers and callbacks, from the config."""
+"""The Lightning Trainer and its strategy, from the config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import (
     AdvancedProfiler,
     Profiler,
@@ -21,7 +21,7 @@ from lightning.pytorch.profilers import (
 
 from sam_train.allocator import keep_freed_memory
 from sam_train.engine.arithmetic import set_arithmetic
-from sam_train.engine.config import LoggerConfig, TrainerConfig, parse_devices
+from sam_train.engine.config import TrainerConfig, parse_devices
 from sam_train.engine.strategies import build_strategy
 from sam_train.engine.zero import ZeroPrecision, ZeroStrategy
 from sam_train.errors import UserError
@@ -31,20 +31,6 @@ PROFILERS: dict[str, type[Profiler]] = {
     "advanced": AdvancedProfiler,
     "pytorch": PyTorchProfiler,
 }
-
-
-def build_loggers(cfg: LoggerConfig, *, run_dir: Path, name: str, config: Any) -> list[Logger]:
-    """The optional loggers; `config` is what W&B shows as the run's settings."""
-    loggers: list[Logger] = []
-    if cfg.tensorboard:
-        loggers.append(TensorBoardLogger(run_dir, name="tensorboard", version=""))
-    if cfg.wandb:
-        loggers.append(
-            WandbLogger(
-                name=name, project=cfg.project, entity=cfg.entity, save_dir=run_dir, config=config
-            )
-        )
-    return loggers
 
 
 def build_profiler(name: str, *, run_dir: Path) -> Profiler | None:

@@ -15,23 +15,25 @@ import lightning
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from sam_train.config import RunConfig, check_config, compose_config, typed
 from sam_train.data.datamodule import SamDataModule
 from sam_train.engine.averaging import WeightAverage
 from sam_train.engine.averaging import check as check_average
-from sam_train.engine.build import build_loggers, build_trainer
+from sam_train.engine.build import build_trainer
 from sam_train.engine.callbacks.build import build_callbacks
 from sam_train.engine.config import uses_gpus
 from sam_train.engine.differences import report_differences
 from sam_train.engine.health.memory import memory_advice
 from sam_train.engine.log import rank_zero, start_log
+from sam_train.engine.loggers import Loggers, open_loggers
 from sam_train.engine.mishaps import one_line
 from sam_train.engine.module import SamModule
 from sam_train.engine.open_files import allow_many
 from sam_train.engine.resume import Found, check_model, find_resume
 from sam_train.engine.rotation import metric_of
+from sam_train.engine.run_owner import RunOwner, owned
 from sam_train.engine.saving import Saver
 from sam_train.engine.signals import STATUS_CONTINUE, Notice, Stopped
 from sam_train.errors import UserError
@@ -48,17 +50,53 @@ def fit(overrides: Sequence[str]) -> None:
     """
     config = compose_config(overrides)
     cfg = typed(config)
-    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     check_config(cfg)
     check_average(cfg.optim.ema, strategy=cfg.trainer.strategy, deepspeed=cfg.trainer.deepspeed)
     allow_many()
     run_dir = prepare_run_dir(Path(cfg.run_dir))
+    # Before anything of an earlier run is read, added to or built.
+    with owned(run_dir) as owner:
+        train(cfg, config=config, run_dir=run_dir, owner=owner)
+
+
+def train(cfg: RunConfig, *, config: DictConfig, run_dir: Path, owner: RunOwner | None) -> None:
+    """Build the run of `cfg` and train, in a run_dir that is this run's alone.
+
+    Args:
+        config: `cfg` as it was composed.
+        owner: the right to write run_dir, in the first process.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     start_log(run_dir / "log.txt")
     found = find_resume(cfg.resume, run_dir)
     if rank_zero() and (found is None or not (run_dir / "config.yaml").exists()):
         with one_line(run_dir):
             (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
 
+    # W&B refuses before a model is built, and draws from no generator that is seeded below.
+    with open_loggers(
+        cfg.logger,
+        run_dir=run_dir,
+        name=cfg.name,
+        config=plain,
+        resume=cfg.resume,
+        found=found,
+    ) as loggers:
+        _train(cfg, plain, run_dir=run_dir, found=found, owner=owner, loggers=loggers)
+
+
+def _train(
+    cfg: RunConfig,
+    plain: Any,
+    *,
+    run_dir: Path,
+    found: Found | None,
+    owner: RunOwner | None,
+    loggers: Loggers,
+) -> None:
     seed_everything(cfg.seed, verbose=False)
     module = SamModule(cfg)
     report_start(cfg, module, run_dir)
@@ -78,8 +116,15 @@ def fit(overrides: Sequence[str]) -> None:
     trainer = build_trainer(
         cfg.trainer,
         run_dir=run_dir,
-        callbacks=run_callbacks(cfg, run_dir=run_dir, notice=notice, plain=plain, found=found),
-        loggers=build_loggers(cfg.logger, run_dir=run_dir, name=cfg.name, config=plain),
+        callbacks=run_callbacks(
+            cfg,
+            run_dir=run_dir,
+            notice=notice,
+            record={"config": plain, "versions": versions(), **loggers.record},
+            found=found,
+            owner=owner,
+        ),
+        loggers=loggers.all,
         grad_clip=cfg.optim.grad_clip,
     )
     # weights_only: a checkpoint is data, nothing in it is ever run.
@@ -95,13 +140,20 @@ def fit(overrides: Sequence[str]) -> None:
 
 
 def run_callbacks(
-    cfg: RunConfig, *, run_dir: Path, notice: Notice, plain: Any, found: Found | None
+    cfg: RunConfig,
+    *,
+    run_dir: Path,
+    notice: Notice,
+    record: dict[str, Any],
+    found: Found | None,
+    owner: RunOwner | None,
 ) -> list[Callback]:
     """All that watches, measures and saves a run, in the order in which it is called.
 
     Args:
-        plain: the settings as they go into each checkpoint.
+        record: settings and versions as they go into each checkpoint.
         found: the checkpoint that the run goes on from.
+        owner: the right to write run_dir, in the first process.
     """
     return [
         notice,
@@ -118,8 +170,9 @@ def run_callbacks(
             ),
             run_dir=run_dir,
             notice=notice,
-            record={"config": plain, "versions": versions()},
+            record=record,
             resume_from=found,
+            owner=owner,
         ),
     ]
 

@@ -15,7 +15,9 @@ from rich.logging import RichHandler
 
 def rank_zero() -> bool:
     """Whether this is the first process, before torch.distributed could say so."""
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    # The last: a person who starts each machine's first process by hand.
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK")
+    rank = next((os.environ[name] for name in names if name in os.environ), "0")
     return rank == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
 
 

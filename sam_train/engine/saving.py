@@ -30,6 +30,7 @@ from sam_train.engine.rotation import (
     steps_in,
     to_keep,
 )
+from sam_train.engine.run_owner import RunOwner
 from sam_train.engine.signals import Notice, Stopped, requeue
 from sam_train.engine.whole_files import (
     DamagedFileError,
@@ -70,6 +71,7 @@ class Saver(Checkpoint):
         notice: Notice | None = None,
         record: Mapping[str, Any] | None = None,
         resume_from: Found | None = None,
+        owner: RunOwner | None = None,
     ) -> None:
         """Args:
         cfg: when to save and what to keep.
@@ -77,6 +79,7 @@ class Saver(Checkpoint):
         notice: asked after each step whether the run has to end.
         record: settings and versions, in plain types, kept in each checkpoint.
         resume_from: what the run continues; the ranks must agree on it.
+        owner: the right to write run_dir; where it is lost the run ends.
         """
         self.cfg = cfg
         self.run_dir = run_dir
@@ -84,6 +87,7 @@ class Saver(Checkpoint):
         self.notice = notice
         self.record = dict(record or {})
         self.resume_from = resume_from
+        self.owner = owner
         self.ranks = Agreement()
         self._writer = Background()
         self._recorder: Recorder | None = None
@@ -142,7 +146,7 @@ class Saver(Checkpoint):
         """After an update: agree on what to do, and do it.
 
         Raises:
-            UserError: a checkpoint could not be written.
+            UserError: a checkpoint could not be written, or another process took run_dir over.
             Stopped: the run was asked to end and is saved.
         """
         step = trainer.global_step
@@ -178,7 +182,7 @@ class Saver(Checkpoint):
             return Wish.SAVE_AND_STOP
         if not trainer.is_global_zero:
             return Wish.NOTHING
-        if self._writer.error is not None:
+        if self._writer.error is not None or self._is_lost():
             return Wish.FAIL
         cfg, minutes = self.cfg, (time.monotonic() - self._saved_time) / 60
         measured = self._recorder.latest if self._recorder is not None else {}
@@ -227,7 +231,12 @@ class Saver(Checkpoint):
         if self.ranks.largest(Wish.FAIL if failed else Wish.NOTHING) == Wish.FAIL:
             self._fail()
 
+    def _is_lost(self) -> bool:
+        return self.owner is not None and bool(self.owner.lost)
+
     def _fail(self) -> None:
+        if self.owner is not None and self.owner.lost:
+            raise UserError(self.owner.lost)
         error = self._writer.error
         if error is None:
             # The first rank says it, once.
