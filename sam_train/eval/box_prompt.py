@@ -72,42 +72,47 @@ def measure_boxes(
     """
     if batch.rles is None:
         raise ValueError("evaluation by boxes needs batches that carry their RLEs")
-    owners = batch.image_index.tolist()
-    sizes = [(h, w) for h, w in batch.image_sizes.tolist()]
-    originals = [(h, w) for h, w in batch.original_sizes.tolist()]
-    device = embeddings.device
-    corner_labels = torch.tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], device=device)
     found = np.zeros(batch.num_masks)
     for start in range(0, batch.num_masks, max_masks):
         masks = slice(start, min(start + max_masks, batch.num_masks))
-        boxes = batch.boxes[masks].to(device)
-        prompts = Prompts(coords=boxes.view(-1, 2, 2), labels=corner_labels.expand(len(boxes), 2))
-        index = batch.image_index[masks].to(device)
-        answer = sam.decode(embeddings, index, prompts, multimask=multimask)
-        predicted = answer.iou.float().cpu().numpy()
-        best = predicted.argmax(axis=1)
-        rows = torch.arange(len(boxes), device=device)
-        chosen = answer.mask_logits[rows, torch.from_numpy(best).to(device)][:, None]
-        bitmaps = at_original_size(
-            sam, chosen, owners=owners[masks], sizes=sizes, originals=originals
-        )
-        for row, (mask,) in enumerate(bitmaps):
-            k = start + row
+        bitmaps, predicted = _answers(sam, batch, embeddings, masks=masks, multimask=multimask)
+        for k, mask, iou in zip(range(masks.start, masks.stop), bitmaps, predicted, strict=True):
             found[k] = mask_iou(mask, np.ascontiguousarray(coco_mask.decode(batch.rles[k])))
             if observer is not None:
-                x0, y0, x1, y1 = boxes[row].tolist()
-                observer(
-                    BoxResult(
-                        batch=batch,
-                        batch_number=batch_number,
-                        mask_index=k,
-                        box=(x0, y0, x1, y1),
-                        mask=mask,
-                        iou=float(found[k]),
-                        predicted_iou=float(predicted[row, best[row]]),
-                    )
+                x0, y0, x1, y1 = batch.boxes[k].tolist()
+                result = BoxResult(
+                    batch=batch,
+                    batch_number=batch_number,
+                    mask_index=k,
+                    box=(x0, y0, x1, y1),
+                    mask=mask,
+                    iou=float(found[k]),
+                    predicted_iou=iou,
                 )
+                observer(result)
     return found
+
+
+def _answers(
+    sam: Sam, batch: Batch, embeddings: Tensor, *, masks: slice, multimask: bool
+) -> tuple[list[Bitmap], list[float]]:
+    """Return the most confident mask of each box, original frame, and its predicted IoU."""
+    device = embeddings.device
+    boxes = batch.boxes[masks].to(device)
+    corner_labels = torch.tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], device=device)
+    prompts = Prompts(coords=boxes.view(-1, 2, 2), labels=corner_labels.expand(len(boxes), 2))
+    index = batch.image_index[masks].to(device)
+    answer = sam.decode(embeddings, index, prompts, multimask=multimask)
+    surest = answer.iou.float().max(dim=1)
+    rows = torch.arange(len(boxes), device=device)
+    bitmaps = at_original_size(
+        sam,
+        answer.mask_logits[rows, surest.indices][:, None],
+        owners=batch.image_index.tolist()[masks],
+        sizes=[(h, w) for h, w in batch.image_sizes.tolist()],
+        originals=[(h, w) for h, w in batch.original_sizes.tolist()],
+    )
+    return [mask for (mask,) in bitmaps], surest.values.tolist()
 
 
 __all__ = ["BoxObserver", "BoxResult", "measure_boxes"]

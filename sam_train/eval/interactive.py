@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,25 +72,19 @@ def evaluate_clicks(
     The first click asks for three masks and goes on with the most confident one (by predicted
     IoU); "oracle" is the best of the three. Each next click is the deepest pixel of the error
     region at the original resolution, with the logits of the round before fed back, and asks for
-    one mask. Masks are compared at the original resolution, as segment-anything upscales them.
-    A perfect mask needs no further click and keeps its IoU of 1. `boxes` measures one more prompt
-    that no click follows, see `box_prompt.measure_boxes`.
+    one mask. A perfect mask needs no further click and keeps its IoU of 1.
 
     Args:
         sam: put into eval mode meanwhile. Runs under the caller's autocast, if any.
-        batches: with `rles`. On several ranks, each rank's own part; parts may differ in length,
-            the only collective is the sum at the end.
+        batches: with `rles`. On several ranks, each rank's own part, of any length.
         clicks: at which numbers of clicks to report.
         first: "centre" (farthest from the mask's boundary) or "random" (the batch's `points`).
         max_masks: decoded at once; bounds memory.
-        boxes: measure the exact box of each mask, too; costs one more decode of each.
-        multimask: whether a single prompt asks for three masks, as in training
-            (`prompts.multimask_first_round`), or for one, which is its own oracle.
-        groups: position in data.val -> the scene, patient or slide that the photo shows, for the
-            intervals; a photo that is not in it counts alone.
+        boxes: measure each mask's exact box, too (`box_prompt.measure_boxes`).
+        multimask: whether a single prompt asks for three masks, or for one, its own oracle.
+        groups: position in data.val -> scene, patient or slide, for the intervals.
         device: of `sam`; its parameters' by default.
-        observer: sees every mask after every click, for pictures.
-        box_observer: sees every mask that came of a box, before the clicks on its batch.
+        observer, box_observer: see every mask of a click, and of a box, for pictures.
 
     Returns:
         Scores over the masks of all ranks.
@@ -100,38 +96,22 @@ def evaluate_clicks(
     _check(clicks, first)
     place = torch.device(device) if device is not None else next(sam.parameters()).device
     tally = ClickTally(rounds=max(clicks), boxes=boxes)
+    asked: dict[str, Any] = {"multimask": multimask, "max_masks": max_masks}
+    play = partial(play_clicks, sam, rounds=tally.rounds, first=first, observer=observer, **asked)
+    by_box = partial(measure_boxes, sam, observer=box_observer, **asked) if boxes else None
     was_training = sam.training
     sam.eval()
     try:
         for number, batch in enumerate(batches):
             on_device = batch.to(place)
             embeddings = sam.encode(on_device.images, on_device.image_sizes)
-            tally.images += len(batch.keys)
             values = []
-            if boxes:
-                by_box = measure_boxes(
-                    sam,
-                    on_device,
-                    embeddings,
-                    observer=box_observer,
-                    batch_number=number,
-                    multimask=multimask,
-                    max_masks=max_masks,
-                )
-                tally.box.append(torch.from_numpy(by_box))
-                values.append(by_box[:, None])
-            played = play_clicks(
-                sam,
-                on_device,
-                embeddings,
-                rounds=tally.rounds,
-                first=first,
-                observer=observer,
-                batch_number=number,
-                multimask=multimask,
-                max_masks=max_masks,
-            )
+            if by_box is not None:
+                values.append(by_box(on_device, embeddings, batch_number=number)[:, None])
+            played = play(on_device, embeddings, batch_number=number)
             played.add_to(tally)
+            tally.box += [torch.from_numpy(value[:, 0]) for value in values]
+            tally.images += len(batch.keys)
             tally.photos += photo_sums(
                 np.concatenate([played.iou, played.oracle[:, None], *values], axis=1),
                 owners=batch.image_index.tolist(),
