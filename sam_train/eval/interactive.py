@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +51,14 @@ class ClickResult:
 Observer = Callable[[ClickResult], None]
 
 
+class _Asked(TypedDict):
+    """Arguments that clicks and boxes have in common."""
+
+    multimask: bool
+    max_masks: int
+    batch_number: int
+
+
 @torch.no_grad()
 def evaluate_clicks(
     sam: Sam,
@@ -96,28 +103,31 @@ def evaluate_clicks(
     _check(clicks, first)
     place = torch.device(device) if device is not None else next(sam.parameters()).device
     tally = ClickTally(rounds=max(clicks), boxes=boxes)
-    asked: dict[str, Any] = {"multimask": multimask, "max_masks": max_masks}
-    play = partial(play_clicks, sam, rounds=tally.rounds, first=first, observer=observer, **asked)
-    by_box = partial(measure_boxes, sam, observer=box_observer, **asked) if boxes else None
+
+    def measure(batch: Batch, number: int) -> None:
+        embeddings = sam.encode(batch.images, batch.image_sizes)
+        asked = _Asked(multimask=multimask, max_masks=max_masks, batch_number=number)
+        values = []
+        if boxes:
+            values.append(measure_boxes(sam, batch, embeddings, observer=box_observer, **asked))
+        played = play_clicks(
+            sam, batch, embeddings, rounds=tally.rounds, first=first, observer=observer, **asked
+        )
+        played.add_to(tally)
+        tally.box += [torch.from_numpy(value) for value in values]
+        tally.images += len(batch.keys)
+        tally.photos += photo_sums(
+            np.column_stack([played.iou, played.oracle, *values]),
+            owners=batch.image_index.tolist(),
+            positions=batch.positions,
+            groups=groups or {},
+        )
+
     was_training = sam.training
     sam.eval()
     try:
         for number, batch in enumerate(batches):
-            on_device = batch.to(place)
-            embeddings = sam.encode(on_device.images, on_device.image_sizes)
-            values = []
-            if by_box is not None:
-                values.append(by_box(on_device, embeddings, batch_number=number)[:, None])
-            played = play(on_device, embeddings, batch_number=number)
-            played.add_to(tally)
-            tally.box += [torch.from_numpy(value[:, 0]) for value in values]
-            tally.images += len(batch.keys)
-            tally.photos += photo_sums(
-                np.concatenate([played.iou, played.oracle[:, None], *values], axis=1),
-                owners=batch.image_index.tolist(),
-                positions=batch.positions,
-                groups=groups or {},
-            )
+            measure(batch.to(place), number)
     finally:
         sam.train(was_training)
     return tally.scores(sorted(set(clicks)), device=place)
