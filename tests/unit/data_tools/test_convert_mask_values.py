@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 from PIL import Image, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
 from scipy import ndimage
@@ -381,3 +382,14 @@ def test_pages_of_a_stack_have_pages_of_masks(tmp_path: Path) -> None:
     for (_, objects), shape in zip(sorted(masks.items()), shapes, strict=True):
         (mask,) = objects
         np.testing.assert_array_equal(mask, shape)
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint64", "float64", "uint32", "float16"])
+def test_numbers_of_any_width_in_a_tif(tmp_path: Path, kind: str) -> None:
+    labels = numbered(6)
+    photo(tmp_path / "images/a.jpg")
+    (tmp_path / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "masks/a.tif", labels.astype(kind))
+    _, out = convert(tmp_path)
+    masks = {mask.tobytes() for mask in found(out)["a"]}
+    assert masks == {(labels == value).tobytes() for value in np.unique(labels) if value}
