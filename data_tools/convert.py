@@ -199,7 +199,7 @@ def complete_listing(args: argparse.Namespace) -> Listing:
     masks = [path for name in ("masks", "ground_truth") if (path := getattr(args, name, None))]
     # If photos and masks share a folder, all of it is looked at.
     apart = [path for path in masks if path.resolve() != args.images.resolve()]
-    count_unused(listing, args.images, without=[*apart, args.out])
+    count_unused(listing, args.images, without=[*apart, args.out], shared=not apart)
     return listing
 
 

@@ -169,7 +169,8 @@ def taken_notes(taken: Counter[str], in_pieces: list[tuple[str, int]]) -> list[s
     if len(in_pieces) > PIECES_SHARE * taken.total():
         name, most = max(in_pieces, key=lambda found: found[1])
         notes.append(
-            f"{len(in_pieces)} of {command.count(taken.total(), 'mask file')} have objects in 4 or "
-            f"more separate regions ({name}: {most}); if each region is an object, add --regions"
+            f"an object in 4 or more separate regions in {len(in_pieces)} of "
+            f"{command.count(taken.total(), 'mask file')} ({name}: {most}); if each region is an "
+            "object, add --regions"
         )
     return notes

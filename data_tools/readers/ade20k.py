@@ -128,6 +128,13 @@ def list_ade20k(images: Path, *, masks: Path | None = None, parts: bool = True) 
             listing.records.append(ScenesRecord(name=name, image=path, classes=found))
     if masks is not None:
         count_leftovers(listing, masks, images=images)
+        return listing
+    used = {file for record in listing.records for file in record.inputs()}
+    for path in list_images(images):
+        if path.suffix.lower() == ".png" and path not in used:
+            # A file for each instance lies beside x_seg.png, which has them all.
+            reason = "PNG that is no x_seg or x_parts of a photo, not needed"
+            listing.skip("file", reason, path.relative_to(images).as_posix())
     return listing
 
 

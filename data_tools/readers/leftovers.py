@@ -56,7 +56,9 @@ def count_leftovers(
         listing.skip("file", reason, path.relative_to(folder).as_posix())
 
 
-def count_unused(listing: Listing, images: Path, *, without: Iterable[Path]) -> None:
+def count_unused(
+    listing: Listing, images: Path, *, without: Iterable[Path], shared: bool = False
+) -> None:
     """Count what lies among the photos, and is neither used nor left out by name.
 
     Photos that no annotation names, and photos of formats that are not read, are images; all else
@@ -66,12 +68,14 @@ def count_unused(listing: Listing, images: Path, *, without: Iterable[Path]) -> 
         listing: complete, its skips with names below `images`.
         images: the folder of photos.
         without: files and folders that have other things: masks, annotations, the output.
+        shared: whether masks lie in this folder; else names of files are below another one.
     """
     place = _Places()
     known = {place(path) for path in listing.inputs}
     for record in listing.records:
         known |= {place(path) for path in (record.image, *record.inputs())}
-    named = {skip.name.split(": ")[0] for skip in listing.skips if skip.kind != "mask"}
+    kinds = ("image", "file") if shared else ("image",)
+    named = {skip.name.split(": ")[0] for skip in listing.skips if skip.kind in kinds}
     apart = [path.resolve() for path in without]
     for path in files_below(images):
         name = path.relative_to(images)

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageSequence
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from data_tools.photos.files import open_pillow
+from data_tools.photos.formats import TIFF_SUFFIXES
+from data_tools.photos.tiff import open_tiff
 from data_tools.readers.runs import check_size
 
 MASK_SUFFIXES = frozenset(
@@ -73,6 +75,10 @@ def read_pages(path: Path, *, greys: bool = True) -> Iterator[Page]:
             for number, frame in enumerate(ImageSequence.Iterator(image), start=1):
                 name = f"page {number}" if count > 1 else ""
                 yield _page(frame, name=name, greys=greys, lossy=image.format in LOSSY)
+    except UnidentifiedImageError as error:
+        if path.suffix.lower() not in TIFF_SUFFIXES:
+            raise MaskFileError(f"{path}: {error}") from error
+        yield from _tiff_pages(path)
     # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and more.
     except Exception as error:
         raise MaskFileError(f"{path}: {error}") from error
@@ -120,6 +126,18 @@ def _greys(image: Image.Image) -> npt.NDArray[np.uint8] | None:
     table = np.zeros(256, dtype=np.uint8)
     table[used] = colours[:, 0]
     return np.asarray(table[indices])
+
+
+def _tiff_pages(path: Path) -> Iterator[Page]:
+    """Yield the pages of a TIF whose numbers Pillow does not know: 64 bits, for instance."""
+    try:
+        with open_tiff(path) as file:
+            for number, page in enumerate(file.pages, start=1):
+                check_size(height=page.shape[0], width=page.shape[1])
+                name = f"page {number}" if len(file.pages) > 1 else ""
+                yield Page(name=name, pixels=page.asarray())
+    except Exception as error:
+        raise MaskFileError(f"{path}: {error}") from error
 
 
 def _arrays(path: Path) -> Iterator[Page]:

@@ -25,7 +25,7 @@ from pathlib import PurePosixPath
 
 WITHOUT_PHOTO = "mask file without a photo"
 FOLDER, SAME, WORD, NUMBERED, LONGER = "folder", "same name", "word", "numbered", "longer name"
-ARRAYS = frozenset({".npy", ".npz", ".gif"})
+ARRAYS = frozenset({".npy", ".npz"})
 """Endings of masks that no photo has."""
 _FORMATS = (".png", ".tif", ".tiff", ".npy", ".npz", ".bmp", ".gif", ".webp")
 
@@ -108,9 +108,9 @@ class _Photos:
 def mask_files_among(files: Sequence[PurePosixPath], *, suffix: str = "") -> set[int]:
     """Return the places of the mask files in a folder that holds photos, too.
 
-    With a suffix those are the files whose name, or folder, has it. Else the PNGs where other
-    photos lie beside them, what lies in a folder of masks, and what another file's name and a word
-    for mask make.
+    With a suffix those are the files whose name, or folder, has it. Else the PNGs and GIFs where
+    other photos lie beside them, what lies in a folder of masks, and what is called as another file
+    and a word for mask.
     """
     if suffix:
         return {k for k, file in enumerate(files) if _has_suffix(file, suffix)}
@@ -125,7 +125,7 @@ def mask_files_among(files: Sequence[PurePosixPath], *, suffix: str = "") -> set
                 if found is not None and rest[found] != k:
                     by_word.add(k)
     photos = [k for k in rest if k not in by_word]
-    pngs = {k for k in photos if files[k].suffix.lower() == ".png"}
+    pngs = {k for k in photos if files[k].suffix.lower() in (".png", ".gif")}
     only = {k for k, file in enumerate(files) if file.suffix.lower() in ARRAYS}
     if len(pngs) < len([k for k in photos if k not in only]):
         by_word |= pngs
@@ -192,10 +192,9 @@ def _assigned(
     photo_of: dict[int, int] = {}
     for way in order:
         for place in sorted(range(len(masks)), key=lambda k: _preferred(masks[k])):
-            read = readings[place].get(way)
-            if read is None or place in photo_of or way_of.setdefault(read, way) != way:
+            photo = readings[place].get(way, -1)
+            if photo < 0 or place in photo_of or way_of.setdefault(photo, way) != way:
                 continue
-            photo = read
             if photo in result.files and (way == SAME or way.startswith(WORD)):
                 continue
             result.files.setdefault(photo, []).append(place)

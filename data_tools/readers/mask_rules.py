@@ -148,7 +148,8 @@ def _what(seen: Look, rules: Rules) -> str:
         return f"one colour on a ground{edges}: one object each"
     if _is_trimap(seen):
         return (
-            "black, grey and white: the white is one object, the grey none (--layout labels: two)"
+            "black, grey and white: the white is one object, the grey none "
+            "(--layout labels: each is one)"
         )
     edges = "" if seen.kind == "few" else ", edges softened"
     frame = " (white all around: --foreground dark takes the black)" if rules.framed else ""

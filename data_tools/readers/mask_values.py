@@ -143,13 +143,15 @@ def _softened_kind(found: Look, pixels: Pixels, *, whole: bool) -> Kind:
 
 def _has_plateaus(share: Pixels, middle: Pixels) -> bool:
     """Tell whether values in the middle gather in flat areas, as labels between others do."""
-    inner = share[1:-1, 1:-1]
-    if not middle[1:-1, 1:-1].any():
+    places = np.flatnonzero(middle[1:-1, 1:-1])
+    places = places[:: -(-places.size // SAMPLED_PIXELS) or 1]
+    if places.size == 0:
         return False
-    around = [share[1:-1, :-2], share[1:-1, 2:], share[:-2, 1:-1], share[2:, 1:-1]]
-    step = np.max([np.abs(inner - other) for other in around], axis=0)
-    flat = inner[(step <= 0.04) & middle[1:-1, 1:-1]]
-    if flat.size < 0.5 * middle.sum():
+    rows, columns = (k + 1 for k in np.divmod(places, share.shape[1] - 2))
+    values = share[rows, columns]
+    around = [share[rows + j, columns + i] for j, i in ((0, -1), (0, 1), (-1, 0), (1, 0))]
+    flat = values[np.max([np.abs(values - other) for other in around], axis=0) <= 0.04]
+    if flat.size < 0.5 * values.size:
         return False
     histogram = np.sort(np.histogram(flat, bins=30, range=(END, 1 - END))[0])
     return bool(histogram[-6:].sum() > 0.7 * flat.size)
@@ -161,31 +163,29 @@ def _edges(pixels: Pixels, codes: Pixels, values: Pixels) -> _Edges:
     across, down = codes[:, 1:] == codes[:, :-1], codes[1:] == codes[:-1]
     block = across[1:] & across[:-1] & down[:, 1:]
     loose = np.ones((height, width), dtype=bool)
-    for down_by in (0, 1):
-        for right_by in (0, 1):
-            corner = np.s_[down_by : height - 1 + down_by, right_by : width - 1 + right_by]
-            loose[corner] &= ~block
+    for y in (0, 1):
+        for x in (0, 1):
+            loose[y : height - 1 + y, x : width - 1 + x] &= ~block
     places = np.flatnonzero(loose)
     places = places[:: -(-places.size // SAMPLED_PIXELS) or 1]
     if places.size == 0 or min(height, width) < 3:
         return _Edges(between=0.0, loose_values=0.0, small_steps=0.0)
-    y, x = np.divmod(places, width)
-    picked = codes[y, x]
-    inside = (y > 0) & (y < height - 1) & (x > 0) & (x < width - 1)
-    y, x = y[inside], x[inside]
-    around = np.stack([pixels[y + j, x + i] for j in (-1, 0, 1) for i in (-1, 0, 1)])
+    rows, columns = np.divmod(places, width)
+    inside = (rows > 0) & (rows < height - 1) & (columns > 0) & (columns < width - 1)
+    rows, columns = rows[inside], columns[inside]
+    around = np.stack([pixels[rows + j, columns + i] for j in (-1, 0, 1) for i in (-1, 0, 1)])
     middle = around[4]
     between = (middle > around.min(axis=0)) & (middle < around.max(axis=0))
     if between.ndim == 2:
         between = between.any(axis=-1)
     return _Edges(
         between=float(between.mean()) if between.size else 0.0,
-        loose_values=_loose_values(codes, loose, values, picked),
+        loose_values=_loose_values(codes, loose, values),
         small_steps=_small_steps(codes, values),
     )
 
 
-def _loose_values(codes: Pixels, loose: Pixels, values: Pixels, picked: Pixels) -> float:
+def _loose_values(codes: Pixels, loose: Pixels, values: Pixels) -> float:
     inner = values[1:-1]
     if values.size > MAX_LABELS or inner.size == 0:
         return 1.0

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from data_tools.command import count
+from data_tools.photos.files import locate, pages
 from data_tools.readers.leftovers import count_leftovers, files_below
 from data_tools.readers.mask_files import (
     MASK_SUFFIXES,
@@ -64,6 +65,8 @@ class MasksRecord(Record):
                 refused.append(("not a mask", f"{name}: {error}"))
             except MaskFileError as error:
                 refused.append(("unreadable mask file", str(error)))
+        if self.page is not None and not (read.masks or read.skips or refused):
+            raise SkipImageError("no page of the mask file", f"page {self.page + 1}")
         if refused and not (read.masks or read.skips) and len(self.paths) == 1:
             raise SkipImageError(*refused[0])
         for reason, detail in refused:
@@ -148,6 +151,7 @@ def list_masks(
     names = [_below(images, path) for path in photos]
     mask_names = [_below(masks, path) for path in files]
     matches = match_files(names, mask_names, suffix=suffix, folders=layout != "labels")
+    of_page = _pages_of_stacks(photos, names, mask_names, matches, suffix=suffix)
     used = sorted(place for places in matches.files.values() for place in places)
     rules = learn(
         [files[place] for place in used],
@@ -160,8 +164,10 @@ def list_masks(
     for place, (path, name) in enumerate(zip(photos, names, strict=True)):
         owner = first.setdefault(name.with_suffix(""), place)
         if place in matches.files:
-            paths = tuple(files[k] for k in matches.files[place])
-            record = MasksRecord(name=name.as_posix(), image=path, paths=paths, rules=rules)
+            found, page = tuple(files[k] for k in matches.files[place]), of_page.get(place)
+            record = MasksRecord(
+                name=name.as_posix(), image=path, paths=found, rules=rules, page=page
+            )
             listing.records.append(record)
         elif owner != place and owner in matches.files:
             listing.skip("image", "duplicate name", name.as_posix())
@@ -174,14 +180,45 @@ def list_masks(
     return listing
 
 
+def _pages_of_stacks(
+    photos: Sequence[Path],
+    names: Sequence[PurePosixPath],
+    masks: Sequence[PurePosixPath],
+    matches: Matches,
+    *,
+    suffix: str,
+) -> dict[int, int]:
+    """Match pages of photos without masks of their own with the pages of their file's masks.
+
+    Adds to `matches` and returns the page of the masks, from 0, by the photo's place.
+    """
+    stacks: dict[PurePosixPath, dict[int, int]] = {}
+    for place, (path, name) in enumerate(zip(photos, names, strict=True)):
+        found = locate(path)
+        if found.is_named and place not in matches.files:
+            stacks.setdefault(name.with_name(found.file.name), {})[found.page] = place
+    left = sorted(matches.unused)
+    files = list(stacks)
+    more = match_files(files, [masks[k] for k in left], suffix=suffix)
+    of_page = {}
+    for number, used in more.files.items():
+        for page, place in stacks[files[number]].items():
+            matches.files[place] = [left[k] for k in used]
+            of_page[place] = page
+        for k in used:
+            del matches.unused[left[k]]
+    return of_page
+
+
 def _photos_and_masks(images: Path, masks: Path, *, suffix: str) -> tuple[list[Path], list[Path]]:
     """Return the photos and the mask files, told apart by name where one folder has both."""
     if images.resolve() == masks.resolve():
-        photos = set(list_images(images))
+        photos = {locate(path).file for path in list_images(images)}
         both = [p for p in files_below(images) if p in photos or p.suffix.lower() in MASK_SUFFIXES]
         taken = mask_files_among([_below(images, path) for path in both], suffix=suffix)
         files = [path for k, path in enumerate(both) if k in taken]
-        return [p for k, p in enumerate(both) if k not in taken and p in photos], files
+        left = [p for k, p in enumerate(both) if k not in taken and p in photos]
+        return [page for path in left for page in pages(path)], files
     within = masks if masks.resolve().is_relative_to(images.resolve()) else None
     around = images.resolve() if images.resolve().is_relative_to(masks.resolve()) else None
     files = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,9 @@ class DatasetSpec:
     """masks: labels or binary, as `data_tools.convert masks --layout`."""
     suffix: str = ""
     """masks: as `--mask-suffix`."""
-    ignore: tuple[int, ...] = field(default=(0,))
-    """masks: label values that are no mask."""
+    ignore: tuple[int, ...] = (0,)
+    """masks: label values that are no mask; 0 alone: as `data_tools.convert masks` without
+    `--ignore`, so neither are negative numbers, nor 255 around classes."""
     masks: int | None = None
     """Masks to take, in place of eval.masks."""
 
@@ -74,9 +75,8 @@ def _ade20k(spec: DatasetSpec, images: Path, annotations: Path) -> Listing:
 
 
 def _masks(spec: DatasetSpec, images: Path, annotations: Path) -> Listing:
-    return list_masks(
-        images, annotations, layout=spec.layout, suffix=spec.suffix, ignore=spec.ignore
-    )
+    ignore = None if spec.ignore == (0,) else spec.ignore
+    return list_masks(images, annotations, layout=spec.layout, suffix=spec.suffix, ignore=ignore)
 
 
 SHARDS = "shards"
@@ -137,7 +137,7 @@ READERS: dict[str, Reader] = {
         list=lambda spec, images, annotations: list_bsds(images, annotations),
     ),
     "masks": Reader(
-        summary="photos and mask PNGs, label maps or one file per mask",
+        summary="photos and mask files: label maps or one file per mask, by any usual name",
         images=("images", ""),
         annotations=("masks", "labels", "annotations", ""),
         list=_masks,

@@ -36,7 +36,7 @@ class Source:
     masks_out: Counter[str]
     """Masks left out, by reason."""
     images_out: Counter[str]
-    files_out: set[str] = field(default_factory=set)
+    files_out: list[str] = field(default_factory=list)
     """Names of files that are no photo of the above and stay unused."""
 
 
@@ -90,7 +90,9 @@ def masks_source(root: Path) -> Source:
     save(masks / "nobody.png", labels(1))
     save(masks / "good.tif", labels(1))
     write(masks / "good.json", b'{"shapes": [], "imagePath": "good.jpg"}')
+    # One name in both folders is two files.
     write(images / "notes.txt")
+    write(masks / "notes.txt")
     return Source(
         args=["masks", "--images", str(images), "--masks", str(masks)],
         photos={*(f"{name}.jpg" for name in sizes), "alone.jpg", "good.png"},
@@ -105,7 +107,7 @@ def masks_source(root: Path) -> Source:
                 "unreadable image": 1, "no mask file": 1, "duplicate name": 1,
             }
         ),
-        files_out={"nobody.png", "good.tif", "good.json", "notes.txt"},
+        files_out=["nobody.png", "good.tif", "good.json", "notes.txt", "notes.txt"],
     )  # fmt: skip
 
 
@@ -132,7 +134,7 @@ def ade20k_source(root: Path) -> Source:
                 "no mask file": 1,
             }
         ),
-        files_out={"nobody.png", "notes.txt"},
+        files_out=["nobody.png", "notes.txt"],
     )  # fmt: skip
 
 
@@ -165,7 +167,7 @@ def cityscapes_source(root: Path) -> Source:
                 "name does not end in _leftImg8bit": 1,
             }
         ),
-        files_out={"a/nobody_gtFine_instanceIds.png", "a/good_gtFine_polygons.json"},
+        files_out=["a/nobody_gtFine_instanceIds.png", "a/good_gtFine_polygons.json"],
     )  # fmt: skip
 
 
@@ -204,7 +206,7 @@ def bbbc038_source(root: Path) -> Source:
                 "no photo": 1,
             }
         ),
-        files_out={"good/masks/notes.txt", "README.md"},
+        files_out=["good/masks/notes.txt", "README.md"],
     )  # fmt: skip
 
 
@@ -247,7 +249,7 @@ def bsds_source(root: Path) -> Source:
                 "duplicate name": 1,
             }
         ),
-        files_out={"nobody.mat", "notes.txt"},
+        files_out=["nobody.mat", "notes.txt"],
     )  # fmt: skip
 
 
@@ -278,7 +280,7 @@ def rle_source(root: Path) -> Source:
                 "no mask": 1,
             }
         ),
-        files_out={"notes.txt"},
+        files_out=["notes.txt"],
     )  # fmt: skip
 
 
@@ -323,7 +325,7 @@ def coco_source(root: Path, kind: str = "coco") -> Source:
             }
         ),
         images_out=Counter({"unreadable image": 1, "no mask": 1, "missing image": 1}),
-        files_out={"notes.txt"},
+        files_out=["notes.txt"],
     )  # fmt: skip
 
 

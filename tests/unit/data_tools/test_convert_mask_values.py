@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 from PIL import Image, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
 from scipy import ndimage
@@ -142,6 +143,8 @@ def numbered(count: int, *, seed: int = 0) -> npt.NDArray[np.int64]:
     return np.where(distance < 7, places[tuple(nearest)], 0)
 
 
+ROWS, COLUMNS = np.mgrid[:H, :W]
+
 LABELS: dict[str, npt.NDArray[Any]] = {
     "five": numbered(5).astype(np.uint8),
     "eighty that touch": numbered(80).astype(np.uint8),
@@ -149,16 +152,12 @@ LABELS: dict[str, npt.NDArray[Any]] = {
     "greys 50 apart": (numbered(5) * 50).astype(np.uint8),
     "32 bits": (numbered(30) * 70_000).astype(np.int32),
     "floats": numbered(9).astype(np.float32),
-    "hairlines": np.broadcast_to(
-        (np.arange(H)[:, None] % 4 == 1) * (np.arange(H)[:, None] // 4 + 1), (H, W)
-    ).astype(np.uint8),
-    "pixels": np.where(
-        (np.arange(H)[:, None] % 3 == 1) & (np.arange(W) % 3 == 1),
-        np.arange(H * W).reshape(H, W) % 250,
-        0,
-    ).astype(np.uint8),
-    "classes side by side": (np.arange(W) // 20 * np.ones((H, 1), np.int64)).astype(np.uint8),
-}  # fmt: skip
+    "hairlines": np.where(ROWS % 4 == 1, ROWS // 4 + 1, 0).astype(np.uint8),
+    "pixels": np.where((ROWS % 3 == 1) & (COLUMNS % 3 == 1), (ROWS * W + COLUMNS) % 250, 0).astype(
+        np.uint8
+    ),
+    "classes side by side": (COLUMNS // 20).astype(np.uint8),
+}
 
 
 @pytest.mark.parametrize("kind", LABELS)
@@ -295,7 +294,7 @@ def test_regions_are_scipys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             for k in range(1, count + 1)
         ]
         assert {m.tobytes() for m in found(out)["b"]} == {m.tobytes() for m in expected}
-        _, count = ndimage.label(mask, around)
+        count = ndimage.label(mask, around)[1]
         assert len(found(out)["a"]) == count
         assert sum(map(np.sum, found(out)["a"])) == mask.sum()
     assert "each connected region an object" in capsys.readouterr().out
@@ -353,3 +352,44 @@ def test_drawn_with_smooth_lines(tmp_path: Path) -> None:
     _, out = convert(tmp_path)
     (mask,) = found(out)["a"]
     assert iou(mask, np.asarray(small) > 127) > 0.95
+
+
+def test_one_file_that_looks_turned_over_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo(tmp_path / "images/a.jpg")
+    (tmp_path / "masks").mkdir()
+    black_and_white(~disc()).save(tmp_path / "masks/a.png")
+    _, out = convert(tmp_path)
+    np.testing.assert_array_equal(found(out)["a"][0], ~disc())
+    assert "--foreground dark takes the black" in capsys.readouterr().out
+    _, out = convert(tmp_path, "--foreground", "dark")
+    np.testing.assert_array_equal(found(out)["a"][0], disc())
+
+
+def test_pages_of_a_stack_have_pages_of_masks(tmp_path: Path) -> None:
+    pages = [np.random.default_rng(k).integers(0, 4000, (H, W)).astype(np.uint16) for k in range(3)]
+    shapes = [disc(), disc(30, 30, 9), disc(70, 100, 12)]
+    for folder, name, frames in (
+        ("images", "cells.tif", [Image.fromarray(page) for page in pages]),
+        ("masks", "cells_masks.tif", [black_and_white(mask) for mask in shapes]),
+    ):
+        (tmp_path / folder).mkdir()
+        frames[0].save(tmp_path / folder / name, save_all=True, append_images=frames[1:])
+    _, out = convert(tmp_path)
+    masks = found(out)
+    assert len(masks) == 3
+    for (_, objects), shape in zip(sorted(masks.items()), shapes, strict=True):
+        (mask,) = objects
+        np.testing.assert_array_equal(mask, shape)
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint64", "float64", "uint32", "float16"])
+def test_numbers_of_any_width_in_a_tif(tmp_path: Path, kind: str) -> None:
+    labels = numbered(6)
+    photo(tmp_path / "images/a.jpg")
+    (tmp_path / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "masks/a.tif", labels.astype(kind))
+    _, out = convert(tmp_path)
+    masks = {mask.tobytes() for mask in found(out)["a"]}
+    assert masks == {(labels == value).tobytes() for value in np.unique(labels) if value}
