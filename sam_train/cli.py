@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sam_train.config_words import meaning_of
 from sam_train.errors import UserError
 
 HELP = """\
@@ -173,7 +174,10 @@ def _run(arguments: Sequence[str]) -> None:
         _print_config(rest[:at] + rest[at + 2 :])
         return
     if unknown := [word for word in rest if word.startswith("-")]:
-        raise UserError(f"{unknown[0]} is not understood: settings are KEY=VALUE, see --help")
+        plain = unknown[0].lstrip("-").replace("-", "_")
+        meaning = meaning_of(plain.partition("=")[0])
+        hint = f" ({plain.partition('=')[0]}: {meaning})" if meaning else ""
+        raise UserError(f"{unknown[0]} is not understood: settings are KEY=VALUE, see --help{hint}")
     VERBS[name].run(rest)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from hydra.errors import MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationResolutionError
 
+from sam_train.config_words import meaning_of
+
 SEE = "See `python -m sam_train fit --cfg job` for all settings"
 
 
@@ -40,6 +42,8 @@ def explain(error: Exception, keys: Sequence[str]) -> str:
     if typed and "No match in the defaults list" in str(error):
         return unknown_setting(typed.group(1), keys)
     text = str(root).strip().splitlines()[0].rstrip(".")
+    if "is not a subclass of" in text and (meaning := meaning_of(key)):
+        return f"{key} is a group of settings and takes no value: {meaning}"
     if isinstance(root, InterpolationResolutionError):
         text += ": ${NAME} in a value stands for the setting NAME"
     return f"{key}: {text}. {SEE}" if key else f"{text}. {SEE}"
@@ -49,6 +53,10 @@ def unknown_setting(key: str, keys: Sequence[str]) -> str:
     """`no setting is called trainer.max_step: did you mean trainer.max_steps?`"""
     what = f"no setting is called {key}"
     section, _, last = key.rpartition(".")
+    same = [k for k in keys if k.rpartition(".")[2] == last]
+    # A setting of that very name comes first, unless several sections have one.
+    if len(same) != 1 and (meaning := meaning_of(key)):
+        return f"{what}: {meaning}"
     if section and section in keys:
         siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == section]
         if near := difflib.get_close_matches(last, siblings, n=1, cutoff=0.5):
@@ -56,8 +64,7 @@ def unknown_setting(key: str, keys: Sequence[str]) -> str:
         return f"{what}: {section} has {', '.join(siblings)}"
     if near := difflib.get_close_matches(key, ("experiment", "debug"), n=1, cutoff=0.7):
         return f"{what}: recipes are added with a plus, +{near[0]}=NAME"
-    near = [k for k in keys if k.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    near = same or difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     return f"{what}: did you mean {near[0]}?" if near else f"{what}. {SEE}"
 
 

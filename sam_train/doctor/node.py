@@ -25,7 +25,7 @@ from sam_train.data.sources import PIPE, is_remote, one_line, open_source
 from sam_train.data.tar import BLOCK, parse_header
 from sam_train.doctor.findings import FAIL, WARN, Check, Result
 from sam_train.doctor.place import Place, devices
-from sam_train.engine.config import uses_gpus
+from sam_train.engine.config import lacks_bfloat16, uses_gpus
 from sam_train.model import build
 from sam_train.model.build import build_from_config
 
@@ -109,7 +109,7 @@ def gpus(cfg: RunConfig, place: Place) -> Result:
     free, total = {}, 0
     for index in wanted:
         free[index], total = torch.cuda.mem_get_info(index)
-        if not _calculates(index):
+        if not _calculates(index, half=cfg.trainer.precision == "16-mixed"):
             return Result(
                 f"GPU {index} makes mistakes in a matrix product",
                 FAIL,
@@ -122,11 +122,14 @@ def gpus(cfg: RunConfig, place: Place) -> Result:
     if share < _FREE:
         status = WARN if share >= _HALF_FREE else FAIL
         return Result(found, status, f"somebody else uses GPU {least}: nvidia-smi says who")
+    if lacks_bfloat16(cfg.trainer):
+        return Result(found, WARN, "bfloat16 is only emulated on it: trainer.precision=16-mixed")
     return Result(found)
 
 
-def _calculates(index: int) -> bool:
-    ones = torch.ones(_PRODUCT, _PRODUCT, device=f"cuda:{index}", dtype=torch.bfloat16)
+def _calculates(index: int, *, half: bool) -> bool:
+    dtype = torch.float16 if half else torch.bfloat16
+    ones = torch.ones(_PRODUCT, _PRODUCT, device=f"cuda:{index}", dtype=dtype)
     return bool((ones @ ones == _PRODUCT).all())
 
 

@@ -22,6 +22,7 @@ from lightning.pytorch.profilers import (
 from sam_train.allocator import keep_freed_memory
 from sam_train.engine.arithmetic import set_arithmetic
 from sam_train.engine.config import TrainerConfig, parse_devices
+from sam_train.engine.loss_scale import HalfPrecision
 from sam_train.engine.strategies import build_strategy
 from sam_train.engine.zero import ZeroPrecision, ZeroStrategy
 from sam_train.errors import UserError
@@ -71,6 +72,10 @@ def build_trainer(
     if isinstance(strategy, ZeroStrategy):
         device = "cpu" if accelerator == "cpu" else "cuda"
         plugins.append(ZeroPrecision(cfg.precision, device=device))
+        precision = {}
+    elif cfg.precision == "16-mixed":
+        # Lightning's own would take bfloat16 on a CPU, and leave fused optimizers to unscale.
+        plugins.append(HalfPrecision("cpu" if accelerator == "cpu" else "cuda"))
         precision = {}
     try:
         return Trainer(

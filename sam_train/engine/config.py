@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 
+from sam_train.config_words import PRECISIONS as PRECISION_WORDS
 from sam_train.errors import UserError
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 PROFILERS = ("simple", "advanced", "pytorch")
-PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+LOW_PRECISIONS = ("bf16-mixed", "16-mixed")
+"""Products of two-byte numbers under autocast."""
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 STRATEGIES = ("auto", "ddp", "fsdp2", "deepspeed")
 
@@ -44,7 +47,8 @@ class TrainerConfig:
     compile: bool = False
     """torch.compile for each encoder block: a minute at the start, faster steps on GPUs."""
     precision: str = "32-true"
-    """32-true, bf16-mixed (float32 weights, losses, norms and softmax statistics) or 64-true."""
+    """32-true, bf16-mixed (float32 weights, losses, norms and softmax statistics), 16-mixed (the
+    same with float16 and a loss scale, for GPUs without bfloat16) or 64-true."""
     matmul_precision: str = "highest"
     """Of float32 matrix products and convolutions, as torch names it: highest, high (TF32 on GPUs)
     or medium (on many CPUs a kernel twice as fast, which rounds to bfloat16 only where there is
@@ -95,8 +99,9 @@ def parse_devices(devices: str) -> str | int | list[int]:
             raise ValueError(text)
         return int(text)
     except ValueError:
+        kind = "; trainer.accelerator=gpu or cpu says of which kind" if text[:1].isalpha() else ""
         raise UserError(
-            f"trainer.devices={devices} is not understood: give a number, auto or [0,1]"
+            f"trainer.devices={devices} is not understood: give a number, auto or [0,1]{kind}"
         ) from None
 
 
@@ -124,6 +129,15 @@ def check_accelerator(cfg: TrainerConfig) -> None:
         raise UserError(f"trainer.devices={devices}, but torch sees {have} GPU(s)")
 
 
+def lacks_bfloat16(cfg: TrainerConfig) -> str:
+    """Return the name of a GPU that only emulates the bfloat16 of `trainer.precision`, or ""."""
+    if cfg.precision != "bf16-mixed" or not uses_gpus(cfg):
+        return ""
+    # Volta (V100) has 7.0 and Turing (T4, RTX 20, GTX 16) 7.5; kernels came with Ampere, 8.0.
+    major, _ = torch.cuda.get_device_capability()
+    return torch.cuda.get_device_name() if major < 8 and not torch.version.hip else ""
+
+
 def check(cfg: TrainerConfig) -> None:
     """Refuse what no run can mean, and devices that are not there.
 
@@ -143,7 +157,9 @@ def check(cfg: TrainerConfig) -> None:
     for name, allowed in choices.items():
         if getattr(cfg, name) not in allowed:
             listed = ", ".join(choice or "''" for choice in allowed)
-            raise UserError(f"trainer.{name}={getattr(cfg, name)}: use one of {listed}")
+            meant = PRECISION_WORDS.get(cfg.precision.lower()) if name == "precision" else None
+            hint = f"did you mean {meant}? There are {listed}" if meant else f"use one of {listed}"
+            raise UserError(f"trainer.{name}={getattr(cfg, name)}: {hint}")
     check_accelerator(cfg)
 
 
@@ -171,6 +187,11 @@ def check_strategy(
     if precision == "64-true":
         raise UserError(
             f"trainer.precision=64-true does not go with trainer.strategy={name}: use ddp"
+        )
+    if name == "deepspeed" and precision == "16-mixed":
+        raise UserError(
+            "trainer.precision=16-mixed does not go with trainer.strategy=deepspeed: use ddp or "
+            "fsdp2, or trainer.precision=bf16-mixed where the GPUs have it"
         )
     if name == "deepspeed":
         deepspeed_config(deepspeed, offload=offload, clip=0.0)
@@ -212,6 +233,7 @@ __all__ = [
     "check_accelerator",
     "check_strategy",
     "deepspeed_config",
+    "lacks_bfloat16",
     "parse_devices",
     "uses_gpus",
 ]

@@ -23,7 +23,7 @@ from sam_train.engine.averaging import WeightAverage
 from sam_train.engine.averaging import check as check_average
 from sam_train.engine.build import build_trainer
 from sam_train.engine.callbacks.build import build_callbacks
-from sam_train.engine.config import uses_gpus
+from sam_train.engine.config import lacks_bfloat16, uses_gpus
 from sam_train.engine.differences import report_differences
 from sam_train.engine.health.memory import memory_advice
 from sam_train.engine.log import rank_zero, start_log
@@ -253,3 +253,5 @@ def report_start(cfg: RunConfig, module: SamModule, run_dir: Path) -> None:
         device,
     )
     log.info("everything of this run lies in %s", run_dir)
+    if card := lacks_bfloat16(cfg.trainer):
+        log.warning("%s only emulates bfloat16: trainer.precision=16-mixed is faster", card)

@@ -18,7 +18,7 @@ from sam_train.parts import Part
 
 log = logging.getLogger("sam_train")
 
-_AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16}
+_AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def check_inference(cfg: TrainerConfig) -> None:

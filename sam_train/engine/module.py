@@ -17,6 +17,7 @@ from sam_train.config import RunConfig
 from sam_train.engine.full_state import grouped_names, name_parameters, number_parameters
 from sam_train.engine.health.ranks import Stopwatch
 from sam_train.engine.health.skipping import skip_if_nonfinite, spoil_if_nonfinite
+from sam_train.engine.loss_scale import HalfPrecision, LossScale
 from sam_train.engine.parallel import prepare, split
 from sam_train.engine.records import RoundLog
 from sam_train.engine.resume import align_batch_counters
@@ -57,6 +58,8 @@ class SamModule(LightningModule):
         self.last_rounds: RoundLog | None = None
         self.last_grad_norm: Tensor | None = None
         self.stopwatch = Stopwatch()
+        self.loss_scale: LossScale | None = None
+        """Of 16-mixed."""
 
     def configure_model(self) -> None:
         """Split the model over the ranks where the strategy asks for it (Lightning calls it)."""
@@ -65,6 +68,11 @@ class SamModule(LightningModule):
             mesh = strategy.device_mesh["data_parallel"]
             split(self.sam, mesh, precision=self.cfg.trainer.precision)
             self._split = True
+
+    def on_fit_start(self) -> None:
+        """Meet the loss scale, where there is one."""
+        plugin = self.trainer.precision_plugin
+        self.loss_scale = plugin.loss_scale if isinstance(plugin, HalfPrecision) else None
 
     def whole_sam(self) -> Sam:
         """The model for a rank to use as it likes: itself, or a copy where it is split.
@@ -203,9 +211,11 @@ class SamModule(LightningModule):
 
     def _sum_of_rounds(self, play: Play, embeddings: Tensor) -> Tensor:
         parts = (self.sam.prompt_encoder, self.sam.mask_decoder)
+        scale = self.loss_scale
         return backward_round_by_round(
             play,
             embeddings=embeddings,
             parameters=[p for part in parts for p in part.parameters() if p.requires_grad],
             joined=self.cfg.prompts.feedback_gradient,
+            loss_scale=None if scale is None else scale.on(embeddings.device),
         )

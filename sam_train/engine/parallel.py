@@ -41,11 +41,12 @@ def prepare(sam: Sam, *, frozen_blocks: int, recompute: str, compiled: bool) -> 
 def split(sam: Sam, mesh: DeviceMesh, *, precision: str) -> None:
     """fsdp2: split the encoder's parameters over `mesh`, one group per block and one for the rest.
 
-    With bf16-mixed the blocks' weights are sent as bfloat16, to which autocast would round them
-    anyway (of the norms', too); gradients are averaged in float32. The rest of the encoder is
-    sent as it is: the sum of patches and positions is the residual stream, which stays float32.
+    With bf16-mixed or 16-mixed the blocks' weights are sent as bfloat16 or float16, to which
+    autocast would round them anyway (of the norms', too); gradients are averaged in float32. The
+    rest of the encoder is sent as it is: the sum of patches and positions is the residual stream,
+    which stays float32.
     """
-    low = torch.bfloat16 if precision == "bf16-mixed" else None
+    low = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     blocks = MixedPrecisionPolicy(
         param_dtype=low, reduce_dtype=torch.float32 if low else None, cast_forward_inputs=False
     )

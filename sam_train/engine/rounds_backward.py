@@ -22,26 +22,39 @@ Play = Callable[[Tensor], Iterator[Tensor]]
 class _RoundByRound(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, play: Play, joined: bool, embeddings: Tensor, *parameters: Tensor
+        ctx: Any,
+        play: Play,
+        joined: bool,
+        loss_scale: Tensor | None,
+        embeddings: Tensor,
+        *parameters: Tensor,
     ) -> Tensor:
         inputs = (embeddings.detach().requires_grad_(), *parameters)
-        gradients = [torch.zeros_like(t) for t in inputs]
+        # Sums over rounds leave float16's range sooner than their terms.
+        wide = torch.float32 if loss_scale is not None else None
+        gradients = [torch.zeros_like(t, dtype=wide) for t in inputs]
         losses = []
         with torch.enable_grad():
             for loss in _joined(play(inputs[0])) if joined else play(inputs[0]):
+                # The scale from outside comes with the outer backward: too late for these.
+                scaled = loss if loss_scale is None else loss * loss_scale
                 for sum_, term in zip(
-                    gradients, torch.autograd.grad(loss, inputs, allow_unused=True), strict=True
+                    gradients, torch.autograd.grad(scaled, inputs, allow_unused=True), strict=True
                 ):
                     if term is not None:
                         sum_.add_(term)
                 losses.append(loss.detach())
         ctx.save_for_backward(*gradients)
+        ctx.loss_scale = loss_scale
         return torch.stack(losses).sum()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grad_outputs
-        return None, None, *(gradient * scale for gradient in ctx.saved_tensors)
+        if ctx.loss_scale is not None:
+            # What is in the gradients already. Powers of two: nothing is rounded.
+            scale = scale / ctx.loss_scale
+        return None, None, None, *(gradient * scale for gradient in ctx.saved_tensors)
 
 
 def _joined(losses: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -49,7 +62,12 @@ def _joined(losses: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def backward_round_by_round(
-    play: Play, *, embeddings: Tensor, parameters: Sequence[Tensor], joined: bool = False
+    play: Play,
+    *,
+    embeddings: Tensor,
+    parameters: Sequence[Tensor],
+    joined: bool = False,
+    loss_scale: Tensor | None = None,
 ) -> Tensor:
     """The sum of the rounds' losses, with the gradients of one big graph.
 
@@ -59,6 +77,8 @@ def backward_round_by_round(
         embeddings: [B, C, h, w], part of the encoder's graph.
         parameters: everything else that `play` differentiates through and that is trained.
         joined: one backward for all rounds, through what is handed on; keeps all their graphs.
+        loss_scale: float32 scalar, a power of two by which whoever calls backward multiplies the
+            loss, so that float16 gradients do not vanish; None where nobody does.
 
     Returns:
         scalar; its backward reaches `embeddings` and `parameters`.
@@ -66,4 +86,4 @@ def backward_round_by_round(
     if not torch.is_grad_enabled():
         return torch.stack([loss.detach() for loss in play(embeddings)]).sum()
     apply: Callable[..., Tensor] = cast(Any, _RoundByRound).apply
-    return apply(play, joined, embeddings, *parameters)
+    return apply(play, joined, loss_scale, embeddings, *parameters)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 
+from sam_train.engine.config import LOW_PRECISIONS
 from sam_train.model import Sam
 from sam_train.model.image_encoder import Block
 from sam_train.plan.fake import StepModule
@@ -98,9 +99,11 @@ def modules_of(sam: Sam) -> dict[str, list[nn.Module]]:
 
 def autocast(module: StepModule) -> AbstractContextManager[Any]:
     """What the Trainer puts around a step."""
-    if module.cfg.trainer.precision != "bf16-mixed":
+    if module.cfg.trainer.precision not in LOW_PRECISIONS:
         return nullcontext()
-    return torch.autocast(module.device.type, torch.bfloat16)
+    # The fake CPU's float16 has as many bytes.
+    half = module.cfg.trainer.precision == "16-mixed"
+    return torch.autocast(module.device.type, torch.float16 if half else torch.bfloat16)
 
 
 def _known(module: StepModule, batch: Batch) -> list[Tensor]:

@@ -51,7 +51,7 @@ def check_plan(cfg: RunConfig) -> None:
     check_config(replace(cfg, trainer=elsewhere, data=data))
     if cfg.trainer.precision == "64-true":
         raise UserError(
-            "trainer.precision=64-true is for tests: plan counts 32-true and bf16-mixed"
+            "trainer.precision=64-true is for tests: plan counts 32-true, bf16-mixed and 16-mixed"
         )
     ranks = cfg.trainer.num_nodes * devices_of(cfg)
     check_masks_per_gpu(cfg.data, world_size=ranks, accumulate=cfg.trainer.accumulate)

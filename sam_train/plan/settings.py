@@ -8,7 +8,7 @@ import torch
 
 from sam_train.config import RunConfig
 from sam_train.data.order import micro_batch
-from sam_train.engine.config import parse_devices
+from sam_train.engine.config import LOW_PRECISIONS, parse_devices
 from sam_train.model.build import recompute_of
 
 GPUS_OF_A_NODE = 8
@@ -43,8 +43,8 @@ class Setting:
 
     @property
     def low(self) -> bool:
-        """Products of bfloat16 numbers."""
-        return self.precision == "bf16-mixed"
+        """Products of bfloat16 or float16 numbers, which take the same room and time."""
+        return self.precision in LOW_PRECISIONS
 
     def words(self, other: Setting) -> list[str]:
         """What of it is not as in `other`, as command-line settings."""

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from sam_train.config import RunConfig
-from sam_train.engine.config import deepspeed_config
+from sam_train.engine.config import LOW_PRECISIONS, deepspeed_config
 from sam_train.engine.parallel import split
 from sam_train.errors import UserError
 from sam_train.model import Sam, build_from_config
@@ -120,7 +120,7 @@ def _fsdp2(cfg: RunConfig, sam: Sam, *, ranks: int) -> States:
         mesh = init_device_mesh("cpu", (ranks,))
         split(sam, mesh, precision=cfg.trainer.precision)
         counts = count(cfg, sam.named_parameters())
-    width = 2 if cfg.trainer.precision == "bf16-mixed" else FLOAT
+    width = 2 if cfg.trainer.precision in LOW_PRECISIONS else FLOAT
     largest = max(blocks, default=0)
     # Two blocks are there whole, one at work and one on its way; behind the backward pass of one,
     # its gradients, and the float32 copy of them that is averaged.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ import pytest
 from sam_train import config as module
 from sam_train.config import (
     RunConfig,
+    _schema,
     check_config,
     compose_config,
     config_dir,
     load_config,
     readable,
 )
+from sam_train.config_errors import flat_keys
+from sam_train.config_words import _WORDS
+from sam_train.engine.config import parse_devices
 from sam_train.errors import UserError
 from sam_train.model.build import resolve
 
@@ -371,3 +376,50 @@ def test_every_setting_has_its_docstring(cls: type) -> None:
             if not documented and not (cls is RunConfig and node.target.id in SECTIONS):
                 bare.append(node.target.id)
     assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("epochs=10", r"trainer\.max_steps=N counts updates; E epochs are N = E x photos"),
+        ("trainer.max_epochs=10", r"trainer\.max_steps=N"),
+        ("device=cuda", r"trainer\.accelerator=gpu"),
+        ("gpus=2", r"trainer\.devices=2"),
+        ("batch_size=4", r"did you mean data\.batch_size\?"),
+        ("lr=1e-4", r"did you mean optim\.lr\?"),
+        ("learning_rate=1e-4", r"optim\.lr"),
+        ("workers=2", r"did you mean data\.workers\?"),
+        ("num_workers=2", r"data\.workers=N"),
+        ("checkpoint=sam.pth", r"init_from=PATH starts.*resume=PATH.*ckpt=PATH"),
+        ("weights=sam.pth", r"init_from=PATH"),
+        ("fp16=true", r"trainer\.precision=16-mixed"),
+        ("bf16=true", r"trainer\.precision=bf16-mixed"),
+        ("trainer.precision=16", r"did you mean 16-mixed\?"),
+        ("trainer.precision=FP16", r"did you mean 16-mixed\?"),
+        ("trainer.devices=cuda", r"trainer\.accelerator=gpu or cpu"),
+        ("data=photos", r"data is a group of settings.*data\.train=PATH"),
+        ("dataset=coco", r"data\.train=PATH"),
+        ("image_size=512", r"did you mean model\.image_size\?"),
+        ("output_dir=o", r"run_dir=DIR"),
+        ("save-dir=o", r"run_dir=DIR"),
+        ("wandb=true", r"did you mean logger\.wandb\?"),
+        ("patience=3", r"checkpoint\.keep_best"),
+    ],
+)
+def test_words_of_other_programs_are_understood(word: str, answer: str) -> None:
+    def read() -> None:
+        cfg = load_config(["data.train=x", word])
+        check_config(cfg)
+        parse_devices(cfg.trainer.devices)
+
+    with pytest.raises(UserError, match=answer) as error:
+        read()
+    assert "\n" not in str(error.value)
+
+
+def test_every_setting_that_is_named_in_place_of_a_word_exists() -> None:
+    keys = flat_keys(_schema())
+    for word, meaning in _WORDS.items():
+        assert word == word.lower().replace("_", ""), word
+        for setting in re.findall(r"(?<![\w.])([a-z_]+\.[a-z_.]+|run_dir|seed|resume)=", meaning):
+            assert setting in keys, (word, setting)

@@ -192,6 +192,8 @@ class StepMeter(Callback):
             values |= figures.ranks.columns()
         if (norm := getattr(pl_module, "last_grad_norm", None)) is not None:
             values["grad_norm"] = float(norm)
+        if (scaling := getattr(pl_module, "loss_scale", None)) is not None:
+            values["loss_scale"] = float(scaling.used)
         for name in ("loss", "iou", "predicted_iou"):
             for r, value in enumerate(getattr(figures.rounds, name)):
                 values[f"{name}_r{r:02d}"] = value

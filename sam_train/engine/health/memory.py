@@ -17,6 +17,7 @@ import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from sam_train.engine.config import LOW_PRECISIONS
 from sam_train.engine.health.pulse import PULSE
 from sam_train.errors import UserError
 from sam_train.model.build import recompute_of, resolve
@@ -59,7 +60,7 @@ class Load:
     """Per image."""
     recompute: str
     low: bool
-    """bfloat16 under autocast."""
+    """bfloat16 or float16 under autocast."""
     split: bool
     """The encoder's weights, gradients and moments are divided over the ranks."""
 
@@ -192,7 +193,7 @@ def advice(cfg: RunConfig, memory: Memory, *, ranks: int | None = None) -> str:
         images=max(1, cfg.data.batch_size // (ranks * cfg.trainer.accumulate)),
         masks=cfg.data.masks_per_image,
         recompute=recompute_of(cfg.model),
-        low=cfg.trainer.precision == "bf16-mixed",
+        low=cfg.trainer.precision in LOW_PRECISIONS,
         split=cfg.trainer.strategy in ("fsdp2", "deepspeed"),
     )
     rank = dist.get_rank() if _distributed() else 0

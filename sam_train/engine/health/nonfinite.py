@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from sam_train.engine.agreement import Agreement
 from sam_train.engine.health.config import HealthConfig
 from sam_train.engine.health.skipping import OnHost
+from sam_train.engine.loss_scale import BACKOFF
 from sam_train.engine.records import RoundLog
 from sam_train.errors import UserError
 from sam_train.types import Batch
@@ -49,6 +50,8 @@ class _Update:
     names: list[str]
     each: Tensor | None
     rounds: RoundLog | None
+    scale: OnHost | None = None
+    """The loss scale that its gradients were made under, with 16-mixed."""
     turns: list[_Turn] = field(default_factory=list)
 
 
@@ -111,6 +114,7 @@ class NonfiniteWatch(Callback):
         self._seen = step
         self._judge(trainer)
         norm = getattr(pl_module, "last_grad_norm", None)
+        scaling = getattr(pl_module, "loss_scale", None)
         if norm is not None:
             self._pending = _Update(
                 step=step,
@@ -118,6 +122,7 @@ class NonfiniteWatch(Callback):
                 names=self._names,
                 each=self._each,
                 rounds=getattr(pl_module, "last_rounds", None),
+                scale=None if scaling is None else OnHost(scaling.used),
                 turns=self._turns,
             )
         self._turns, self._each = [], None
@@ -152,13 +157,20 @@ class NonfiniteWatch(Callback):
         self.in_a_row += 1
         records = self._ranks.gather(_record(trainer.global_rank, update))
         text = _summary(update.step, records)
+        scale = None if update.scale is None else float(update.scale.read())
+        if scale is not None:
+            text += f"; loss scale {scale:.0f}, now {scale * BACKOFF:.0f}"
         path = self.folder / f"step={update.step}.json"
         if trainer.is_global_zero:
             self.folder.mkdir(exist_ok=True)
             content = {"step": update.step, "in_a_row": self.in_a_row, "ranks": records}
+            if scale is not None:
+                content["loss_scale"] = scale
             path.write_text(json.dumps(content, indent=1))
             log.warning("%s: skipped, %d in a row; %s", text, self.in_a_row, path)
-        if self.in_a_row >= self.cfg.max_nonfinite:
+        # A sound loss whose gradient leaves float16's range is what a scale is lowered for.
+        searching = scale is not None and scale > 1 and _loss_is_finite(records)
+        if self.in_a_row >= self.cfg.max_nonfinite and not searching:
             self._stop(trainer, text, path)
 
     def _stop(self, trainer: Trainer, text: str, path: Path) -> None:
@@ -198,6 +210,10 @@ def _record(rank: int, update: _Update) -> dict[str, Any]:
         "loss_by_round": [x if math.isfinite(x) else str(x) for x in losses],
         "nonfinite_gradients": spoilt,
     }
+
+
+def _loss_is_finite(records: list[dict[str, Any]]) -> bool:
+    return not any(isinstance(x, str) for record in records for x in record["loss_by_round"])
 
 
 def _summary(step: int, records: list[dict[str, Any]]) -> str:
