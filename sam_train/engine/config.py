@@ -158,8 +158,8 @@ def check(cfg: TrainerConfig) -> None:
         if getattr(cfg, name) not in allowed:
             listed = ", ".join(choice or "''" for choice in allowed)
             meant = PRECISION_WORDS.get(cfg.precision.lower()) if name == "precision" else None
-            hint = f"did you mean {meant}? There are {listed}" if meant else f"use one of {listed}"
-            raise UserError(f"trainer.{name}={getattr(cfg, name)}: {hint}")
+            hint = f"; did you mean {meant}?" if meant else ""
+            raise UserError(f"trainer.{name}={getattr(cfg, name)}: use one of {listed}{hint}")
     check_accelerator(cfg)
 
 

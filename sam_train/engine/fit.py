@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -120,9 +120,10 @@ def _train(
             cfg,
             run_dir=run_dir,
             notice=notice,
-            record={"config": plain, "versions": versions(), **loggers.record},
+            plain=plain,
             found=found,
             owner=owner,
+            also=loggers.record,
         ),
         loggers=loggers.all,
         grad_clip=cfg.optim.grad_clip,
@@ -144,16 +145,18 @@ def run_callbacks(
     *,
     run_dir: Path,
     notice: Notice,
-    record: dict[str, Any],
+    plain: Any,
     found: Found | None,
-    owner: RunOwner | None,
+    owner: RunOwner | None = None,
+    also: Mapping[str, Any] | None = None,
 ) -> list[Callback]:
     """All that watches, measures and saves a run, in the order in which it is called.
 
     Args:
-        record: settings and versions as they go into each checkpoint.
+        plain: the settings as they go into each checkpoint.
         found: the checkpoint that the run goes on from.
         owner: the right to write run_dir, in the first process.
+        also: what else goes into each checkpoint beside them.
     """
     return [
         notice,
@@ -170,7 +173,7 @@ def run_callbacks(
             ),
             run_dir=run_dir,
             notice=notice,
-            record=record,
+            record={"config": plain, "versions": versions(), **(also or {})},
             resume_from=found,
             owner=owner,
         ),
