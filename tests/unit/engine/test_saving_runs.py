@@ -9,7 +9,8 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sam_train.engine import saving
+from sam_train.engine.agreement import Agreement
 from sam_train.engine.callbacks.meter import Recorder
 from sam_train.engine.resume import RUN_RECORD, inspect
 from sam_train.engine.rng_state import rng_state, set_rng_state
@@ -323,6 +325,89 @@ def test_a_run_that_is_asked_to_end_is_saved_first(
     assert saved(tmp_path) == [3]
     assert f"{number.name}: saved at step 3; the same command goes on from there" in said
     assert requeued == ([[3]] if number == signal.SIGUSR1 else [])
+
+
+class Beside(Agreement):
+    """Another rank, and what it wants each time that the ranks agree; nothing after that."""
+
+    def __init__(self, *wants: int) -> None:
+        super().__init__()
+        self.wants = list(wants)
+
+    def start(self) -> None:
+        """There is no process to meet."""
+
+    def largest(self, value: int) -> int:
+        """The larger of both."""
+        return max(value, self.wants.pop(0)) if self.wants else value
+
+    def same(self, text: str) -> bool:
+        """Both found the same."""
+        return True
+
+
+def with_another(run_dir: Path, *wants: int) -> Saver:
+    own = Saver(CheckpointConfig(**SILENT), run_dir=run_dir)
+    own.ranks = Beside(*wants)
+    return own
+
+
+def test_what_another_rank_wants_happens_here_too(tmp_path: Path) -> None:
+    fit(with_another(tmp_path, Wish.NOTHING, Wish.SAVE), steps=4)
+    assert saved(tmp_path) == [2, 4]
+
+
+@pytest.mark.parametrize("requeues", [0, 1])
+def test_a_rank_that_alone_is_asked_to_end_ends_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], requeues: int
+) -> None:
+    """Step 1; then the save's own agreement, and who requeues."""
+    called = []
+    monkeypatch.setattr(saving, "requeue", lambda: called.append(True))
+    with pytest.raises(Stopped) as caught:
+        fit(with_another(tmp_path, Wish.SAVE_AND_STOP, Wish.NOTHING, requeues))
+    assert (caught.value.step, caught.value.reason) == (1, "another process")
+    assert said == ["another process: saved at step 1; the same command goes on from there"]
+    assert saved(tmp_path) == [1]
+    assert len(called) == requeues
+
+
+@pytest.mark.parametrize("wants", [(Wish.FAIL,), (*[Wish.NOTHING] * 6, Wish.FAIL)])
+def test_a_rank_whose_disk_is_full_says_it_alone(tmp_path: Path, wants: tuple[Wish, ...]) -> None:
+    """This one ends with the same status and without a word; in the run, and at its end."""
+    with pytest.raises(SystemExit) as caught:
+        fit(with_another(tmp_path, *wants), steps=6)
+    assert caught.value.code == 2
+
+
+def test_only_the_first_rank_looks_at_clock_and_figures(tmp_path: Path) -> None:
+    notice = Notice(grace_seconds=0)
+    cfg = CheckpointConfig(every_steps=1, every_minutes=1e-9, keep_every=1)
+    own = Saver(cfg, run_dir=tmp_path, notice=notice)
+    first, other = (
+        cast(Trainer, SimpleNamespace(is_global_zero=zero, max_steps=4)) for zero in (True, False)
+    )
+    assert own._wish(first, 4) is Wish.SAVE
+    assert own._wish(other, 4) is Wish.NOTHING
+    notice.received = signal.SIGTERM
+    assert own._wish(first, 1) is own._wish(other, 1) is Wish.SAVE_AND_STOP
+
+
+def test_the_last_measurement_may_make_another_one_the_best(tmp_path: Path) -> None:
+    """It comes after the last save, whose rotation did not know of it yet."""
+    recorder = Recorder(tmp_path)
+
+    class AtTheEnd(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 2:
+                recorder.record(trainer, {"val/miou_1": 0.5})
+
+        def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 4:
+                recorder.record(trainer, {"val/miou_1": 0.9})
+
+    train(tmp_path, recorder, AtTheEnd(), steps=4, keep_best=1, keep_last=1, background=False)
+    assert saved(tmp_path) == [4]
 
 
 def test_wishes_are_ordered_by_what_must_happen() -> None:
