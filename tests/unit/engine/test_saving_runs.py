@@ -30,7 +30,13 @@ from sam_train.engine.signals import Notice, Stopped
 from sam_train.engine.whole_files import write_whole
 from sam_train.errors import UserError
 
-SILENT = {"every_steps": 0, "every_minutes": 0.0, "keep_best": 0, "keep_last": 99}
+SILENT = {
+    "every_steps": 0,
+    "every_minutes": 0.0,
+    "keep_best": 0,
+    "keep_last": 99,
+    "metric": "val/miou_1",
+}
 """Nothing is due but the end."""
 
 
