@@ -100,6 +100,18 @@ def test_a_damaged_one_is_passed_over_in_one_line(run_dir: Path, said: list[str]
     assert "fails its checksum): going back to step=1.ckpt, step 1" in line
 
 
+def test_one_that_cannot_be_opened_is_passed_over_with_the_systems_words(
+    run_dir: Path, said: list[str]
+) -> None:
+    folder = run_dir / "checkpoints"
+    for name in ("last.ckpt", "step=3.ckpt"):
+        (folder / name).unlink()
+    (folder / "step=3.ckpt").mkdir()
+    assert found(run_dir) == ("step=2.ckpt", 2)
+    words = "cannot be opened (Is a directory): going back to step=2.ckpt, step 2"
+    assert said == [f"{folder / 'step=3.ckpt'} {words}"]
+
+
 def test_none_that_is_whole_is_refused(run_dir: Path) -> None:
     folder = run_dir / "checkpoints"
     for path in folder.iterdir():
