@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +39,9 @@ def runs_of(mask: npt.NDArray[np.uint8], *others: npt.NDArray[np.uint8]) -> rle.
     return rle.parse(counts, height=mask.shape[0], width=mask.shape[1])
 
 
-def sampled(mask: npt.NDArray[np.uint8], frame: InputFrame, cells: int) -> npt.NDArray[np.uint8]:
+def sampled(mask: npt.NDArray[Any], frame: InputFrame, cells: int) -> npt.NDArray[Any]:
     """The mask at the cells' centres, in exact fractions, one cell at a time."""
-    out = np.zeros((cells, cells), dtype=np.uint8)
+    out = np.zeros((cells, cells), dtype=mask.dtype)
     for i in range(cells):
         for j in range(cells):
             y, x = (Fraction(2 * k + 1, 2) * frame.side / cells for k in (i, j))
@@ -85,9 +86,35 @@ def test_grid_is_decode_followed_by_the_same_sampling(
         columns=frame.cell_columns(cells),
         cells=cells,
     )
-    assert np.array_equal(grid[0], sampled(decoded, frame, cells))
-    assert np.array_equal(grid[1], sampled(1 - decoded, frame, cells))
-    assert np.array_equal(grid[2], grid[0])
+    expected = [sampled(one, frame, cells) for one in (decoded, 1 - decoded)]
+    assert np.array_equal(grid, [expected[0], expected[1], expected[0]])
+    seen = rle.sampled(
+        runs,
+        np.array([1, 0, 1]),
+        rows=frame.cell_rows(cells),
+        columns=frame.cell_columns(cells),
+    )
+    assert seen.tolist() == [bool(expected[k].any()) for k in (0, 1, 0)]
+
+
+@pytest.mark.parametrize("shape", [(20, 12), (12, 20), (13, 7)])
+def test_a_mask_is_seen_where_one_of_its_pixels_holds_a_centre(shape: tuple[int, int]) -> None:
+    """Single pixels, and runs that cross from one column into the next, on a coarse grid."""
+    cells, frame = 4, InputFrame(original=shape, side=16)
+    pixels = shape[0] * shape[1]
+    spans = [(p, p + length) for length in (1, 2, shape[0] + 1) for p in range(pixels - length + 1)]
+    masks = []
+    for begin, stop in spans:
+        mask = np.zeros(pixels, np.uint8)
+        mask[begin:stop] = 1
+        masks.append(mask.reshape(shape, order="F"))
+    runs = runs_of(masks[0], *masks[1:])
+    places = {"rows": frame.cell_rows(cells), "columns": frame.cell_columns(cells)}
+    centres = sampled(np.arange(1, pixels + 1).reshape(shape, order="F"), frame, cells)
+    held = set(centres[centres > 0].tolist())
+    expected = [any(p + 1 in held for p in range(*span)) for span in spans]
+    assert rle.sampled(runs, np.arange(len(masks)), **places).tolist() == expected
+    assert 0 < sum(expected) < len(expected)
 
 
 def shares(frame: InputFrame, axis: int, cells: int) -> npt.NDArray[np.int64]:

@@ -153,3 +153,31 @@ def test_the_sum_carries_no_graph_of_the_rounds() -> None:
     assert loss.grad_fn is not None
     reached = {node for node, _ in loss.grad_fn.next_functions if node is not None}
     assert {type(node).__name__ for node in reached} == {"AccumulateGrad"}
+
+
+def test_a_loss_scale_keeps_what_float16_would_lose() -> None:
+    """d loss / d weight = 2^-26 is below float16's smallest number; 2^14 times that is not.
+
+    Whoever calls backward multiplies by the scale, and the gradients come out with it.
+    """
+    weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float16))
+    embeddings = torch.ones(2, dtype=torch.float16, requires_grad=True)
+    small = torch.tensor(2.0**-13, dtype=torch.float16)
+
+    def play(given: Tensor) -> Iterator[Tensor]:
+        for _ in range(3):
+            yield ((given * weight * small) * small).float().sum()
+
+    scale = torch.tensor(2.0**14)
+    loss = backward_round_by_round(
+        play, embeddings=embeddings, parameters=[weight], loss_scale=scale
+    )
+    (loss * scale).backward()
+    for tensor in (weight, embeddings):
+        assert tensor.grad is not None
+        assert tensor.grad.tolist() == [3 * 2.0**-26 * 2.0**14] * 2
+    weight.grad = None
+    plain = backward_round_by_round(play, embeddings=embeddings, parameters=[weight])
+    (plain * scale).backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import random
 import zipfile
@@ -335,3 +336,41 @@ def test_the_best_of_a_run_that_trains_boxes_only_is_best_by_boxes(
     assert saver.cfg.metric == column
     assert saver.cfg.keep_last == cfg.checkpoint.keep_last
     assert cfg.checkpoint.metric == metric
+
+
+def test_a_course_begins_where_its_file_lies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The four states of a folder between the two names of a checkpoint."""
+
+    def files(**steps: int) -> Path:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name, step in steps.items():
+            content = {"state_dict": {}, "global_step": step}
+            write_whole(content, folder / f"{name.replace('_', '=')}.ckpt")
+        return folder
+
+    caplog.set_level(logging.INFO, logger="sam_train")
+    begin_course(tmp_path / "none", step=3)
+    assert not (tmp_path / "none").exists()
+    killed = files(last=4, step_2=2)
+    begin_course(killed, step=4)
+    assert (killed / "step=4.ckpt").samefile(killed / "last.ckpt")
+    assert caplog.messages == []
+    behind = files(last=4, step_2=2, step_4=4)
+    begin_course(behind, step=2)
+    assert (behind / "step=2.ckpt").samefile(behind / "last.ckpt")
+    assert caplog.messages[-1] == "not continued, renamed to *.old: step=4.ckpt"
+    gone = files(last=4, step_4=4, step_1=1)
+    begin_course(gone, step=3)
+    assert {p.name for p in gone.iterdir()} == {"step=1.ckpt", "step=4.ckpt.old", "last.ckpt.old"}
+    assert caplog.messages[-1] == "not continued, renamed to *.old: step=4.ckpt, last.ckpt"
+    damaged = files(step_2=2)
+    (damaged / "last.ckpt").write_bytes(b"half")
+    begin_course(damaged, step=2)
+    assert (damaged / "last.ckpt").samefile(damaged / "step=2.ckpt")
+    odd = files(step_2=2)
+    write_whole({"state_dict": {}, "global_step": "many"}, odd / "last.ckpt")
+    begin_course(odd, step=2)
+    assert (odd / "last.ckpt").samefile(odd / "step=2.ckpt")

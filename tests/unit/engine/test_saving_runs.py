@@ -25,7 +25,8 @@ from sam_train.engine.callbacks.meter import Recorder
 from sam_train.engine.resume import RUN_RECORD, inspect
 from sam_train.engine.rng_state import rng_state, set_rng_state
 from sam_train.engine.rotation import CheckpointConfig
-from sam_train.engine.saving import RNG_RECORD, Saver, Wish, begin_course
+from sam_train.engine.run_owner import RunOwner
+from sam_train.engine.saving import RNG_RECORD, Saver, Wish
 from sam_train.engine.signals import Notice, Stopped
 from sam_train.engine.whole_files import write_whole
 from sam_train.errors import UserError
@@ -399,6 +400,19 @@ def test_only_the_first_rank_looks_at_clock_and_figures(tmp_path: Path) -> None:
     assert own._wish(first, 1) is own._wish(other, 1) is Wish.SAVE_AND_STOP
 
 
+def test_a_run_dir_that_another_process_took_over_is_left_to_it(tmp_path: Path) -> None:
+    """At the next step, in the words of whoever noticed it, and without a checkpoint."""
+    owner = cast(RunOwner, SimpleNamespace(lost=""))
+
+    def lose(trainer: Trainer, step: int) -> None:
+        if step == 3:
+            owner.lost = "run_dir is another process's now"
+
+    with pytest.raises(UserError, match="run_dir is another process's now"):
+        train(tmp_path, After(lose), saver={"owner": owner}, every_steps=3)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_the_last_measurement_may_make_another_one_the_best(tmp_path: Path) -> None:
     """It comes after the last save, whose rotation did not know of it yet."""
     recorder = Recorder(tmp_path)
@@ -418,42 +432,3 @@ def test_the_last_measurement_may_make_another_one_the_best(tmp_path: Path) -> N
 
 def test_wishes_are_ordered_by_what_must_happen() -> None:
     assert Wish.NOTHING < Wish.SAVE < Wish.SAVE_AND_STOP < Wish.FAIL
-
-
-def test_a_course_begins_where_its_file_lies(tmp_path: Path, said: list[str]) -> None:
-    """The four states of a folder between the two names of a checkpoint."""
-
-    def files(**steps: int) -> Path:
-        folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        folder.mkdir()
-        for name, step in steps.items():
-            content = {"state_dict": {}, "global_step": step}
-            write_whole(content, folder / f"{name.replace('_', '=')}.ckpt")
-        return folder
-
-    begin_course(tmp_path / "none", step=3)
-    assert not (tmp_path / "none").exists()
-    killed = files(last=4, step_2=2)
-    begin_course(killed, step=4)
-    assert (killed / "step=4.ckpt").samefile(killed / "last.ckpt")
-    assert said == []
-    behind = files(last=4, step_2=2, step_4=4)
-    begin_course(behind, step=2)
-    assert (behind / "step=2.ckpt").samefile(behind / "last.ckpt")
-    assert said.pop() == "not continued, renamed to *.old: step=4.ckpt"
-    gone = files(last=4, step_4=4, step_1=1)
-    begin_course(gone, step=3)
-    assert {p.name for p in gone.iterdir()} == {"step=1.ckpt", "step=4.ckpt.old", "last.ckpt.old"}
-    assert said.pop() == "not continued, renamed to *.old: step=4.ckpt, last.ckpt"
-    damaged = files(step_2=2)
-    (damaged / "last.ckpt").write_bytes(b"half")
-    begin_course(damaged, step=2)
-    assert inspect_step(damaged / "last.ckpt") == 2
-    odd = files(step_2=2)
-    write_whole({"state_dict": {}, "global_step": "many"}, odd / "last.ckpt")
-    begin_course(odd, step=2)
-    assert inspect_step(odd / "last.ckpt") == 2
-
-
-def inspect_step(path: Path) -> int:
-    return int(torch.load(path, weights_only=True)["global_step"])

@@ -131,6 +131,16 @@ def test_json_is_for_people_too() -> None:
     assert text.startswith('{\n  "miou": {\n    "1": 0.25\n  },\n') and text.endswith("}\n")
 
 
+def test_scores_from_before_there_were_intervals_are_read() -> None:
+    scores = tally_of([[0.25, 0.5]], predicted=[0.5], real=[0.5]).scores([1])
+    raw = json.loads(scores.to_json())
+    for name in ("box", "intervals", "groups", "grouped"):
+        del raw[name]
+    old = ClickScores.from_json(json.dumps(raw))
+    assert (old.box, old.intervals, old.groups, old.grouped) == (None, {}, 0, False)
+    assert old.miou == scores.miou
+
+
 RANKS = [
     tally_of([[0.1, 0.2], [0.3, 0.4], [0.8, 0.9]], predicted=[0.5, 0.9], real=[0.4, 0.2]),
     tally_of([[0.4, 1.0]], predicted=[0.1], real=[0.7]),
