@@ -12,6 +12,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import (
     AdvancedProfiler,
     Profiler,
@@ -39,6 +40,24 @@ def build_profiler(name: str, *, run_dir: Path) -> Profiler | None:
     return PROFILERS[name](dirpath=run_dir, filename="profile") if name else None
 
 
+def accelerator_of(cfg: TrainerConfig) -> str:
+    """Return `trainer.accelerator` with auto decided."""
+    if cfg.accelerator != "auto":
+        return cfg.accelerator
+    # Lightning's auto would take a Mac's GPU, which lacks the float64 of prompts/rng.py.
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def precision_plugin(name: str, *, strategy: Any, device: str) -> Precision | None:
+    """Return our own plugin for a precision; None where Lightning's does what is meant."""
+    if isinstance(strategy, ZeroStrategy):
+        return ZeroPrecision(name, device=device)
+    if name == "16-mixed":
+        # Lightning's own would take bfloat16 on a CPU, and leave fused optimizers to unscale.
+        return HalfPrecision(device)
+    return None
+
+
 def build_trainer(
     cfg: TrainerConfig,
     *,
@@ -57,26 +76,18 @@ def build_trainer(
     if cfg.threads:
         # Lightning would set it anew, and the processes that it starts read it.
         os.environ["OMP_NUM_THREADS"] = str(cfg.threads)
-    accelerator = cfg.accelerator
-    if accelerator == "auto":
-        # Lightning's auto would take a Mac's GPU, which lacks the float64 of prompts/rng.py.
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    accelerator = accelerator_of(cfg)
     strategy = build_strategy(
         cfg.strategy, deepspeed=cfg.deepspeed, offload=cfg.offload, clip=grad_clip
     )
-    precision: dict[str, Any] = {"precision": cfg.precision}
     plugins: list[Any] = []
     if SLURMEnvironment.detect():
         # Signals and requeuing are those of engine/signals.py.
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    if isinstance(strategy, ZeroStrategy):
-        device = "cpu" if accelerator == "cpu" else "cuda"
-        plugins.append(ZeroPrecision(cfg.precision, device=device))
-        precision = {}
-    elif cfg.precision == "16-mixed":
-        # Lightning's own would take bfloat16 on a CPU, and leave fused optimizers to unscale.
-        plugins.append(HalfPrecision("cpu" if accelerator == "cpu" else "cuda"))
-        precision = {}
+    device = "cpu" if accelerator == "cpu" else "cuda"
+    own = precision_plugin(cfg.precision, strategy=strategy, device=device)
+    plugins += [own] if own is not None else []
+    precision: dict[str, Any] = {} if own is not None else {"precision": cfg.precision}
     try:
         return Trainer(
             accelerator=accelerator,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -59,6 +60,17 @@ class _Asked(TypedDict):
     batch_number: int
 
 
+@contextmanager
+def _evaluating(sam: Sam) -> Iterator[None]:
+    """Put the model into eval mode for the block."""
+    was_training = sam.training
+    sam.eval()
+    try:
+        yield
+    finally:
+        sam.train(was_training)
+
+
 @torch.no_grad()
 def evaluate_clicks(
     sam: Sam,
@@ -76,10 +88,9 @@ def evaluate_clicks(
 ) -> ClickScores:
     """Click on what is wrong, again and again, and measure each time.
 
-    The first click asks for three masks and goes on with the most confident one (by predicted
-    IoU); "oracle" is the best of the three. Each next click is the deepest pixel of the error
-    region at the original resolution, with the logits of the round before fed back, and asks for
-    one mask. A perfect mask needs no further click and keeps its IoU of 1.
+    The first click asks for three masks; the one of highest predicted IoU is fed back, "oracle" is
+    the best. Each next click is the deepest pixel of the error region at the original resolution
+    and asks for one mask. A perfect mask needs no further click and keeps its IoU of 1.
 
     Args:
         sam: put into eval mode meanwhile. Runs under the caller's autocast, if any.
@@ -97,8 +108,7 @@ def evaluate_clicks(
         Scores over the masks of all ranks.
 
     Raises:
-        ValueError: unknown `first`, clicks below 1, batches without rles, or an empty mask.
-        UserError: no mask at all.
+        ValueError: unknown `first`, clicks below 1, no rles, an empty mask. UserError: no mask.
     """
     _check(clicks, first)
     place = torch.device(device) if device is not None else next(sam.parameters()).device
@@ -107,29 +117,17 @@ def evaluate_clicks(
     def measure(batch: Batch, number: int) -> None:
         embeddings = sam.encode(batch.images, batch.image_sizes)
         asked = _Asked(multimask=multimask, max_masks=max_masks, batch_number=number)
-        values = []
+        box = None
         if boxes:
-            values.append(measure_boxes(sam, batch, embeddings, observer=box_observer, **asked))
+            box = measure_boxes(sam, batch, embeddings, observer=box_observer, **asked)
         played = play_clicks(
             sam, batch, embeddings, rounds=tally.rounds, first=first, observer=observer, **asked
         )
-        played.add_to(tally)
-        tally.box += [torch.from_numpy(value) for value in values]
-        tally.images += len(batch.keys)
-        tally.photos += photo_sums(
-            np.column_stack([played.iou, played.oracle, *values]),
-            owners=batch.image_index.tolist(),
-            positions=batch.positions,
-            groups=groups or {},
-        )
+        played.add_to(tally, batch, box=box, groups=groups or {})
 
-    was_training = sam.training
-    sam.eval()
-    try:
+    with _evaluating(sam):
         for number, batch in enumerate(batches):
             measure(batch.to(place), number)
-    finally:
-        sam.train(was_training)
     return tally.scores(sorted(set(clicks)), device=place)
 
 
@@ -152,8 +150,31 @@ class Clicked:
     real: list[float] = field(default_factory=list)
     """IoU of every mask that was returned, predicted and measured."""
 
-    def add_to(self, tally: ClickTally) -> None:
-        """Count these masks."""
+    def add_to(
+        self,
+        tally: ClickTally,
+        batch: Batch,
+        *,
+        box: npt.NDArray[np.float64] | None,
+        groups: Mapping[int, str],
+    ) -> None:
+        """Count these masks, and their photos for the intervals.
+
+        Args:
+            tally: of all batches.
+            batch: of these masks.
+            box: [M] IoU by the exact box, where it was measured.
+            groups: as `evaluate_clicks` takes them.
+        """
+        boxes = [] if box is None else [box]
+        tally.box += [torch.from_numpy(value) for value in boxes]
+        tally.images += len(batch.keys)
+        tally.photos += photo_sums(
+            np.column_stack([self.iou, self.oracle, *boxes]),
+            owners=batch.image_index.tolist(),
+            positions=batch.positions,
+            groups=groups,
+        )
         tally.iou.append(torch.from_numpy(self.iou))
         tally.oracle.append(torch.from_numpy(self.oracle))
         tally.predicted.extend(self.predicted)
