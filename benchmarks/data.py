@@ -32,16 +32,16 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
-from data_tools.sa1b_format import ShardSample, annotation_from_rle, write_shards
 from data_tools.sample import SampleConfig, write_sample
-from sam_train.allocator import keep_freed_memory
-from sam_train.data.collate import collate
 from sam_train.data.config import DataConfig
-from sam_train.data.dataset import Scenes, TrainDataset
-from sam_train.data.loader import make_train_loader
-from sam_train.data.order import Order
-from sam_train.data.shards import Shards, open_shards
+from sam_train.data.feed.collate import collate
+from sam_train.data.feed.loader import make_train_loader
+from sam_train.data.feed.order import Order
+from sam_train.data.sample.dataset import Scenes, TrainDataset
+from sam_train.data.shards.reader import Shards, open_shards
+from sam_train.data.shards.writer import ShardSample, annotation_from_rle, write_shards
 from sam_train.data.skips import Skips
+from sam_train.runtime.allocator import keep_freed_memory
 
 HEIGHT, WIDTH = 1500, 2250
 SIDE, CELLS, MASKS = data_peers.SIDE, data_peers.CELLS, data_peers.MASKS

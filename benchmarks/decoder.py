@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_train.allocator import keep_freed_memory
-from sam_train.engine.rounds_backward import backward_round_by_round
-from sam_train.losses import LossConfig, mask_losses
 from sam_train.model import Sam, build_sam
 from sam_train.prompts.rounds import Carry, carried_logits
+from sam_train.runtime.allocator import keep_freed_memory
+from sam_train.train.losses import LossConfig, mask_losses
+from sam_train.train.rounds_backward import backward_round_by_round
 from sam_train.types import FOREGROUND, PAD, Prediction, Prompts
 
 IMAGES = 2

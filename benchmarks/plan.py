@@ -1,4 +1,4 @@
-"""Which model fits on which GPU under which settings, by `sam_train.plan`; and how near it comes.
+"""Which model fits on which GPU under which settings, by `sam_train.cluster.plan`.
 
     python benchmarks/plan.py --out docs/benchmarks/plan.md
 
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sam_train.config import load_config
-from sam_train.plan.estimate import speed_of
-from sam_train.plan.gpus import GPUS
-from sam_train.plan.measure import compare
-from sam_train.plan.memory import GIB, Simulator
-from sam_train.plan.settings import Setting
-from sam_train.plan.states import states_of
+from sam_train.cluster.plan.estimate import speed_of
+from sam_train.cluster.plan.gpus import GPUS
+from sam_train.cluster.plan.measure import compare
+from sam_train.cluster.plan.memory import GIB, Simulator
+from sam_train.cluster.plan.settings import Setting
+from sam_train.cluster.plan.states import states_of
+from sam_train.settings.run import load_config
 
 MODELS = ("vit_b", "vit_l", "vit_h")
 MEMORIES = {
@@ -171,8 +171,8 @@ Made by
 python benchmarks/plan.py --out docs/benchmarks/plan.md
 ```
 
-with `sam_train/plan/`; for your own settings `python -m sam_train plan +experiment=vit_h` and the
-machine you have, such as `plan.gpu=h100 trainer.num_nodes=2`.
+with `sam_train/cluster/plan/`; for your own settings `python -m sam_train plan +experiment=vit_h`
+and the machine you have, such as `plan.gpu=h100 trainer.num_nodes=2`.
 
 ## Images at a time on one GPU
 
@@ -207,7 +207,7 @@ table are measured.** The same counting, with a GPU's kernels and dtypes, makes 
 
 What the plan misses is what kernels take and give back by themselves. It counts most where models
 are tiny: 6 % for a 3-block `vit_t` at 128 px that recomputes everything, in
-`tests/unit/plan/test_measured.py`.
+`tests/unit/cluster/plan/test_measured.py`.
 """
 
 

@@ -1,4 +1,4 @@
-"""What every tool of this package shares: its command line, progress bar, processes and writes.
+"""What every tool of this package shares: its command line, progress bar and processes.
 
 A tool is `def NAME(args: argparse.Namespace) -> str | Answer` and
 
@@ -9,7 +9,6 @@ A tool is `def NAME(args: argparse.Namespace) -> str | Answer` and
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import signal
@@ -21,8 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -116,11 +114,6 @@ def between(low: float, high: float, kind: type[int] | type[float]) -> Callable[
         return value
 
     return parse
-
-
-def count(number: int, what: str) -> str:
-    """A number and its noun, in English: `1 photo`, `2,000 photos`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 class Bar:
@@ -221,23 +214,3 @@ def _deaf_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
-
-
-def write_atomically(path: Path, fill: Callable[[BinaryIO], Result]) -> Result:
-    """Let `fill` write a temporary file beside `path`, then rename it; returns fill's answer."""
-    # Not ending in .tar: a glob for shards must not pick up a half-written one.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as stream:
-            result = fill(stream)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return result
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; the folder is made if absent."""
-    text = json.dumps(value, indent=1).encode() + b"\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda stream: stream.write(text))

@@ -10,23 +10,24 @@ from typing import Any
 
 from data_tools import command
 from data_tools.convert_output import Summary, fingerprint, finished, replaced_folder, write_lists
-from data_tools.convert_photo import JPEG_QUALITY
 from data_tools.convert_run import ConvertConfig, Tally, samples
-from data_tools.photos.options import add_photo_options, photo_rule
-from data_tools.readers.ade20k import list_ade20k
-from data_tools.readers.bbbc038 import list_bbbc038
-from data_tools.readers.bsds import DEDUPE_IOU, list_bsds
-from data_tools.readers.cityscapes import list_cityscapes
-from data_tools.readers.coco import list_coco
-from data_tools.readers.foreign import other_kind
-from data_tools.readers.leftovers import count_unused
-from data_tools.readers.lvis import list_lvis
-from data_tools.readers.mask_rules import FOREGROUNDS, LAYOUTS
-from data_tools.readers.masks import list_masks
-from data_tools.readers.records import Listing
-from data_tools.readers.rle import list_rle
-from data_tools.sa1b_format import SAMPLES_PER_SHARD, ShardSample, write_shards
+from data_tools.photo_options import add_photo_options, photo_rule
+from sam_train.data.formats.ade20k import list_ade20k
+from sam_train.data.formats.bbbc038 import list_bbbc038
+from sam_train.data.formats.bsds import DEDUPE_IOU, list_bsds
+from sam_train.data.formats.cityscapes import list_cityscapes
+from sam_train.data.formats.coco import list_coco
+from sam_train.data.formats.foreign import other_kind
+from sam_train.data.formats.leftovers import count_unused
+from sam_train.data.formats.lvis import list_lvis
+from sam_train.data.formats.mask_rules import FOREGROUNDS, LAYOUTS
+from sam_train.data.formats.masks import list_masks
+from sam_train.data.formats.records import Listing
+from sam_train.data.formats.rle import list_rle
+from sam_train.data.photos.jpeg import JPEG_QUALITY
+from sam_train.data.shards.writer import SAMPLES_PER_SHARD, ShardSample, write_shards
 from sam_train.errors import UserError
+from sam_train.runtime.text import count
 
 EXAMPLES = """examples:
   python -m data_tools.convert coco  --images val2017 --annotations instances_val2017.json --out DIR
@@ -233,7 +234,7 @@ def convert(args: argparse.Namespace) -> str:
         if not shards:
             raise UserError(" | ".join(["nothing to convert", *Summary.of(tally).lines()]))
         write_lists(folder, tally, mark)
-    written = f"wrote {command.count(len(shards), 'shard')} to {args.out}"
+    written = f"wrote {count(len(shards), 'shard')} to {args.out}"
     return "\n".join([*Summary.of(tally).lines(), written])
 
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools import command
 from data_tools.convert_run import Tally
-from data_tools.photos.files import locate
-from data_tools.photos.rule import Taken
-from data_tools.readers.records import Listing
+from sam_train.data.formats.records import Listing
+from sam_train.data.photos.files import locate
+from sam_train.data.photos.rule import Taken
 from sam_train.errors import UserError
+from sam_train.runtime.text import count
 
 STAMP = "convert.json"
 SOURCES = "sources.tsv"
@@ -48,7 +48,7 @@ class Reason:
         """What was done to how many, with the first names and how many more there are."""
         rest = self.count - len(self.names)
         names = "; ".join(self.names) + (f"; and {rest} more" if rest else "")
-        return f"{verb} {command.count(self.count, self.kind)}, {self.reason}: {names}"
+        return f"{verb} {count(self.count, self.kind)}, {self.reason}: {names}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +86,10 @@ class Summary:
         skipped = {"image": 0, "mask": 0}
         for reason in self.reasons:
             skipped[reason.kind] = skipped.get(reason.kind, 0) + reason.count
-        counts = [command.count(n, kind) for kind, n in skipped.items()]
+        counts = [count(n, kind) for kind, n in skipped.items()]
         # Commas before the last two: 2 images, 1 mask and 3 files.
         listed = " and ".join([", ".join(counts[:-1]), counts[-1]])
-        yield (
-            f"{command.count(self.images, 'image')}, {command.count(self.masks, 'mask')}; "
-            f"skipped {listed}"
-        )
+        yield (f"{count(self.images, 'image')}, {count(self.masks, 'mask')}; skipped {listed}")
 
 
 def reasons_of(rows: Iterable[tuple[str, str, str]]) -> list[Reason]:

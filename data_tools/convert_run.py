@@ -10,11 +10,12 @@ from functools import partial
 from pycocotools import mask as coco_mask
 
 from data_tools import command
-from data_tools.convert_photo import JPEG_QUALITY, read_photo
-from data_tools.photos.files import refuse_large
-from data_tools.photos.rule import PhotoRule, Taken
-from data_tools.readers.records import Listing, MasksRead, Record, Skip, SkipImageError
-from data_tools.sa1b_format import ShardSample, annotation_from_rle
+from sam_train.data.formats.records import Listing, MasksRead, Record, Skip, SkipImageError
+from sam_train.data.photos.files import refuse_large
+from sam_train.data.photos.jpeg import JPEG_QUALITY, read_photo
+from sam_train.data.photos.rule import PhotoRule, Taken
+from sam_train.data.shards.writer import ShardSample, annotation_from_rle
+from sam_train.runtime.text import count
 
 PIECES_SHARE = 0.05
 """Fewer files with objects in pieces are things half hidden, and not worth a word."""
@@ -165,12 +166,12 @@ def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[S
 def taken_notes(taken: Counter[str], in_pieces: list[tuple[str, int]]) -> list[str]:
     """Return a sentence for each thing that mask files were taken for, and one that says where an
     object looks like several."""
-    notes = [f"{command.count(n, 'mask file')}: {what}" for what, n in taken.most_common()]
+    notes = [f"{count(n, 'mask file')}: {what}" for what, n in taken.most_common()]
     if len(in_pieces) > PIECES_SHARE * taken.total():
         name, most = max(in_pieces, key=lambda found: found[1])
         notes.append(
             f"an object in 4 or more separate regions in {len(in_pieces)} of "
-            f"{command.count(taken.total(), 'mask file')} ({name}: {most}); if each region is an "
+            f"{count(taken.total(), 'mask file')} ({name}: {most}); if each region is an "
             "object, add --regions"
         )
     return notes

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_tools import command
-from data_tools.command import Answer, count
+from data_tools.command import Answer
 from data_tools.download_checks import read_checksums
 from data_tools.download_fetch import Policy
 from data_tools.download_links import Failure, read_links, select, write_failed
@@ -24,6 +24,7 @@ from data_tools.download_part import only_one
 from data_tools.download_plan import checksums_fit
 from data_tools.download_run import Downloader, Outcome, ways_out
 from sam_train.errors import UserError
+from sam_train.runtime.text import count
 
 _SHOWN = 20
 _EXAMPLES = """examples:

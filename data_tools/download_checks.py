@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.download_http import CHUNK
-from sam_train.data.tar import list_members
+from sam_train.data.storage.tar import list_members
 from sam_train.errors import UserError
 
 _KINDS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}

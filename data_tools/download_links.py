@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from data_tools.command import write_atomically
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_atomically
 
 NAME_COLUMN, LINK_COLUMN = "file_name", "cdn_link"
 FAILED = "failed.tsv"

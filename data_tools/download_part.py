@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from data_tools.command import write_atomically
 from data_tools.download_http import Remote
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_atomically
 
 RECORD = "downloaded.tsv"
 LOCK = ".download.lock"

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from rich.filesize import decimal
 
-from data_tools.command import Bar, count, progress
+from data_tools.command import Bar, progress
 from data_tools.download_checks import Checksum
 from data_tools.download_fetch import Fetch, Policy, probe
 from data_tools.download_http import Client, Fault, TransferError
@@ -22,6 +22,7 @@ from data_tools.download_links import Link
 from data_tools.download_part import Arrival, LocalError, Part, Record
 from data_tools.download_plan import Item, Plan, State, compared, settled
 from sam_train.errors import UserError
+from sam_train.runtime.text import count
 
 _LINE_SECONDS = 60.0
 """Between lines about the progress where there is no terminal for a bar."""

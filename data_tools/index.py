@@ -20,11 +20,20 @@ from pathlib import Path
 import msgspec
 
 from data_tools import command
-from sam_train.data.index import FILE_NAME, Index, ShardPart, build_index, compact, open_index
-from sam_train.data.patterns import resolve
-from sam_train.data.sources import Facts, is_remote, one_line, open_source, short_name
-from sam_train.data.walk import index_shard
+from sam_train.data.shards.index import (
+    FILE_NAME,
+    Index,
+    ShardPart,
+    build_index,
+    compact,
+    open_index,
+)
+from sam_train.data.shards.patterns import resolve
+from sam_train.data.shards.walk import index_shard
+from sam_train.data.storage.sources import Facts, is_remote, open_source, short_name
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_atomically
+from sam_train.runtime.text import count, one_line
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +155,7 @@ def _write(plan: _Plan, out: Path) -> Index:
     ]
     index = build_index(parts)
     out.parent.mkdir(parents=True, exist_ok=True)
-    command.write_atomically(out, index.write)
+    write_atomically(out, index.write)
     return index
 
 
@@ -166,7 +175,7 @@ def _problems(plan: _Plan) -> list[str]:
         if problems:
             lines.append(f"{short_name(path)}: {'; '.join(problems)}")
     if plan.gone:
-        lines.append(f"{command.count(plan.gone, 'shard')} of the old index left out: not given")
+        lines.append(f"{count(plan.gone, 'shard')} of the old index left out: not given")
     return lines
 
 
@@ -180,7 +189,7 @@ def index(args: argparse.Namespace) -> command.Answer:
     out: Path = args.out or _default_out(paths)
     old = _opened(out)
     plan = _plan(paths, old, folder=Path(os.path.abspath(out.parent)))  # noqa: PTH100
-    todo = f"{command.count(len(plan.walk), 'shard')} to walk, {len(plan.kept):,} unchanged"
+    todo = f"{count(len(plan.walk), 'shard')} to walk, {len(plan.kept):,} unchanged"
     if args.dry_run:
         return _answer(plan, f"{todo}; dry run: {out} was not written")
     if not plan.walk and not plan.gone and not plan.failed and old is not None:
@@ -197,7 +206,7 @@ def index(args: argparse.Namespace) -> command.Answer:
 
 
 def _size_of(made: Index) -> str:
-    return f"{command.count(len(made.rows), 'shard')}, {command.count(len(made), 'sample')}"
+    return f"{count(len(made.rows), 'shard')}, {count(len(made), 'sample')}"
 
 
 def _answer(plan: _Plan, last: str) -> command.Answer:

@@ -19,11 +19,12 @@ from data_tools.convert_output import Summary
 from data_tools.reshard_plan import Chosen, Split, choose, cut, shrinkage
 from data_tools.reshard_run import Journal, Part, require_space, write_parts
 from data_tools.reshard_sample import QUALITY, Size
-from data_tools.sa1b_format import SHARD_NAME
 from data_tools.subset import Rule, read_names
-from sam_train.data.groups_file import write_groups
-from sam_train.data.shards import Shards, open_shards
+from sam_train.data.shards.groups_file import write_groups
+from sam_train.data.shards.reader import Shards, open_shards
+from sam_train.data.shards.writer import SHARD_NAME
 from sam_train.errors import UserError
+from sam_train.runtime.text import count
 
 EXAMPLES = """examples:
   python -m data_tools.reshard 'sa1b/*.tar' --long-side 1024 --out sa1b_1024
@@ -82,7 +83,7 @@ def _missing(chosen: Chosen) -> str:
     names = chosen.missing
     more = f"; and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
     return (
-        f"not in these shards: {command.count(len(names), 'name')} of --ids: "
+        f"not in these shards: {count(len(names), 'name')} of --ids: "
         f"{'; '.join(names[:NAMES_SHOWN])}{more}"
     )
 
@@ -102,8 +103,8 @@ def _planned(folder: _Folder, shards: Shards, args: argparse.Namespace) -> str:
     parts = _cut(folder, args, ratio=ratio)
     gigabytes = int(folder.split.sizes.sum()) * ratio / 1e9
     return (
-        f"{folder.name}: {command.count(len(folder.split.samples), 'sample')} in "
-        f"{command.count(len(parts), 'shard')}, about {gigabytes:,.3g} GB, to {folder.out}"
+        f"{folder.name}: {count(len(folder.split.samples), 'sample')} in "
+        f"{count(len(parts), 'shard')}, about {gigabytes:,.3g} GB, to {folder.out}"
     )
 
 
@@ -139,8 +140,7 @@ def _write(
     return [
         *reasons,
         f"{folder.name}: {counts}",
-        f"{command.count(written.shards, 'shard')}{kept}, {written.size / 1e9:,.3g} GB, "
-        f"in {folder.out}",
+        f"{count(written.shards, 'shard')}{kept}, {written.size / 1e9:,.3g} GB, in {folder.out}",
     ]
 
 

@@ -11,8 +11,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from sam_train.data.rle import Runs
-from sam_train.data.transforms import InputFrame
+from sam_train.masks.frame import InputFrame
+from sam_train.masks.rle import Runs
 
 _INT32 = numba.int32[::1]
 _INT64 = numba.int64[::1]

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from data_tools import command
 from data_tools.reshard_sample import Size, remake
-from data_tools.sa1b_format import TarEntry
 from data_tools.subset import Rule, short
-from sam_train.data.groups_file import groups_of
-from sam_train.data.shards import Shards
-from sam_train.data.tar import BLOCK
+from sam_train.data.shards.groups_file import groups_of
+from sam_train.data.shards.reader import Shards
+from sam_train.data.shards.writer import TarEntry
+from sam_train.data.storage.tar import BLOCK
 
 PROBES = 16
 """Samples that are made smaller to guess what the others will take."""

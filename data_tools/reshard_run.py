@@ -18,11 +18,12 @@ import msgspec
 from data_tools import command
 from data_tools.convert_output import SKIPPED, write_tsv
 from data_tools.convert_run import Tally
-from data_tools.readers.records import Skip
 from data_tools.reshard_sample import Size, remake
-from data_tools.sa1b_format import TarEntry, shard_path, write_entries
-from sam_train.data.shards import Place
+from sam_train.data.formats.records import Skip
+from sam_train.data.shards.reader import Place
+from sam_train.data.shards.writer import TarEntry, shard_path, write_entries
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_atomically
 
 JOURNAL = "reshard.jsonl"
 UNREADABLE = "unreadable"
@@ -83,7 +84,7 @@ class Journal:
         # Written anew: the last line may be half a line, and shards may have been deleted.
         lines = [msgspec.json.encode(header), *map(msgspec.json.encode, self.done.values())]
         content = b"".join(line + b"\n" for line in lines)
-        command.write_atomically(self._path, lambda stream: stream.write(content))
+        write_atomically(self._path, lambda stream: stream.write(content))
 
     def _load(self, header: _Header) -> None:
         first, *lines = self._path.read_bytes().split(b"\n")

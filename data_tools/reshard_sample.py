@@ -12,14 +12,14 @@ import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_tools.readers.records import Skip
-from data_tools.readers.runs import compressed
 from data_tools.reshard_masks import shrink
-from data_tools.sa1b_format import TarEntry
-from sam_train.data.annotations import read_document
-from sam_train.data.decode import BadSample, open_photo, read_masks, to_rgb
-from sam_train.data.rle import PROBLEMS
-from sam_train.data.transforms import InputFrame
+from sam_train.data.formats.records import Skip
+from sam_train.data.sample.decode import BadSample, open_photo, read_masks, to_rgb
+from sam_train.data.shards.annotations import read_document
+from sam_train.data.shards.writer import TarEntry
+from sam_train.masks.frame import InputFrame
+from sam_train.masks.rle import PROBLEMS
+from sam_train.masks.runs import compressed
 
 QUALITY = 90
 

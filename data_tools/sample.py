@@ -28,10 +28,11 @@ from pathlib import Path
 from PIL import Image
 
 from data_tools import command
-from data_tools.sa1b_format import ShardSample, annotate_masks, shard_path, write_shard
 from data_tools.scenes import REVISION, close_up, photos_of_a_scene, render_scene
-from sam_train.data import groups_file
+from sam_train.data.shards import groups_file
+from sam_train.data.shards.writer import ShardSample, annotate_masks, shard_path, write_shard
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_json
 
 MANIFEST = "sample.json"
 MASKS_PER_SCENE = 1000
@@ -183,7 +184,7 @@ def write_sample(
         return []
     try:
         # Before the first tar, so that an interrupted run is known again and continued.
-        command.write_json(out / MANIFEST, cfg.manifest())
+        write_json(out / MANIFEST, cfg.manifest())
         write_scenes(cfg, out)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error

@@ -22,12 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from data_tools import command
-from sam_train.data.compressed import MAGIC, compressed
-from sam_train.data.shards import MAX_MEMBER
-from sam_train.data.sources import Facts, Span, one_line, open_source
-from sam_train.data.tar import list_members
-from sam_train.data.unpacked import Pairs, is_unpacked, list_folder, pair_up, read_pair
+from sam_train.data.shards.reader import MAX_MEMBER
+from sam_train.data.shards.unpacked import Pairs, is_unpacked, list_folder, pair_up, read_pair
+from sam_train.data.storage.compressed import MAGIC, compressed
+from sam_train.data.storage.sources import Facts, Span, open_source
+from sam_train.data.storage.tar import list_members
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_atomically
+from sam_train.runtime.text import one_line
 
 CHUNK = 64
 """Samples that a process examines at a time: enough to make sending them cheap."""
@@ -177,7 +179,7 @@ class Kept(Generic[P]):
         data = io.BytesIO()
         np.savez_compressed(data, fingerprint=np.array(fingerprint), **part.arrays())  # type: ignore[arg-type]
         self.folder.mkdir(parents=True, exist_ok=True)
-        command.write_atomically(self._file(path), lambda stream: stream.write(data.getbuffer()))
+        write_atomically(self._file(path), lambda stream: stream.write(data.getbuffer()))
 
     def clear(self) -> None:
         """Forget every part."""

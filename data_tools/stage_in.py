@@ -22,13 +22,15 @@ from typing import BinaryIO
 import msgspec
 
 from data_tools import command
-from sam_train.data.index import FILE_NAME, Index, ShardPart, build_index, compact
-from sam_train.data.patterns import resolve
-from sam_train.data.shards import indexed
-from sam_train.data.sources import open_source, short_name
-from sam_train.data.unpacked import is_unpacked
-from sam_train.data.walk import index_shard
+from sam_train.data.shards.index import FILE_NAME, Index, ShardPart, build_index, compact
+from sam_train.data.shards.patterns import resolve
+from sam_train.data.shards.reader import indexed
+from sam_train.data.shards.unpacked import is_unpacked
+from sam_train.data.shards.walk import index_shard
+from sam_train.data.storage.sources import open_source, short_name
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_atomically
+from sam_train.runtime.text import count
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +87,14 @@ def stage_in(args: argparse.Namespace) -> str:
     with command.progress("copying", total=need, is_bytes=True) as bar:
         _copy_all(todo, bar.advance, parallel=args.parallel)
     lines = "".join(f"{place.name}\n" for place in places)
-    command.write_atomically(folder / LIST, lambda stream: stream.write(lines.encode()))
+    write_atomically(folder / LIST, lambda stream: stream.write(lines.encode()))
     copies = {str(place): path for place, path in zip(places, paths, strict=True)}
     fresh = {str(place) for _, place, _ in todo}
     index = index_of_copies(copies, fresh=fresh, parallel=args.parallel)
-    command.write_atomically(folder / FILE_NAME, index.write)
+    write_atomically(folder / FILE_NAME, index.write)
     return (
-        f"{folder / LIST}: {command.count(len(paths), 'shard')}, {len(todo):,} copied "
-        f"({need / 1e9:.1f} GB); {command.count(len(index), 'sample')} in {FILE_NAME}"
+        f"{folder / LIST}: {count(len(paths), 'shard')}, {len(todo):,} copied "
+        f"({need / 1e9:.1f} GB); {count(len(index), 'sample')} in {FILE_NAME}"
     )
 
 
@@ -160,7 +162,7 @@ def _copy(path: str, place: Path, size: int, on: Callable[[float], None]) -> Non
         stream.flush()
         os.fsync(stream.fileno())
 
-    command.write_atomically(place, fill)
+    write_atomically(place, fill)
 
 
 def parser() -> argparse.ArgumentParser:

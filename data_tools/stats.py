@@ -20,8 +20,10 @@ from data_tools import command
 from data_tools.shard_scan import Kept, scan
 from data_tools.stats_part import AXES, COUNTS, Axis, Quantity, Stats, begin_stats, examine_chunk
 from data_tools.stats_plots import write_plots
-from sam_train.data.shards import resolve
+from sam_train.data.shards.reader import resolve
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_json
+from sam_train.runtime.text import count
 
 REVISION = 1
 """Of the figures: parts kept by another revision are not taken."""
@@ -56,12 +58,12 @@ def stats(args: argparse.Namespace) -> command.Answer:
     """
     paths = resolve(args.shards, option="SHARDS")
     if args.dry_run:
-        return command.Answer(f"would read {command.count(len(paths), 'shard')}")
+        return command.Answer(f"would read {count(len(paths), 'shard')}")
     total = measure(paths, workers=args.workers, parts=args.out / "parts", fresh=args.fresh)
     if not total.images:
-        raise UserError(f"no usable sample in {command.count(len(paths), 'shard')}: try verify")
+        raise UserError(f"no usable sample in {count(len(paths), 'shard')}: try verify")
     summary = as_json(total, shards=len(paths))
-    command.write_json(args.out / "stats.json", summary)
+    write_json(args.out / "stats.json", summary)
     plots = write_plots(total, args.out)
     lines = [*_lines(summary), f"{args.out}: stats.json, {', '.join(p.name for p in plots)}"]
     return command.Answer("\n".join(lines))
@@ -139,8 +141,8 @@ def percentile(quantity: Quantity, axis: Axis, percent: float) -> float:
 
 def _lines(summary: dict[str, Any]) -> list[str]:
     lines = [
-        f"{command.count(summary['images'], 'image')}, {command.count(summary['masks'], 'mask')} "
-        f"in {command.count(summary['shards'], 'shard')}"
+        f"{count(summary['images'], 'image')}, {count(summary['masks'], 'mask')} "
+        f"in {count(summary['shards'], 'shard')}"
     ]
     for name, found in summary["quantities"].items():
         if found["count"]:
@@ -150,7 +152,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
                 f"from {found['min']:.4g} to {found['max']:.4g}"
             )
     left_out = [
-        command.count(summary[f"bad_{what}s"], f"bad {what}")
+        count(summary[f"bad_{what}s"], f"bad {what}")
         for what in ("sample", "mask", "shard")
         if summary[f"bad_{what}s"]
     ]

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from data_tools import stats_kernels
 from data_tools.shard_scan import Chunk, ShardListing
 from data_tools.verify_checks import finite
-from sam_train.data.annotations import annotations_of, read_document
-from sam_train.data.decode import BadSample, open_photo, read_masks
+from sam_train.data.sample.decode import BadSample, open_photo, read_masks
+from sam_train.data.shards.annotations import annotations_of, read_document
 
 HEAT_CELLS = 64
 """Cells a side of the heat map of centres."""

@@ -13,8 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from data_tools.command import count, write_atomically
 from data_tools.stats_part import AXES, Stats
+from sam_train.runtime.files import write_atomically
+from sam_train.runtime.text import count
 
 COLOUR = "#2f6db3"
 GRID = "#dddddd"

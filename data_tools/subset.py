@@ -23,9 +23,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from data_tools import command
-from sam_train.data.groups_file import groups_of
-from sam_train.data.shards import Shards, open_shards
+from sam_train.data.shards.groups_file import groups_of
+from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_atomically
+from sam_train.runtime.text import count
 
 EXAMPLES = """examples:
   python -m data_tools.subset 'sa1b/*.tar' --out lists
@@ -161,7 +163,7 @@ def _names(args: argparse.Namespace, shards: Shards | None) -> Iterator[str]:
 
 def _write(path: Path, names: Sequence[str]) -> None:
     text = "".join(f"{name}\n" for name in names).encode()
-    command.write_atomically(path, lambda stream: stream.write(text))
+    write_atomically(path, lambda stream: stream.write(text))
 
 
 def subset(args: argparse.Namespace) -> str:
@@ -180,14 +182,14 @@ def subset(args: argparse.Namespace) -> str:
         val_fraction=args.val_fraction,
         groups={short(shards.key(k)): group for k, group in known.items()} if shards else {},
     )
-    answer = [command.count(lists.total, "image")]
+    answer = [count(lists.total, "image")]
     if lists.repeated:
-        answer[0] += f"; {command.count(lists.repeated, 'repeated name')} counted once"
+        answer[0] += f"; {count(lists.repeated, 'repeated name')} counted once"
     for file, names in lists.names.items():
         if not args.dry_run:
             args.out.mkdir(parents=True, exist_ok=True)
             _write(args.out / file, names)
-        answer.append(f"{args.out / file}: {command.count(len(names), 'image')}")
+        answer.append(f"{args.out / file}: {count(len(names), 'image')}")
     if args.dry_run:
         answer.append("dry run: nothing was written")
     return "\n".join(answer)

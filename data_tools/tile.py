@@ -17,13 +17,14 @@ from typing import Any
 from data_tools import command
 from data_tools.convert import add_kinds, common_options, complete_listing
 from data_tools.convert_output import fingerprint, replaced_folder
-from data_tools.photos.options import photo_rule
-from data_tools.readers.records import Listing, MasksRead, Record, list_images, require_folder
-from data_tools.sa1b_format import ShardSample, write_shards
+from data_tools.photo_options import photo_rule
 from data_tools.tiles.cut import TileConfig, TileTally, cut_scenes
 from data_tools.tiles.output import closing_lines, finished_lines, write_tile_lists
 from data_tools.tiles.split import validation_scenes
+from sam_train.data.formats.records import Listing, MasksRead, Record, list_images, require_folder
+from sam_train.data.shards.writer import ShardSample, write_shards
 from sam_train.errors import UserError
+from sam_train.runtime.text import count
 
 EXAMPLES = """examples:
   python -m data_tools.tile masks --images ortho --masks labels --out tiles --size 1024
@@ -154,7 +155,7 @@ def _write(
         if not shards:
             raise UserError(" | ".join(["nothing to cut", *closing_lines(tally, config)]))
         lines = write_tile_lists(folder, tally, config, mark)
-    return "\n".join([*lines, f"wrote {command.count(len(shards), 'shard')} to {out}"])
+    return "\n".join([*lines, f"wrote {count(len(shards), 'shard')} to {out}"])
 
 
 def _with_progress(

@@ -25,8 +25,10 @@ from data_tools.verify_report import (
     repeated_shard_names,
     totals,
 )
-from sam_train.data.shards import resolve
+from sam_train.data.shards.reader import resolve
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_atomically, write_json
+from sam_train.runtime.text import count
 
 REVISION = 1
 """Of the checks: parts kept by another revision are not taken."""
@@ -71,7 +73,7 @@ def verify(args: argparse.Namespace) -> command.Answer:
             "apart; verify each folder on its own"
         )
     if args.dry_run:
-        return command.Answer(f"would check {command.count(len(paths), 'shard')}")
+        return command.Answer(f"would check {count(len(paths), 'shard')}")
     reports = verify_shards(
         paths,
         decode=args.decode,
@@ -81,12 +83,12 @@ def verify(args: argparse.Namespace) -> command.Answer:
     )
     lines = summary(reports)
     if args.report:
-        command.write_json(args.report, as_json(reports, decoded=args.decode))
+        write_json(args.report, as_json(reports, decoded=args.decode))
         lines.append(f"report: {args.report}")
     if args.exclude:
         text = "".join(f"{line}\n" for line in exclusions(reports)).encode("utf-8", "replace")
         args.exclude.parent.mkdir(parents=True, exist_ok=True)
-        command.write_atomically(args.exclude, lambda stream: stream.write(text))
+        write_atomically(args.exclude, lambda stream: stream.write(text))
         lines.append(f"train without them: data.exclude={args.exclude}")
     found = any(report.findings for report in reports)
     return command.Answer("\n".join(lines), command.FOUND_PROBLEMS if found else 0)
@@ -132,18 +134,16 @@ def summary(reports: list[ShardReport]) -> list[str]:
     """What to print: a line per kind of problem with its first example, and the counts."""
     lines = []
     for kind, finding in totals(reports).items():
-        of = f" in {command.count(finding.samples, 'sample')}" if finding.samples else ""
+        of = f" in {count(finding.samples, 'sample')}" if finding.samples else ""
         lines.append(f"{kind}: {finding.count:,}{of}: {KINDS[kind].what}")
         lines.append(f"    {finding.examples[0]}")
     samples = sum(len(report.keys) for report in reports)
     masks = sum(report.masks for report in reports)
     unusable = sum(len(report.unusable) for report in reports)
-    verdict = (
-        f"{command.count(unusable, 'sample')} to exclude" if lines else "nothing wrong was found"
-    )
+    verdict = f"{count(unusable, 'sample')} to exclude" if lines else "nothing wrong was found"
     lines.append(
-        f"{command.count(len(reports), 'shard')}, {command.count(samples, 'sample')}, "
-        f"{command.count(masks, 'mask')}: {verdict}"
+        f"{count(len(reports), 'shard')}, {count(samples, 'sample')}, "
+        f"{count(masks, 'mask')}: {verdict}"
     )
     return lines
 

@@ -11,9 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from sam_train.data import rle
-from sam_train.data.annotations import annotations_of, read_document
-from sam_train.data.decode import MAX_PIXELS, BadSample, as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.sample.decode import (
+    MAX_PIXELS,
+    BadSample,
+    as_rle,
+    open_photo,
+    read_masks,
+    to_rgb,
+)
+from sam_train.data.shards.annotations import annotations_of, read_document
+from sam_train.masks import rle
 
 _ADDRESS = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")
 """Where Pillow had a file in memory: another one in every run."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from data_tools.shard_scan import Chunk, ShardListing
 from data_tools.verify_checks import KINDS, REPEATS, SHARD_KINDS, Checked, check_sample, hash64
-from sam_train.data.sources import short_name
+from sam_train.data.storage.sources import short_name
 
 EXAMPLES = 3
 """Findings of a kind that a shard's report shows."""

@@ -18,10 +18,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_tools import command
-from data_tools.view_draw import Picture, draw_picture
-from sam_train.data.decode import BadSample
-from sam_train.data.shards import Shards, open_shards
+from sam_train.data.sample.decode import BadSample
+from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.errors import UserError
+from sam_train.masks.draw import Picture, draw_picture
+from sam_train.runtime.files import write_atomically
+from sam_train.runtime.text import count
 
 GAP = 6
 CAPTION = 18
@@ -77,7 +79,7 @@ def view(args: argparse.Namespace) -> str:
         chosen = np.linspace(0, len(shards) - 1, number).round().astype(np.int64).tolist()
     else:
         chosen = [find_key(shards, args.key) if args.key else 0]
-    what = command.count(len(chosen), "sample")
+    what = count(len(chosen), "sample")
     if args.dry_run:
         return f"would draw {what} of {len(shards):,} to {args.out}"
     if args.sheet:
@@ -86,7 +88,7 @@ def view(args: argparse.Namespace) -> str:
     else:
         picture = single(shards, chosen[0], side=args.side or 1024)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    command.write_atomically(args.out, lambda stream: picture.save(stream, "PNG"))
+    write_atomically(args.out, lambda stream: picture.save(stream, "PNG"))
     return f"{args.out}: {what}, {picture.width} x {picture.height} pixels"
 
 

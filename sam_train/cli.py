@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sam_train.config_words import meaning_of
 from sam_train.errors import UserError
+from sam_train.settings.words import meaning_of
 
 HELP = """\
 Train, fine-tune and measure the Segment Anything Model.
@@ -43,13 +43,13 @@ class Verb:
 
 
 def _fit(overrides: Sequence[str]) -> None:
-    from sam_train.engine.fit import fit
+    from sam_train.train.fit import fit
 
     fit(overrides)
 
 
 def _validate(overrides: Sequence[str]) -> None:
-    from sam_train.engine.validate import validate
+    from sam_train.eval.validate import validate
 
     validate(overrides)
 
@@ -77,7 +77,7 @@ def _doctor(overrides: Sequence[str]) -> None:
 
     # What torch's store says of each message that does not come, the table says once.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from sam_train.doctor.run import examine
+    from sam_train.cluster.doctor.run import examine
 
     verdict = examine(overrides)
     if verdict.table:
@@ -90,7 +90,7 @@ def _doctor(overrides: Sequence[str]) -> None:
 
 
 def _plan(overrides: Sequence[str]) -> None:
-    from sam_train.plan.run import plan
+    from sam_train.cluster.plan.run import plan
 
     plan(overrides)
 
@@ -136,7 +136,7 @@ VERBS = {
 
 
 def _help() -> str:
-    from sam_train.config import config_dir
+    from sam_train.settings.run import config_dir
 
     def options(group: str) -> str:
         return ", ".join(sorted(p.stem for p in (config_dir() / group).glob("*.yaml")))
@@ -150,7 +150,7 @@ def _help() -> str:
 def _print_config(overrides: Sequence[str]) -> None:
     from omegaconf import OmegaConf
 
-    from sam_train.config import compose_config
+    from sam_train.settings.run import compose_config
 
     print(OmegaConf.to_yaml(compose_config(overrides)), end="")
 

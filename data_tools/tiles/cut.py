@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data_tools.convert_photo import JPEG_QUALITY, encode
-from data_tools.photos.files import MAX_SCENE, opened
-from data_tools.photos.raster import Raster, turned
-from data_tools.photos.rule import PhotoRule, Taken
-from data_tools.photos.show import Look, Rgb, plan, show_rows
-from data_tools.readers.records import Record, Skip, SkipImageError, SourceMask
-from data_tools.sa1b_format import Annotation, ShardSample, annotation_from_rle
 from data_tools.tiles.georeference import georeference
 from data_tools.tiles.grid import Window, window_rows
 from data_tools.tiles.objects import SceneObject, meeting
+from sam_train.data.formats.records import Record, Skip, SkipImageError, SourceMask
+from sam_train.data.photos.files import MAX_SCENE, opened
+from sam_train.data.photos.jpeg import JPEG_QUALITY, encode
+from sam_train.data.photos.raster import Raster, turned
+from sam_train.data.photos.rule import PhotoRule, Taken
+from sam_train.data.photos.show import Look, Rgb, plan, show_rows
+from sam_train.data.shards.writer import Annotation, ShardSample, annotation_from_rle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.readers.records import SourceMask
-from data_tools.readers.runs import compressed, run_lengths, runs_between
-from data_tools.sa1b_format import Segmentation
 from data_tools.tiles.grid import Window
+from sam_train.data.formats.records import SourceMask
+from sam_train.data.shards.writer import Segmentation
+from sam_train.masks.runs import compressed, run_lengths, runs_between
 
 Ints = npt.NDArray[np.int64]
 

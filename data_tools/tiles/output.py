@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools import command
 from data_tools.convert_output import (
     NAMES_SHOWN,
     PHOTOS,
@@ -28,6 +27,7 @@ from data_tools.convert_output import (
     write_tsv,
 )
 from data_tools.tiles.cut import Tile, TileConfig, TileTally
+from sam_train.runtime.text import count
 
 
 def closing_lines(tally: TileTally, config: TileConfig) -> Iterator[str]:
@@ -42,22 +42,22 @@ def closing_lines(tally: TileTally, config: TileConfig) -> Iterator[str]:
     yield from (reason.line("skipped") for reason in left_out)
     if tally.small_parts:
         yield (
-            f"left out {command.count(tally.small_parts, 'part')} of objects: below "
+            f"left out {count(tally.small_parts, 'part')} of objects: below "
             f"--min-visible {config.min_visible:g} or --min-area"
         )
     if tally.never_whole:
         shown = "; ".join(tally.never_whole[:NAMES_SHOWN])
         rest = len(tally.never_whole) - NAMES_SHOWN
         yield (
-            f"{command.count(len(tally.never_whole), 'object')} whole in no tile, larger than "
+            f"{count(len(tally.never_whole), 'object')} whole in no tile, larger than "
             f"--overlap {config.overlap}: {shown}{f'; and {rest} more' if rest > 0 else ''}"
         )
     verb = "kept" if config.keeps_empty else "left out"
     yield (
-        f"{command.count(len(tally.scenes), 'scene')} with {command.count(tally.objects, 'object')}"
-        f" cut into {command.count(len(tally.tiles), 'tile')} with "
-        f"{command.count(len(tally.parts), 'mask')}; {verb} "
-        f"{command.count(tally.empty, 'tile')} without a mask"
+        f"{count(len(tally.scenes), 'scene')} with {count(tally.objects, 'object')}"
+        f" cut into {count(len(tally.tiles), 'tile')} with "
+        f"{count(len(tally.parts), 'mask')}; {verb} "
+        f"{count(tally.empty, 'tile')} without a mask"
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from data_tools.readers.records import Record
 from data_tools.subset import rank
+from sam_train.data.formats.records import Record
 from sam_train.errors import UserError
 
 

@@ -11,23 +11,23 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from sam_train.data.config import DataConfig, check
-from sam_train.data.fingerprint import Fingerprint, require_same
-from sam_train.data.groups_file import NAME as GROUPS_FILE
-from sam_train.data.groups_file import groups_of
-from sam_train.data.loader import Loader, SizedLoader, make_train_loader, make_val_loader
-from sam_train.data.ranks import gather
-from sam_train.data.shards import Shards, open_shards
-from sam_train.data.skip_report import describe
-from sam_train.data.skips import READ, Skips, Tally
-from sam_train.data.stream import (
+from sam_train.data.feed.loader import Loader, SizedLoader, make_train_loader, make_val_loader
+from sam_train.data.feed.stream import (
     Consumed,
     StreamLoader,
     StreamShards,
     make_stream_loader,
     open_stream,
 )
-from sam_train.data.survey import Grid, Survey, report, report_scored, survey
-from sam_train.data.turns import Turns
+from sam_train.data.feed.turns import Turns
+from sam_train.data.sample.survey import Grid, Survey, report, report_scored, survey
+from sam_train.data.shards.fingerprint import Fingerprint, require_same
+from sam_train.data.shards.groups_file import NAME as GROUPS_FILE
+from sam_train.data.shards.groups_file import groups_of
+from sam_train.data.shards.reader import Shards, open_shards
+from sam_train.data.skip_report import describe
+from sam_train.data.skips import READ, Skips, Tally
+from sam_train.runtime.ranks import gather
 
 __all__ = ["DataConfig", "SamDataModule"]
 

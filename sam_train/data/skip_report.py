@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sam_train.data.shards import Shards
+from sam_train.data.shards.reader import Shards
 from sam_train.data.skips import KINDS, OF_MASKS, READ, Tally
-from sam_train.data.sources import short_name
+from sam_train.data.storage.sources import short_name
 
 
 def describe(tally: Tally, shards: Shards, *, option: str) -> str | None:

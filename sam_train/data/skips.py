@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils.data import get_worker_info
 
-from sam_train.data import rle
 from sam_train.errors import UserError
+from sam_train.masks import rle
 
 log = logging.getLogger(__name__)
 

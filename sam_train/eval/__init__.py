@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sam_train.eval.interactive import CLICKS, ClickResult, Observer, evaluate_clicks
-from sam_train.eval.scores import Calibration, ClickScores, comparison_table
+from sam_train.eval.clicks.interactive import CLICKS, ClickResult, Observer, evaluate_clicks
+from sam_train.eval.clicks.scores import Calibration, ClickScores, comparison_table
 
 __all__ = [
     "CLICKS",

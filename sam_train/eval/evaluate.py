@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sam_train.allocator import keep_freed_memory
-from sam_train.config import RunConfig, load_config
-from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
-from sam_train.engine.inference import (
+from sam_train.errors import UserError
+from sam_train.eval.config import check as check_eval
+from sam_train.eval.frame.report import write_report
+from sam_train.eval.frame.result import TaskResult
+from sam_train.eval.frame.tasks import TASKS, Run, Task, load_task
+from sam_train.eval.frame.work import Work
+from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
+from sam_train.runtime.allocator import keep_freed_memory
+from sam_train.runtime.inference import (
     autocast,
     check_inference,
     find_device,
     start_inference,
 )
-from sam_train.errors import UserError
-from sam_train.eval.config import check as check_eval
-from sam_train.eval.report import write_report
-from sam_train.eval.result import TaskResult
-from sam_train.eval.tasks import TASKS, Run, Task, load_task
-from sam_train.eval.work import Work
-from sam_train.parts import Part
+from sam_train.runtime.parts import Part
+from sam_train.settings.run import RunConfig, load_config
 
 log = logging.getLogger("sam_train")
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sam_train.errors import UserError
-from sam_train.model.state_dicts import StateDict
+from sam_train.model.checkpoints.state_dicts import StateDict
 
 
 def stored(state: Mapping[str, Tensor], dtype: torch.dtype, *, path: Path) -> StateDict:

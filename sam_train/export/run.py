@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 
-from sam_train.config import RunConfig
-from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
 from sam_train.errors import UserError
 from sam_train.export.check import check_export
 from sam_train.export.config import dtype_of, format_of
@@ -18,6 +16,8 @@ from sam_train.export.safetensors_file import save_weights
 from sam_train.export.segment_anything import registry_name, save_segment_anything
 from sam_train.model import Sam
 from sam_train.model.build import resolve
+from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
+from sam_train.settings.run import RunConfig
 
 
 def export(overrides: Sequence[str]) -> Path:

@@ -10,9 +10,9 @@ import torch
 
 from sam_train.export.files import stored, whole, write_json
 from sam_train.model.build import ARCHITECTURES, Architecture, ModelConfig, resolve
+from sam_train.model.checkpoints.weight_files import BESIDE, EXPORTED
 from sam_train.model.mask_decoder import MULTIMASKS
 from sam_train.model.sam import Sam
-from sam_train.model.weight_files import BESIDE, EXPORTED
 
 _ACTIVATIONS = {"gelu": "GELU", "relu": "ReLU"}
 _MASK_CHANNELS = 16

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sam_train.data.decode import BadSample, as_rle, read_masks
-from sam_train.data.shards import open_shards
+from sam_train.data.sample.decode import BadSample, as_rle, read_masks
+from sam_train.data.shards.reader import open_shards
 from sam_train.errors import UserError
 from sam_train.generate.existing import Existing
 from sam_train.generate.inputs import PhotoPlace
-from sam_train.generate.rle import from_coco
+from sam_train.masks.changes import from_coco
 
 log = logging.getLogger("sam_train")
 

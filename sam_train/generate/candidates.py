@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sam_train.generate.crops import Crop, Points
-from sam_train.generate.trace import Changes
+from sam_train.masks.crops import Crop, Points
+from sam_train.masks.trace import Changes
 
 NEAR_EDGE = 20
 """Pixels: a box that comes so near to a border of its crop is cut off by it (the reference's)."""

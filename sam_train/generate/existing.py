@@ -9,9 +9,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from sam_train.generate.crops import Points
-from sam_train.generate.rle import area_of, bitmap, box_of
-from sam_train.generate.trace import Changes
+from sam_train.masks.changes import area_of, bitmap, box_of
+from sam_train.masks.crops import Points
+from sam_train.masks.trace import Changes
 
 _INT32 = numba.int32[::1]
 

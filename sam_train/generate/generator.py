@@ -22,15 +22,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sam_train.data.transforms import InputFrame
 from sam_train.generate.candidates import Candidates, cut_off, joined
 from sam_train.generate.config import MaskConfig, check_masks
-from sam_train.generate.crops import Crop, Points, crop_pyramid, point_grids
 from sam_train.generate.existing import Existing
-from sam_train.generate.nms import nms
-from sam_train.generate.regions import tidy
-from sam_train.generate.rle import area_of, bitmap, box_of, compressed, run_lengths
-from sam_train.generate.trace import trace_masks
+from sam_train.masks.changes import area_of, bitmap, box_of, compressed, run_lengths
+from sam_train.masks.crops import Crop, Points, crop_pyramid, point_grids
+from sam_train.masks.frame import InputFrame
+from sam_train.masks.nms import nms
+from sam_train.masks.regions import tidy
+from sam_train.masks.trace import trace_masks
 from sam_train.model import Sam
 from sam_train.types import FOREGROUND, PAD, Prompts
 

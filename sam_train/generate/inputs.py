@@ -1,6 +1,6 @@
 """The photos to find masks on: folders, files, globs, shards, and lists of these.
 
-A loose file is turned into the upright RGB JPEG that a shard holds (`data_tools.convert_photo`:
+A loose file is turned into the upright RGB JPEG that a shard holds (`sam_train.data.photos.jpeg`:
 EXIF rotation, grey, more than 8 bits, bands, transparency); each page of a TIFF is a photo. A photo
 inside a shard is taken as it is, EXIF ignored, as in training. A picture of a format that is not
 read is in the list, too, so that it is counted and named.
@@ -16,16 +16,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.convert_photo import read_photo
-from data_tools.photos.files import pages
-from data_tools.photos.formats import PHOTO_SUFFIXES, is_photo, why_unread
-from data_tools.readers.records import SkipImageError
-from sam_train.data.decode import BadSample, open_photo, to_rgb
-from sam_train.data.patterns import resolve
-from sam_train.data.shards import MAX_MEMBER
-from sam_train.data.sources import Span, is_remote, one_line, open_source, short_name
-from sam_train.data.tar import list_members
+from sam_train.data.formats.records import SkipImageError
+from sam_train.data.photos.files import pages
+from sam_train.data.photos.formats import PHOTO_SUFFIXES, is_photo, why_unread
+from sam_train.data.photos.jpeg import read_photo
+from sam_train.data.sample.decode import BadSample, open_photo, to_rgb
+from sam_train.data.shards.patterns import resolve
+from sam_train.data.shards.reader import MAX_MEMBER
+from sam_train.data.storage.sources import Span, is_remote, open_source, short_name
+from sam_train.data.storage.tar import list_members
 from sam_train.errors import UserError
+from sam_train.runtime.text import one_line
 
 OPTION = "generate.input"
 PHOTO_ENDINGS = tuple(sorted(PHOTO_SUFFIXES))
@@ -48,7 +49,7 @@ class Photo:
     pixels: npt.NDArray[np.uint8]
     """[H, W, 3] RGB, decoded from `jpeg`."""
     remarks: tuple[str, ...] = ()
-    """What was done to a photo beyond 8-bit RGB, see `data_tools.photos.rule.Taken`."""
+    """What was done to a photo beyond 8-bit RGB, see `sam_train.data.photos.rule.Taken`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from data_tools.sa1b_format import Annotation
+from sam_train.data.shards.writer import Annotation
 
 
 class PhotoRecord(msgspec.Struct, kw_only=True, omit_defaults=True):

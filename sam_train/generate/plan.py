@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from sam_train.errors import UserError
-from sam_train.eval.digest import settings_digest
 from sam_train.generate.inputs import PhotoPlace
+from sam_train.model.checkpoints.digest import settings_digest
 
 FILE_NAME = "plan.json"
 

@@ -12,17 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from data_tools.sa1b_format import shard_path
-from sam_train.config import RunConfig
-from sam_train.engine.checkpoint import load_checkpoint, settings_for_checkpoint
-from sam_train.engine.inference import (
-    autocast,
-    check_inference,
-    find_device,
-    start_inference,
-)
+from sam_train.data.shards.writer import shard_path
 from sam_train.errors import UserError
-from sam_train.eval.digest import weights_digest
 from sam_train.generate import writers
 from sam_train.generate.annotated import Annotated
 from sam_train.generate.config import GenerateConfig, MaskConfig, check, listed
@@ -30,7 +21,16 @@ from sam_train.generate.generator import AutomaticMaskGenerator
 from sam_train.generate.inputs import BadPhoto, Photo, PhotoPlace, list_photos
 from sam_train.generate.journal import Journal, PhotoRecord, one_at_a_time, open_journal
 from sam_train.generate.plan import Unit, agree, make_plan, units_of
-from sam_train.parts import Part
+from sam_train.model.checkpoints.digest import weights_digest
+from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
+from sam_train.runtime.inference import (
+    autocast,
+    check_inference,
+    find_device,
+    start_inference,
+)
+from sam_train.runtime.parts import Part
+from sam_train.settings.run import RunConfig
 
 log = logging.getLogger("sam_train")
 

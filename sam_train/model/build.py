@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from sam_train.errors import UserError
-from sam_train.model.common import Activation
-from sam_train.model.image_encoder import RECOMPUTE, ImageEncoderViT
+from sam_train.model.encoders.vit import RECOMPUTE, ImageEncoderViT
 from sam_train.model.mask_decoder import MaskDecoder
+from sam_train.model.ops.layers import Activation
 from sam_train.model.prompt_encoder import PromptEncoder
 from sam_train.model.sam import Sam
 
@@ -246,14 +246,14 @@ def build_sam(
 
     Raises:
         UserError: unknown name or sizes that do not fit together, `init_from` alone, or files that
-            leave weights at random; for those `sam_train.model.init.initialise` is meant.
+            leave weights at random; `checkpoints.init.initialise` is meant for those.
     """
     unknown = sorted(set(overrides) - {f.name for f in fields(ModelConfig)})
     if unknown:
         raise UserError(f"build_sam: {', '.join(unknown)} is not a field of ModelConfig")
     sam = build_from_config(ModelConfig(name=name, image_size=image_size, **overrides))
     if checkpoint is not None:
-        from sam_train.model.init import InitConfig, load_whole  # noqa: PLC0415 (init needs Sam)
+        from sam_train.model.checkpoints.init import InitConfig, load_whole  # noqa: PLC0415 (init needs Sam)
 
         beneath = None if init_from is None else str(init_from)
         load_whole(sam, str(checkpoint), InitConfig(), beneath=beneath)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_train.model.common import MLP, Activation, LayerNorm2d, keep_in_graph
-from sam_train.model.decoder_attention import FactoredImage
+from sam_train.model.ops.decoder_attention import FactoredImage
+from sam_train.model.ops.layers import MLP, Activation, LayerNorm2d, keep_in_graph
 from sam_train.model.prompt_encoder import PromptEmbeddings
 from sam_train.model.transformer import TwoWayTransformer
 from sam_train.types import Prediction

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_train.model.common import Activation, LayerNorm2d, keep_in_graph
+from sam_train.model.ops.layers import Activation, LayerNorm2d, keep_in_graph
 from sam_train.types import ABSENT, PAD, Prompts
 
 

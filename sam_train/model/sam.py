@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_train.model.image_encoder import ImageEncoderViT
+from sam_train.model.encoders.vit import ImageEncoderViT
 from sam_train.model.mask_decoder import MaskDecoder
 from sam_train.model.prompt_encoder import PromptEncoder
 from sam_train.types import Prediction, Prompts

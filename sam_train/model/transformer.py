@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sam_train.model.common import MLPBlock
-from sam_train.model.decoder_attention import Attention, FactoredImage, Image
+from sam_train.model.ops.decoder_attention import Attention, FactoredImage, Image
+from sam_train.model.ops.layers import MLPBlock
 
 
 class TwoWayAttentionBlock(nn.Module):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sam_train.grid import cell_to_input
+from sam_train.masks.grid import cell_to_input
 
 
 @dataclass(slots=True, kw_only=True)

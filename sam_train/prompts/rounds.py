@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sam_train.errors import UserError
-from sam_train.grid import mask_iou, to_grid, valid_grid
+from sam_train.masks.grid import mask_iou, to_grid, valid_grid
 from sam_train.prompts.clicks import error_click
 from sam_train.prompts.rng import Draw, Stream
 from sam_train.types import (

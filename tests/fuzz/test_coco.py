@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_tools.readers.coco import CocoRecord, list_coco
-from data_tools.readers.records import SkipImageError
+from sam_train.data.formats.coco import CocoRecord, list_coco
+from sam_train.data.formats.records import SkipImageError
 from sam_train.errors import UserError
 from sam_train.eval.coco import read_results, read_truth
 

@@ -15,9 +15,9 @@ from fuzzing import damaged, edits, fuzz, within
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam_train.data.index import Index, build_index, compact, open_index
-from sam_train.data.tar import BLOCK
-from sam_train.data.walk import ShardIndex
+from sam_train.data.shards.index import Index, build_index, compact, open_index
+from sam_train.data.shards.walk import ShardIndex
+from sam_train.data.storage.tar import BLOCK
 from sam_train.errors import UserError
 
 pytestmark = pytest.mark.fuzz

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sam_train.data.decode import MAX_PIXELS, BadSample, open_photo, to_rgb
+from sam_train.data.sample.decode import MAX_PIXELS, BadSample, open_photo, to_rgb
 
 pytestmark = pytest.mark.fuzz
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from sam_train.data import select
-from sam_train.data.decode import BadSample, Masks, as_rle, read_masks
+from sam_train.data.sample import select
+from sam_train.data.sample.decode import BadSample, Masks, as_rle, read_masks
 
 pytestmark = pytest.mark.fuzz
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from sam_train.data import rle
-from sam_train.data.transforms import InputFrame, Window
+from sam_train.masks import rle
+from sam_train.masks.frame import InputFrame, Window
 
 pytestmark = pytest.mark.fuzz
 

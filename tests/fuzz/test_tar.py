@@ -12,8 +12,8 @@ from fuzzing import damaged, edits, fuzz, within
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam_train.data.tar import BLOCK, Listing, list_members
-from sam_train.data.walk import index_shard
+from sam_train.data.shards.walk import index_shard
+from sam_train.data.storage.tar import BLOCK, Listing, list_members
 
 pytestmark = pytest.mark.fuzz
 

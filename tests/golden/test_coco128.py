@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 
 from sam_train.eval.coco import TruthMask, read_results, read_truth
 from sam_train.eval.coco.precision import average_precision
-from sam_train.eval.proposals.recall import average_recall, count_found, given_proposals
+from sam_train.eval.tasks.proposals.recall import average_recall, count_found, given_proposals
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data/coco128"
 pytestmark = pytest.mark.skipif(

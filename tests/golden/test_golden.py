@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from data_tools.sample import SampleConfig, write_sample
-from sam_train.config import RunConfig
 from sam_train.data.datamodule import SamDataModule
-from sam_train.engine.module import SamModule
+from sam_train.settings.run import RunConfig
+from sam_train.train.module import SamModule
 
 STORED = Path(__file__).with_name("losses.json")
 STEPS = 100

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from sam_train.cli import main
-from sam_train.engine import module as step_module
-from sam_train.engine.module import SamModule
+from sam_train.train import module as step_module
+from sam_train.train.module import SamModule
 
 PARAMETER = "mask_decoder.iou_token.weight"
 RANK = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from sam_train.cli import main
-from sam_train.engine.callbacks.metrics_file import read_columns, read_rows
-from sam_train.engine.fit import fit
 from sam_train.errors import UserError
 from sam_train.eval import ClickScores
-from sam_train.model.load import load_sam
+from sam_train.model.checkpoints.load import load_sam
+from sam_train.train.fit import fit
+from sam_train.train.report.metrics_file import read_columns, read_rows
 
 STEPS = 6
 LEARNT = re.compile(r"step|loss|lr$|grad_norm|iou|predicted_iou|val/")

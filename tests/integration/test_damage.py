@@ -19,12 +19,12 @@ import pytest
 import torch
 
 from sam_train.cli import main
-from sam_train.data.dataset import Scenes
-from sam_train.data.decode import BadSample
-from sam_train.data.index import open_index
-from sam_train.data.shards import open_shards
+from sam_train.data.sample.dataset import Scenes
+from sam_train.data.sample.decode import BadSample
+from sam_train.data.shards.index import open_index
+from sam_train.data.shards.reader import open_shards
 from sam_train.data.skips import Skips
-from sam_train.engine.module import SamModule
+from sam_train.train.module import SamModule
 
 ABSURD = ["oooo0", "O", "ooooo0", "a b\u00e9", "", "0" * 3000, "o" * 3000]
 
@@ -287,7 +287,7 @@ def test_a_log_on_a_full_disk_is_silent(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     code = (
-        "import logging\nfrom pathlib import Path\nfrom sam_train.engine.log import start_log\n"
+        "import logging\nfrom pathlib import Path\nfrom sam_train.runtime.log import start_log\n"
         "start_log(Path('/dev/full'))\nlogging.getLogger('sam_train').info('still here')\n"
     )
     done = subprocess.run(

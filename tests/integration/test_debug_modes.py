@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sam_train.cli import main
-from sam_train.config import load_config
-from sam_train.optim import learning_rate_factor
+from sam_train.settings.run import load_config
+from sam_train.train.optim import learning_rate_factor
 
 TIMES = ("images_per_second", "data_wait")
 

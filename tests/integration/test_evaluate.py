@@ -15,9 +15,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from sam_train.cli import main
-from sam_train.engine.validate import validate
 from sam_train.eval.evaluate import evaluate
-from sam_train.eval.result import TaskResult
+from sam_train.eval.frame.result import TaskResult
+from sam_train.eval.validate import validate
 from sam_train.export.run import export
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sam_train.cli import main
-from sam_train.eval.result import TaskResult
+from sam_train.eval.frame.result import TaskResult
 from sam_train.model import build_sam
 
 SIZE = (48, 64)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sam_train.cli import main
 from sam_train.eval.evaluate import evaluate
-from sam_train.eval.result import TaskResult
+from sam_train.eval.frame.result import TaskResult
 
 NANO = Path(__file__).resolve().parents[2] / "sam_train/assets/nano.safetensors"
 

@@ -21,13 +21,13 @@ from torch import Tensor
 import sam_train
 from data_tools.scenes import close_up
 from sam_train.cli import main
-from sam_train.data.transforms import InputFrame
 from sam_train.errors import UserError
 from sam_train.export import save_weights
 from sam_train.export.check import check_export
 from sam_train.export.segment_anything import save_segment_anything
+from sam_train.masks.frame import InputFrame
 from sam_train.model import ModelConfig, Sam, build_from_config
-from sam_train.model.load import load_sam
+from sam_train.model.checkpoints.load import load_sam
 from sam_train.types import FOREGROUND, PAD, Prompts
 
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from sam_train.engine.callbacks.metrics_file import read_columns, read_rows
-from sam_train.engine.fit import fit
+from sam_train.train.fit import fit
+from sam_train.train.report.metrics_file import read_columns, read_rows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

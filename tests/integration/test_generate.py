@@ -17,13 +17,13 @@ from pycocotools.coco import COCO
 from safetensors.torch import load_file, save_file
 
 import sam_train
-from data_tools.sa1b_format import ShardSample, write_shard
 from data_tools.scenes import close_up
 from sam_train.cli import main
-from sam_train.engine.fit import fit
+from sam_train.data.shards.writer import ShardSample, write_shard
 from sam_train.errors import UserError
 from sam_train.generate.generator import AutomaticMaskGenerator
 from sam_train.generate.run import Summary, generate
+from sam_train.train.fit import fit
 
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"
 LOOSE = [

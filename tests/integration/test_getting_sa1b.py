@@ -12,9 +12,9 @@ from http_server import Behaviour, HostileServer
 
 from data_tools import download, index, verify
 from data_tools.sample import SampleConfig, write_sample
-from sam_train.data import http
-from sam_train.engine.callbacks.metrics_file import read_columns
-from sam_train.engine.fit import fit
+from sam_train.data.storage import http
+from sam_train.train.fit import fit
+from sam_train.train.report.metrics_file import read_columns
 
 SHARDS = [f"sa_{k:06d}.tar" for k in range(3)]
 

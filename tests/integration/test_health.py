@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from sam_train.engine.callbacks.metrics_file import read_columns
+from sam_train.train.report.metrics_file import read_columns
 
 ILL_FIT = Path(__file__).with_name("ill_fit.py")
 

@@ -27,10 +27,10 @@ import pytest
 import torch
 
 from sam_train.cli import main
-from sam_train.engine.callbacks.metrics_file import read_rows
-from sam_train.engine.fit import fit as _  # noqa: F401 - imported before the fork, once
-from sam_train.engine.resume import find_resume, inspect
-from sam_train.engine.signals import STATUS_CONTINUE
+from sam_train.train.checkpoints.resume import find_resume, inspect
+from sam_train.train.fit import fit as _  # noqa: F401 - imported before the fork, once
+from sam_train.train.report.metrics_file import read_rows
+from sam_train.train.watch.signals import STATUS_CONTINUE
 
 EVERY = 2
 SHORT, STEPS_PER_KILL = 5, 3

@@ -12,11 +12,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from sam_train.cli import VERBS, main
-from sam_train.config import RunConfig, check_config, compose_config, typed
-from sam_train.config_errors import flat_keys
-from sam_train.losses import LossConfig
-from sam_train.optim import OptimConfig
 from sam_train.prompts import PromptsConfig
+from sam_train.settings.explain import flat_keys
+from sam_train.settings.run import RunConfig, check_config, compose_config, typed
+from sam_train.train.losses import LossConfig
+from sam_train.train.optim import OptimConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

@@ -27,16 +27,16 @@ from lightning import Trainer
 from torch import Tensor
 
 from data_tools.sample import main as draw_scenes
-from sam_train.config import RunConfig
 from sam_train.data.config import DataConfig
 from sam_train.data.datamodule import SamDataModule
-from sam_train.data.loader import make_train_loader
-from sam_train.data.shards import open_shards
+from sam_train.data.feed.loader import make_train_loader
+from sam_train.data.shards.reader import open_shards
 from sam_train.data.skips import Skips
-from sam_train.engine.module import SamModule
-from sam_train.engine.saving import Saver
 from sam_train.prompts import PromptsConfig, Rounds
 from sam_train.prompts.rng import Stream
+from sam_train.settings.run import RunConfig
+from sam_train.train.checkpoints.saving import Saver
+from sam_train.train.module import SamModule
 from sam_train.types import Batch, Prediction
 
 S, R, SEED, BATCH = 64, 16, 5, 12

@@ -21,7 +21,7 @@ import torch
 from http_server import Behaviour, HostileServer
 from slurm_cluster import Cluster, cluster, missing, wait_until
 
-from sam_train.engine.callbacks.metrics_file import read_rows
+from sam_train.train.report.metrics_file import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, EVERY = 72, 3

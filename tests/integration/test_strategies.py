@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 
 from sam_train.cli import main
-from sam_train.config import check_config, load_config
-from sam_train.engine.callbacks.metrics_file import read_columns
 from sam_train.errors import UserError
-from sam_train.model.load import load_sam
+from sam_train.model.checkpoints.load import load_sam
+from sam_train.settings.run import check_config, load_config
+from sam_train.train.report.metrics_file import read_columns
 
 PROGRAM = Path(__file__).with_name("strategies.py")
 RANKS = 2

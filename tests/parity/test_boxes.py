@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from sam_train.data.transforms import InputFrame
-from sam_train.eval.instances.masks import masks_of_boxes
+from sam_train.eval.tasks.instances.masks import masks_of_boxes
+from sam_train.masks.frame import InputFrame
 from sam_train.model import build_sam
 
 SIZE = 96

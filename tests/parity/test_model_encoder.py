@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sam_train.model import Sam, attention, build_sam
+from sam_train.model import Sam, build_sam
+from sam_train.model.ops import attention
 
 Builder = Callable[..., nn.Module]
 Randomise = Callable[[nn.Module, int], None]

@@ -93,6 +93,6 @@ def test_ctrl_c_says_how_to_go_on(
 def test_verbs_that_train_nothing_do_not_wait_for_lightning() -> None:
     """It takes longer to import than all else together."""
     modules = "sam_train.cli, sam_train.eval.evaluate, sam_train.generate.run, sam_train.export.run"
-    code = f"import sys, {modules}, sam_train.doctor.run; print('lightning' in sys.modules)"
+    code = f"import sys, {modules}, sam_train.cluster.doctor.run; print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

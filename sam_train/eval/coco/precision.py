@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.readers.ids import sort_key
+from sam_train.data.formats.ids import sort_key
 from sam_train.eval.coco.truth import (
     FREQUENCIES,
     CategoryId,

@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from data_tools.readers.coco_file import as_box, as_number_value
-from data_tools.readers.foreign_json import JsonFile, as_json
-from data_tools.readers.ids import as_id
-from data_tools.readers.json_kinds import kind_of
-from data_tools.readers.segmentation import (
+from sam_train.data.formats.coco_file import as_box, as_number_value
+from sam_train.data.formats.foreign_json import JsonFile, as_json
+from sam_train.data.formats.ids import as_id
+from sam_train.data.formats.json_kinds import kind_of
+from sam_train.data.formats.segmentation import (
     LARGEST_FRACTION,
     largest_coordinate,
     parse_segmentation,

@@ -14,24 +14,24 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from data_tools.convert_photo import read_pixels
-from data_tools.readers.coco import photo_size
-from data_tools.readers.coco_file import (
+from sam_train.data.formats.coco import photo_size
+from sam_train.data.formats.coco_file import (
     CocoAnnotation,
     CocoFile,
     CocoImage,
     as_number_value,
     read_coco,
 )
-from data_tools.readers.foreign_json import as_json
-from data_tools.readers.ids import IdIndex, as_id, as_number, sort_key
-from data_tools.readers.photo_names import FoundPhoto, find_photos, rename_note
-from data_tools.readers.records import SkipImageError
-from data_tools.readers.segmentation import LARGEST_FRACTION, parse_segmentation
+from sam_train.data.formats.foreign_json import as_json
+from sam_train.data.formats.ids import IdIndex, as_id, as_number, sort_key
+from sam_train.data.formats.photo_names import FoundPhoto, find_photos, rename_note
+from sam_train.data.formats.records import SkipImageError
+from sam_train.data.formats.segmentation import LARGEST_FRACTION, parse_segmentation
+from sam_train.data.photos.jpeg import read_pixels
 from sam_train.errors import UserError
 from sam_train.eval.datasets.spec import find_paths, read_specs
-from sam_train.eval.stamp import stamp
-from sam_train.eval.tasks import SkipItem
+from sam_train.eval.frame.stamp import stamp
+from sam_train.eval.frame.tasks import SkipItem
 from sam_train.types import RLE
 
 FREQUENCIES = {"f": "frequent", "c": "common", "r": "rare"}

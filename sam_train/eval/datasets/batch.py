@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from sam_train.data import rle, select
-from sam_train.data.order import hash64
-from sam_train.data.transforms import InputFrame
+from sam_train.data.feed.order import hash64
+from sam_train.data.sample import select
 from sam_train.eval.datasets.images import EvalSample
+from sam_train.masks import rle
+from sam_train.masks.frame import InputFrame
 from sam_train.types import MASK_ID_BITS, Batch
 
 Points = npt.NDArray[np.int64]

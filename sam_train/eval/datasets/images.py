@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from data_tools.convert_photo import read_pixels
-from data_tools.readers.records import MasksRead, Record, SkipImageError
-from sam_train.data import rle
-from sam_train.data.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
-from sam_train.data.shards import Entry, Place
-from sam_train.eval.stamp import stamp
-from sam_train.eval.tasks import SkipItem
+from sam_train.data.formats.records import MasksRead, Record, SkipImageError
+from sam_train.data.photos.jpeg import read_pixels
+from sam_train.data.sample.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.shards.reader import Entry, Place
+from sam_train.eval.frame.stamp import stamp
+from sam_train.eval.frame.tasks import SkipItem
+from sam_train.masks import rle
 from sam_train.types import RLE
 
 

@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sam_train.data.patterns import resolve
-from sam_train.data.shards import open_shards
-from sam_train.data.sources import open_source
+from sam_train.data.shards.patterns import resolve
+from sam_train.data.shards.reader import open_shards
+from sam_train.data.storage.sources import open_source
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets.images import EvalImage, FileImage, ShardImage
 from sam_train.eval.datasets.spec import SHARDS, DatasetSpec, list_records, read_specs
-from sam_train.eval.result import write_whole
+from sam_train.eval.frame.result import write_whole
 
 log = logging.getLogger("sam_train")
 

@@ -11,16 +11,16 @@ from typing import Any
 import yaml
 from omegaconf import ListConfig, OmegaConf
 
-from data_tools.readers.ade20k import list_ade20k
-from data_tools.readers.bbbc038 import list_bbbc038
-from data_tools.readers.bsds import list_bsds
-from data_tools.readers.cityscapes import list_cityscapes
-from data_tools.readers.coco import list_coco
-from data_tools.readers.lvis import list_lvis
-from data_tools.readers.mask_rules import LAYOUTS
-from data_tools.readers.masks import list_masks
-from data_tools.readers.records import Listing
-from data_tools.readers.rle import list_rle
+from sam_train.data.formats.ade20k import list_ade20k
+from sam_train.data.formats.bbbc038 import list_bbbc038
+from sam_train.data.formats.bsds import list_bsds
+from sam_train.data.formats.cityscapes import list_cityscapes
+from sam_train.data.formats.coco import list_coco
+from sam_train.data.formats.lvis import list_lvis
+from sam_train.data.formats.mask_rules import LAYOUTS
+from sam_train.data.formats.masks import list_masks
+from sam_train.data.formats.records import Listing
+from sam_train.data.formats.rle import list_rle
 from sam_train.errors import UserError
 
 

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from places import REAL_DATA
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from scipy.io import loadmat, savemat
 
 from data_tools.convert import main
 
-SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
+SHARED = REAL_DATA
 H, W = 24, 32
 
 needs_real_data = pytest.mark.skipif(

@@ -10,9 +10,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data_tools.convert import main
-from data_tools.readers.bbbc038 import list_bbbc038
-from data_tools.readers.cityscapes import list_cityscapes
-from data_tools.readers.records import SkipImageError
+from sam_train.data.formats.bbbc038 import list_bbbc038
+from sam_train.data.formats.cityscapes import list_cityscapes
+from sam_train.data.formats.records import SkipImageError
 from sam_train.errors import UserError
 
 SIZE = (20, 30)

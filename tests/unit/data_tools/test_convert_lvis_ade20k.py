@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from places import REAL_DATA
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from data_tools.convert import main
-from data_tools.readers.ade20k import list_ade20k
+from sam_train.data.formats.ade20k import list_ade20k
 
-SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
+SHARED = REAL_DATA
 ADE = SHARED / "ade20k/ADE20K_2021_17_01/images/ADE/training"
 COCO128 = SHARED / "coco128"
 H, W = 24, 32

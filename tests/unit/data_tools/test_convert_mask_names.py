@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_tools.convert import main
-from data_tools.readers.mask_names import mask_files_among, match_files
+from sam_train.data.formats.mask_names import mask_files_among, match_files
 
 E_ACUTE = unicodedata.normalize("NFC", "é")
 E_AND_ACUTE = unicodedata.normalize("NFD", "é")

@@ -16,10 +16,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data_tools.convert import main
-from data_tools.convert_photo import read_photo
-from data_tools.readers.coco import parse_segmentation
-from data_tools.readers.records import SkipImageError
-from data_tools.readers.runs import checked_rle, label_masks, run_lengths
+from sam_train.data.formats.coco import parse_segmentation
+from sam_train.data.formats.records import SkipImageError
+from sam_train.data.photos.jpeg import read_photo
+from sam_train.masks.runs import checked_rle, label_masks, run_lengths
 
 H, W = 20, 30
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_tools.sample import SampleConfig, draw_sample, run, write_sample
 from data_tools.scenes import Scene, close_up, render_scene
-from sam_train.data.groups_file import read_groups
+from sam_train.data.shards.groups_file import read_groups
 from sam_train.errors import UserError
 
 SIDE, ZOOM, SEED = 96, 2.0, 7

@@ -11,9 +11,9 @@ from http_server import Behaviour, HostileServer
 
 from data_tools import index as tool
 from data_tools.index import main
-from sam_train.data import http
-from sam_train.data.index import open_index
-from sam_train.data.shards import open_shards
+from sam_train.data.shards.index import open_index
+from sam_train.data.shards.reader import open_shards
+from sam_train.data.storage import http
 
 
 def pack(path: Path, numbers: range, *, pad: int = 0) -> Path:

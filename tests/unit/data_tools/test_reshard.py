@@ -18,11 +18,11 @@ from data_tools.reshard import main
 from data_tools.reshard_plan import cut
 from data_tools.reshard_run import Journal, Part, write_part, write_parts
 from data_tools.reshard_sample import Size, remake
-from data_tools.sa1b_format import ShardSample, TarEntry, annotate_masks, write_entries
 from data_tools.subset import main as subset
 from data_tools.subset import rank
-from sam_train.data.groups_file import groups_of, write_groups
-from sam_train.data.shards import open_shards
+from sam_train.data.shards.groups_file import groups_of, write_groups
+from sam_train.data.shards.reader import open_shards
+from sam_train.data.shards.writer import ShardSample, TarEntry, annotate_masks, write_entries
 from sam_train.errors import UserError
 
 H, W = 45, 64

@@ -11,11 +11,11 @@ import pytest
 
 from data_tools import index, stage_in
 from data_tools.stage_in import main
-from sam_train.data import shards as shards_module
-from sam_train.data.patterns import resolve
-from sam_train.data.shards import Shards, open_shards
-from sam_train.data.sources import Source
-from sam_train.data.walk import ShardIndex, index_shard
+from sam_train.data.shards import reader as shards_module
+from sam_train.data.shards.patterns import resolve
+from sam_train.data.shards.reader import Shards, open_shards
+from sam_train.data.shards.walk import ShardIndex, index_shard
+from sam_train.data.storage.sources import Source
 
 
 def shard(path: Path, text: str) -> Path:

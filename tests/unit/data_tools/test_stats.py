@@ -18,11 +18,11 @@ from scipy.ndimage import center_of_mass
 from scipy.spatial import ConvexHull
 
 from data_tools import stats_kernels
-from data_tools.sa1b_format import ShardSample, annotate_masks, write_shards
 from data_tools.stats import main, measure, percentile
 from data_tools.stats_part import AXES, Axis, Quantity
 from data_tools.stats_plots import coarsened, shown_bins
-from sam_train.data import rle
+from sam_train.data.shards.writer import ShardSample, annotate_masks, write_shards
+from sam_train.masks import rle
 
 H, W = 40, 60
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.sa1b_format import ShardSample, write_shards
 from data_tools.subset import Rule, main, make_lists, natural, rank, read_names, short
+from sam_train.data.shards.writer import ShardSample, write_shards
 from sam_train.errors import UserError
 
 PUBLISHED = [

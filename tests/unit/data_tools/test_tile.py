@@ -16,14 +16,14 @@ import tifffile
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_tools.photos.files import opened
-from data_tools.readers.records import SourceMask
-from data_tools.readers.runs import polygons_rle
 from data_tools.tile import main
 from data_tools.tiles.georeference import georeference
 from data_tools.tiles.grid import Window, window_rows
 from data_tools.tiles.objects import SceneObject
+from sam_train.data.formats.records import SourceMask
+from sam_train.data.photos.files import opened
 from sam_train.generate.inputs import list_photos
+from sam_train.masks.runs import polygons_rle
 
 SCALE, TIEPOINT, MATRIX, KEYS = 33550, 33922, 34264, 34735
 H, W = 150, 260

@@ -15,15 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from places import REAL_DATA
 from pycocotools import mask as coco_mask
 
-from data_tools.sa1b_format import annotate_masks
 from data_tools.verify import main, verify_shards
 from data_tools.verify_checks import check_sample, schema_problems
 from data_tools.verify_report import ShardReport, exclusions
-from sam_train.data.shards import open_shards
+from sam_train.data.shards.reader import open_shards
+from sam_train.data.shards.writer import annotate_masks
 
-REAL = Path(__file__).resolve().parents[3] / "../shared/data/sa1b"
+REAL = REAL_DATA / "sa1b"
 H, W = 48, 64
 
 

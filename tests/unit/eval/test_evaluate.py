@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from sam_train.config import RunConfig
 from sam_train.errors import UserError
 from sam_train.eval.evaluate import Outcome, run_tasks
-from sam_train.eval.result import Row, TaskResult
-from sam_train.eval.tasks import Run, Task
-from sam_train.parts import Part
+from sam_train.eval.frame.result import Row, TaskResult
+from sam_train.eval.frame.tasks import Run, Task
+from sam_train.runtime.parts import Part
+from sam_train.settings.run import RunConfig
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.sa1b_format import TarEntry, write_entries
+from sam_train.data.shards.writer import TarEntry, write_entries
 from sam_train.errors import UserError
 from sam_train.generate.inputs import BadPhoto, list_photos
 

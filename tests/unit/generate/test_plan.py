@@ -11,7 +11,7 @@ from sam_train.errors import UserError
 from sam_train.generate.inputs import PhotoPlace
 from sam_train.generate.journal import PhotoRecord, open_journal
 from sam_train.generate.plan import Plan, agree, make_plan, units_of
-from sam_train.parts import Part
+from sam_train.runtime.parts import Part
 
 
 def plan(count: int = 10, *, parts: int = 1, **other: Any) -> Plan:

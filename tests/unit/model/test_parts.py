@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sam_train.errors import UserError
 from sam_train.model import ModelConfig, build_from_config
-from sam_train.model.init import InitConfig, initialise, load_whole
-from sam_train.model.init_report import InitReport
-from sam_train.model.load import load_sam
+from sam_train.model.checkpoints.init import InitConfig, initialise, load_whole
+from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.checkpoints.report import InitReport
 
 ENCODER, PROMPTS, DECODER = "image_encoder", "prompt_encoder", "mask_decoder"
 

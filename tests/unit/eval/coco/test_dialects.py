@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from sam_train.errors import UserError
 from sam_train.eval.coco import Truth, read_results, read_truth
 from sam_train.eval.coco.precision import average_precision
-from sam_train.eval.proposals.recall import average_recall, count_found, given_proposals
+from sam_train.eval.tasks.proposals.recall import average_recall, count_found, given_proposals
 
 H, W = 60, 80
 Json = dict[str, Any]

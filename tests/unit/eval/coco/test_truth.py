@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam_train.config import RunConfig
 from sam_train.errors import UserError
 from sam_train.eval.coco import open_truth, read_results, read_truth
 from sam_train.eval.coco.precision import average_precision
-from sam_train.eval.tasks import Run, SkipItem, load_task
-from sam_train.parts import Part
+from sam_train.eval.frame.tasks import Run, SkipItem, load_task
+from sam_train.runtime.parts import Part
+from sam_train.settings.run import RunConfig
 
 SQUARE = [[2.0, 2.0, 12.0, 2.0, 12.0, 12.0, 2.0, 12.0]]
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_tools.sa1b_format import ShardSample, annotation, write_shards
 from sam_train.data.config import DataConfig
 from sam_train.data.datamodule import SamDataModule
+from sam_train.data.shards.writer import ShardSample, annotation, write_shards
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets import EvalSample, open_datasets, prompt_batch, random_points
 from sam_train.types import RLE

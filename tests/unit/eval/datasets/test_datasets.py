@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from places import ROOT
 from pycocotools import mask as coco_mask
 
-from data_tools.sa1b_format import ShardSample, annotation, write_shards
+from sam_train.data.shards.writer import ShardSample, annotation, write_shards
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets import READERS, EvalSample, open_datasets, read_specs
 from sam_train.eval.datasets.images import FileImage
-from sam_train.eval.tasks import SkipItem
+from sam_train.eval.frame.tasks import SkipItem
 
 H, W = 24, 36
 Pixels = npt.NDArray[np.uint8]
@@ -355,7 +356,7 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_the_page_has_the_readers_and_the_papers_sets() -> None:
-    page = (Path(__file__).resolve().parents[4] / "docs/datasets.md").read_text()
+    page = (ROOT / "docs/datasets.md").read_text()
     rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| ")]
     sets = [[cell.strip() for cell in row] for row in rows if len(row) == 7][1:]
     assert len(sets) == 23

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from places import REAL_DATA
 from pycocotools import mask as coco_mask
 
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets import open_datasets
 
-DATA = Path(__file__).resolve().parents[4] / "../shared/data"
+DATA = REAL_DATA
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no real data at ../shared/data")
 

@@ -1,0 +1,1 @@
+"""Before a run on a cluster: what it will take, and whether the nodes can do it."""

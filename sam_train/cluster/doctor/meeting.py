@@ -1,0 +1,75 @@
+"""A place where all processes leave messages, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+from typing import Any
+
+from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from sam_train.cluster.doctor.place import Place
+from sam_train.errors import UserError
+from sam_train.runtime.text import one_line
+
+
+class Meeting:
+    """Messages by name between the ranks, through the first one's store."""
+
+    def __init__(self, place: Place, *, seconds: float) -> None:
+        """Raises:
+        UserError: the first process does not answer at its address, or cannot listen there.
+        """
+        self.place = place
+        self.seconds = seconds
+        self.store: Any = _open(place, seconds)
+
+    def say(self, name: str, message: bytes) -> None:
+        """To whoever hears `name`, any number of them, now or later."""
+        self.store.set(name, message)
+
+    def hear(self, name: str, *, seconds: float) -> bytes | None:
+        """What was said; None if it is not said in time."""
+        try:
+            self.store.wait([name], timedelta(seconds=max(seconds, 0.001)))
+            message: bytes = self.store.get(name)
+            return message
+        except RuntimeError:  # DistStoreError in time, DistNetworkError if the first one is gone
+            return None
+
+    def hear_all(self, name: str, *, seconds: float) -> dict[int, bytes]:
+        """What each rank said under `name/RANK`, of those who said it in time."""
+        end = time.monotonic() + seconds
+        heard = {}
+        for rank in range(self.place.ranks):
+            message = self.hear(f"{name}/{rank}", seconds=end - time.monotonic())
+            if message is not None:
+                heard[rank] = message
+        return heard
+
+
+def _open(place: Place, seconds: float) -> Any:
+    if place.ranks == 1:
+        return HashStore()
+    try:
+        store = TCPStore(
+            place.address,
+            place.port,
+            is_master=place.rank == 0 and not place.hosted,
+            timeout=timedelta(seconds=seconds),
+            wait_for_workers=False,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"rank {place.rank} on {place.node} does not reach the first process at "
+            f"{place.address}:{place.port} ({one_line(error)}): is that its address in a network "
+            "that both share, and is the port open between the nodes? MASTER_ADDR and MASTER_PORT "
+            "choose others"
+        ) from None
+    # torchrun's own store lives on over restarts.
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return PrefixStore(f"doctor/{life}", store)
+
+
+__all__ = ["Meeting"]

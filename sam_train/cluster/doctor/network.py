@@ -1,0 +1,195 @@
+"""What takes several nodes: their clocks, their one folder, and what they send each other."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+from sam_train.cluster.doctor.findings import FAIL, WARN, Check, Result
+from sam_train.cluster.doctor.meeting import Meeting
+from sam_train.cluster.doctor.node import gradient_bytes
+from sam_train.cluster.doctor.place import Place, devices
+from sam_train.runtime.agreement import Agreement
+from sam_train.settings.run import RunConfig
+from sam_train.train.config import uses_gpus
+
+_SKEW_WARN, _SKEW_FAIL = 1.0, 60.0
+"""Seconds. Above the first, logs of two nodes and the times of files mislead; above the second,
+signed requests (S3) and munge's credentials are refused."""
+_TURNS = 3
+_VALUES = {"nccl": 1 << 25, "gloo": 1 << 20}
+"""Of float32 that are summed to measure: 128 MiB between GPUs."""
+_REPEATS = 5
+_SLOW = 2.0
+"""GB/s between GPUs below which the link is not what people buy with them."""
+_ADVICE = (
+    "NCCL_DEBUG=INFO shows the network that is taken, NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME "
+    "name another (launch/env.sh)"
+)
+_MARK = ".doctor-seen"
+
+
+def checks_between(cfg: RunConfig, meeting: Meeting) -> list[Check]:
+    """Of this process with the others, to be asked in this order on all of them."""
+    place = meeting.place
+    checks = []
+    if place.leads and place.ranks > place.local_ranks:
+        checks.append(
+            Check("clock", partial(clock, meeting), "the first process does not answer any more")
+        )
+        checks.append(
+            Check("one run_dir", partial(shared, cfg, meeting), "the file system does not answer")
+        )
+    checks.append(Check("all-reduce", partial(all_reduce, cfg, meeting), _ADVICE))
+    return checks
+
+
+def leaders(place: Place) -> list[int]:
+    """The ranks that answer for their nodes: all nodes have as many."""
+    return list(range(0, place.ranks, place.local_ranks))
+
+
+def clock(meeting: Meeting) -> Result:
+    """How far this node's is from the first one's, as that one measures it."""
+    place, limit = meeting.place, meeting.seconds
+    others = [rank for rank in leaders(place) if rank != 0]
+    if place.rank == 0:
+        for rank in others:
+            _measure(meeting, rank)
+        return Result("the one that the others are compared with")
+    for turn in range(_TURNS):
+        meeting.hear(f"clock/ask/{place.rank}/{turn}", seconds=limit)
+        meeting.say(f"clock/answer/{place.rank}/{turn}", repr(time.time()).encode())
+    said = meeting.hear(f"clock/skew/{place.rank}", seconds=limit)
+    if said is None:
+        return Result("not measured", WARN, "the first process did not ask in time")
+    skew = float(said)
+    found = f"{skew:+.3f} s from the first node's"
+    if abs(skew) < _SKEW_WARN:
+        return Result(found)
+    status = FAIL if abs(skew) >= _SKEW_FAIL else WARN
+    return Result(found, status, "start a time service on this node (chronyd, systemd-timesyncd)")
+
+
+def _measure(meeting: Meeting, rank: int) -> None:
+    """The question that travelled least says most."""
+    best, skew = float("inf"), 0.0
+    for turn in range(_TURNS):
+        before = time.time()
+        meeting.say(f"clock/ask/{rank}/{turn}", b"")
+        answer = meeting.hear(f"clock/answer/{rank}/{turn}", seconds=meeting.seconds / 4)
+        after = time.time()
+        if answer is None:
+            return
+        if after - before < best:
+            best, skew = after - before, float(answer) - (before + after) / 2
+    meeting.say(f"clock/skew/{rank}", repr(skew).encode())
+
+
+def shared(cfg: RunConfig, meeting: Meeting) -> Result:
+    """Whether all nodes see the same run_dir: they continue from one file."""
+    mark = Path(cfg.run_dir) / _MARK
+    first = meeting.place.rank == 0
+    if first:
+        mark.write_text(str(time.time_ns()))
+        meeting.say("mark", mark.read_bytes())
+        for rank in leaders(meeting.place)[1:]:
+            meeting.hear(f"seen/{rank}", seconds=meeting.seconds)
+        mark.unlink(missing_ok=True)
+        return Result(str(Path(cfg.run_dir).resolve()))
+    said = meeting.hear("mark", seconds=meeting.seconds)
+    end = time.monotonic() + min(10.0, meeting.seconds / 2)
+    # Network file systems show a new file some seconds later.
+    while not (seen := _content(mark) == said) and time.monotonic() < end:
+        time.sleep(0.2)
+    meeting.say(f"seen/{meeting.place.rank}", b"")
+    if seen:
+        return Result(str(Path(cfg.run_dir).resolve()))
+    return Result(
+        f"{Path(cfg.run_dir).resolve()} is another folder here than on the first node",
+        FAIL,
+        "run_dir= on a file system that all nodes share",
+    )
+
+
+def _content(path: Path) -> bytes | None:
+    # Listing the folder makes NFS look again.
+    listed = path.parent.is_dir() and path.name in {p.name for p in path.parent.iterdir()}
+    return path.read_bytes() if listed else None
+
+
+def all_reduce(cfg: RunConfig, meeting: Meeting) -> Result:
+    """Whether sums over all processes are right, and how fast; on GPUs also whether gloo, by which
+    training agrees on the hosts, finds the others.
+
+    Raises:
+        UserError: gloo cannot be started.
+    """
+    place = meeting.place
+    if place.ranks == 1:
+        return Result("one process, nothing to send")
+    backend = "nccl" if uses_gpus(cfg.trainer) else "gloo"
+    device = torch.device("cpu")
+    if backend == "nccl":
+        device = torch.device("cuda", devices(cfg.trainer)[place.local_rank])
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        backend,
+        store=PrefixStore("all-reduce", meeting.store),
+        rank=place.rank,
+        world_size=place.ranks,
+        timeout=timedelta(seconds=meeting.seconds),
+    )
+    try:
+        hosts = Agreement()
+        hosts.start()
+        right = hosts.largest(place.rank) == place.ranks - 1
+        # Whole numbers below 2^24: float32 adds them exactly, in any order.
+        pattern = torch.arange(_VALUES[backend], device=device, dtype=torch.float32) % 1021
+        values = pattern + place.rank
+        dist.all_reduce(values)
+        offsets = place.ranks * (place.ranks - 1) // 2
+        right = right and torch.equal(values, pattern * place.ranks + offsets)
+        rate = _bandwidth(values)
+    finally:
+        dist.destroy_process_group()
+    return _judge(cfg, place, right=right, rate=rate, gpu=backend == "nccl")
+
+
+def _bandwidth(values: torch.Tensor) -> float:
+    """GB/s as NCCL's tests count: what each link carries, whatever the number of processes."""
+    values.zero_()
+    begin = time.monotonic()
+    for _ in range(_REPEATS):
+        dist.all_reduce(values)
+    if values.is_cuda:
+        torch.cuda.synchronize()
+    seconds = (time.monotonic() - begin) / _REPEATS
+    ranks = dist.get_world_size()
+    return values.nbytes / 1e9 * 2 * (ranks - 1) / ranks / max(seconds, 1e-9)
+
+
+def _judge(cfg: RunConfig, place: Place, *, right: bool, rate: float, gpu: bool) -> Result:
+    if not right:
+        return Result(
+            f"wrong sums on rank {place.rank}",
+            FAIL,
+            "leave this node out (sbatch --exclude); NCCL_IB_DISABLE=1 or NCCL_P2P_DISABLE=1 show "
+            "which link it is",
+        )
+    seconds = gradient_bytes(cfg) / 1e9 * 2 * (place.ranks - 1) / place.ranks / rate
+    found = f"right, {rate:.2g} GB/s: {seconds:.2g} s for the gradients of a step"
+    if rate < cfg.doctor.bandwidth:
+        return Result(f"{found}, below doctor.bandwidth={cfg.doctor.bandwidth:g}", FAIL, _ADVICE)
+    if gpu and rate < _SLOW:
+        return Result(found, WARN, f"slow for GPUs: {_ADVICE}")
+    return Result(found)
+
+
+__all__ = ["checks_between", "leaders"]

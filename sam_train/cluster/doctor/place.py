@@ -1,0 +1,162 @@
+"""Which process of the job this is, whoever started it; and the start of the others."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sam_train.errors import UserError
+from sam_train.train.config import TrainerConfig, parse_devices, uses_gpus
+
+_NOT_JOBS = ("bash", "interactive")
+"""Names of Slurm jobs that are a shell: Lightning, too, trains there as if there were no Slurm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One process among those that would train."""
+
+    rank: int
+    ranks: int
+    local_rank: int
+    local_ranks: int
+    """Processes on this node."""
+    node: str
+    """What the scheduler calls this machine, else its own name."""
+    address: str
+    port: int
+    """Of the first process."""
+    nodes: tuple[str, ...] = ()
+    """Where each rank should be, as the scheduler says; empty where nobody says."""
+    hosted: bool = False
+    """Whether the store at that address is run by the launcher."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process answers for its node."""
+        return self.local_rank == 0
+
+    def node_of(self, rank: int) -> str:
+        """Where a rank is, as far as that is known without asking it."""
+        return self.nodes[rank] if rank < len(self.nodes) else f"rank {rank}"
+
+
+def find_place(cfg: TrainerConfig) -> Place:
+    """From what srun or torchrun left in the environment; else the first of `trainer.devices`.
+
+    Raises:
+        UserError: several nodes, and nothing that started processes on them.
+    """
+    env = os.environ
+    if _started_by_slurm():
+        return _of_slurm()
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return Place(
+            rank=int(env["RANK"]),
+            ranks=int(env["WORLD_SIZE"]),
+            local_rank=int(env.get("LOCAL_RANK", "0")),
+            local_ranks=int(env.get("LOCAL_WORLD_SIZE", "1")),
+            node=socket.gethostname(),
+            address=env.get("MASTER_ADDR", "127.0.0.1"),
+            port=int(env.get("MASTER_PORT", "29500")),
+            hosted=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        )
+    if cfg.num_nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={cfg.num_nodes}, but this process was started alone: use "
+            "launch/slurm.sbatch, which asks the doctor first, or VERB=doctor launch/torchrun.sh"
+        )
+    count = len(devices(cfg)) or 1
+    return Place(
+        rank=0,
+        ranks=count,
+        local_rank=0,
+        local_ranks=count,
+        node=socket.gethostname(),
+        address="127.0.0.1",
+        port=_free_port(),
+    )
+
+
+def devices(cfg: TrainerConfig) -> list[int]:
+    """Numbers of the GPUs (or of the CPU processes) that a node trains on."""
+    asked = parse_devices(cfg.devices)
+    if isinstance(asked, list):
+        return asked
+    if isinstance(asked, int):
+        return list(range(asked))
+    return list(range(torch.cuda.device_count())) if uses_gpus(cfg) else [0]
+
+
+def start_others(place: Place, overrides: Sequence[str]) -> list[subprocess.Popen[bytes]]:
+    """The other processes of this machine, where no launcher has started them."""
+    if place.ranks == 1 or "RANK" in os.environ or _started_by_slurm():
+        return []
+    place_of_all = {
+        "WORLD_SIZE": str(place.ranks),
+        "LOCAL_WORLD_SIZE": str(place.ranks),
+        "MASTER_ADDR": place.address,
+        "MASTER_PORT": str(place.port),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "sam_train", "doctor", *overrides],
+            env={**os.environ, **place_of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(1, place.ranks)
+    ]
+
+
+def _started_by_slurm() -> bool:
+    """As Lightning decides it; a batch job without --ntasks is one process."""
+    env = os.environ
+    there = "SLURM_PROCID" in env and "SLURM_NTASKS" in env
+    return there and env.get("SLURM_JOB_NAME") not in _NOT_JOBS
+
+
+def _of_slurm() -> Place:
+    env = os.environ
+    ranks, per_node = int(env["SLURM_NTASKS"]), int(env.get("SLURM_NTASKS_PER_NODE", "1"))
+    nodes = _hosts(env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", ""))
+    # The job's own port serves training; the rendezvous of launch/slurm.sbatch gives another one.
+    return Place(
+        rank=int(env["SLURM_PROCID"]),
+        ranks=ranks,
+        local_rank=int(env.get("SLURM_LOCALID", "0")),
+        local_ranks=per_node,
+        node=env.get("SLURMD_NODENAME", socket.gethostname()),
+        address=env.get("MASTER_ADDR") or (nodes[0] if nodes else "127.0.0.1"),
+        port=int(env.get("MASTER_PORT", "0")) or 22000 + int(env["SLURM_JOB_ID"]) % 10000,
+        nodes=tuple(node for node in nodes for _ in range(per_node)),
+    )
+
+
+def _hosts(listed: str) -> list[str]:
+    """Slurm's n[1-32], name by name."""
+    try:
+        done = subprocess.run(
+            ["scontrol", "show", "hostnames", listed],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.split()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+__all__ = ["Place", "devices", "find_place", "start_others"]

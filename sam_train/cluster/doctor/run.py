@@ -1,0 +1,206 @@
+"""From settings to a verdict: every process asks its node, the first one collects and judges."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from sam_train.cluster.doctor.config import check
+from sam_train.cluster.doctor.findings import FAIL, OK, Finding, ask_all, left_behind, table
+from sam_train.cluster.doctor.meeting import Meeting
+from sam_train.cluster.doctor.network import checks_between
+from sam_train.cluster.doctor.node import checks_of
+from sam_train.cluster.doctor.place import Place, find_place, start_others
+from sam_train.runtime.open_files import allow_many
+from sam_train.settings.run import RunConfig, load_config
+from sam_train.train.config import uses_gpus
+
+_MAKE_ALIKE = "make it the same on all nodes: environment, code, conf/ and command line"
+_COPY_AGAIN = (
+    "most nodes have others, or of other sizes: copy them again (`python -m data_tools.stage_in` "
+    "copies what is missing or cut)"
+)
+_MARGIN = 15.0
+"""Seconds that messages may take beyond what they report about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the pre-flight ends with."""
+
+    table: str
+    """Empty on all processes but the first."""
+    problems: int
+    """Checks that failed, on whatever node; the other processes know only whether there are any."""
+    checks: int
+    seconds: float
+    hangs: bool
+    """Whether a check still does: the process must be ended without waiting for it."""
+
+    @property
+    def report(self) -> str:
+        """The table, and whether to go on."""
+        last = f"doctor: {self.checks} checks in {self.seconds:.1f} s, "
+        if self.problems:
+            last += f"{self.problems} failed: this job would not train"
+        else:
+            last += "nothing stands in the way of training"
+        return f"{self.table}\n{last}"
+
+
+def examine(overrides: Sequence[str]) -> Verdict:
+    """Look at all nodes of the job that `fit` with the same settings would be.
+
+    Raises:
+        UserError: settings that cannot be read, or the first process cannot be reached.
+    """
+    begin = time.monotonic()
+    cfg = load_config(overrides)
+    check(cfg.doctor)
+    # As training does.
+    allow_many()
+    place = find_place(cfg.trainer)
+    others = start_others(place, overrides)
+    try:
+        meeting = Meeting(place, seconds=cfg.doctor.seconds)
+        findings = _ask(cfg, meeting)
+        problems = _part(meeting, findings)
+    finally:
+        _wait_for(others)
+    return Verdict(
+        table=table(findings) if place.rank == 0 else "",
+        problems=problems,
+        checks=len(findings),
+        seconds=time.monotonic() - begin,
+        hangs=left_behind(),
+    )
+
+
+def _ask(cfg: RunConfig, meeting: Meeting) -> list[Finding]:
+    """Three rounds: who is there, the nodes by themselves, the nodes together. On the first process
+    everybody's findings, on the others their own."""
+    place, seconds = meeting.place, cfg.doctor.seconds
+    device = "GPUs" if uses_gpus(cfg.trainer) else "the CPU"
+    meeting.say(f"here/{place.rank}", f"{place.node}\n{device}".encode())
+    found: list[Finding] = []
+    if place.rank == 0:
+        here = meeting.hear_all("here", seconds=seconds)
+        found += _missing(place, here, seconds) + _unlike_devices(here)
+        meeting.say("together", b"" if found else b"yes")
+    own: list[Finding] = []
+    if place.leads:
+        number = place.rank // place.local_ranks
+        own = ask_all(checks_of(cfg, place, node_number=number), node=place.node, seconds=seconds)
+    # The first process may have waited in vain for somebody.
+    if meeting.hear("together", seconds=seconds + _MARGIN) == b"yes":
+        # One after the other: they talk through one connection, which one holds while it waits.
+        for question in checks_between(cfg, meeting):
+            answer = ask_all([question], node=place.node, seconds=seconds)
+            own += [f for f in answer if place.leads or f.status != OK]
+    meeting.say(f"found/{place.rank}", msgspec.json.encode(own))
+    if place.rank != 0:
+        return own
+    there = list(here)
+    heard = {
+        rank: meeting.hear(f"found/{rank}", seconds=2 * seconds + _MARGIN if rank else 1.0)
+        for rank in there
+    }
+    for rank, message in heard.items():
+        if message is None:
+            found.append(_silent(place, rank, here[rank]))
+        else:
+            found += msgspec.json.decode(message, type=list[Finding])
+    return compare(found)
+
+
+def _missing(place: Place, here: dict[int, bytes], seconds: float) -> list[Finding]:
+    absent = [rank for rank in range(place.ranks) if rank not in here]
+    nodes = Counter(place.node_of(rank) for rank in absent)
+    return [
+        Finding(
+            check="there",
+            node=node,
+            found=f"{count} of its processes did not come within {seconds:g} s",
+            status=FAIL,
+            remedy="its own lines above say why, if it has any; can it reach "
+            f"{place.address}:{place.port}?",
+        )
+        for node, count in nodes.items()
+    ]
+
+
+def _unlike_devices(here: dict[int, bytes]) -> list[Finding]:
+    kinds = dict(message.decode().split("\n") for message in here.values())
+    if len(set(kinds.values())) < 2:
+        return []
+    return [
+        Finding(
+            check="there",
+            node=node,
+            found="would train on the CPU, others on GPUs",
+            status=FAIL,
+            remedy="nvidia-smi, and torch.cuda.is_available() in this environment, on this node",
+        )
+        for node, kind in kinds.items()
+        if kind == "the CPU"
+    ]
+
+
+def _silent(place: Place, rank: int, said: bytes) -> Finding:
+    node = said.decode().split("\n")[0]
+    return Finding(
+        check="there",
+        node=node,
+        found=f"rank {rank} came, and went without a report",
+        status=FAIL,
+        remedy="its own lines above say why, if it has any",
+    )
+
+
+def compare(findings: Sequence[Finding]) -> list[Finding]:
+    """With what must be alike and is not turned into failures: the smaller group is wrong."""
+    judged = list(findings)
+    for name in dict.fromkeys(f.check for f in findings if f.alike):
+        answers = Counter(f.alike for f in findings if f.check == name and f.status == OK)
+        if len(answers) < 2:
+            continue
+        usual = answers.most_common(1)[0][0]
+        remedy = _COPY_AGAIN if name == "shards" else _MAKE_ALIKE
+        judged = [
+            msgspec.structs.replace(f, status=FAIL, remedy=remedy)
+            if f.check == name and f.status == OK and f.alike != usual
+            else f
+            for f in judged
+        ]
+    return judged
+
+
+def _part(meeting: Meeting, findings: Sequence[Finding]) -> int:
+    """The first process tells the others how it ended, and leaves last: it holds the store."""
+    place, seconds = meeting.place, meeting.seconds
+    if place.rank == 0:
+        problems = sum(f.status == FAIL for f in findings)
+        meeting.say("verdict", str(problems).encode())
+        meeting.say("bye/0", b"")
+        meeting.hear_all("bye", seconds=5.0)
+        return problems
+    verdict = meeting.hear("verdict", seconds=4 * seconds + _MARGIN)
+    meeting.say(f"bye/{place.rank}", b"")
+    return int(verdict) if verdict is not None else 1
+
+
+def _wait_for(others: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in others:
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+__all__ = ["Verdict", "compare", "examine"]

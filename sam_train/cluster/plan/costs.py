@@ -1,0 +1,201 @@
+"""What a training step takes beyond weights, gradients and moments, in its two parts.
+
+Encoder and rounds meet only at the image embedding, so their costs add up: while the rounds run,
+the encoder's saved activations lie still. Each part is run by itself under a ledger, the encoder
+once for each way of recomputing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
+
+from sam_train.cluster.plan.fake import StepModule
+from sam_train.cluster.plan.ledger import Ledger, Work
+from sam_train.model import Sam
+from sam_train.model.encoders.vit import Block
+from sam_train.train.config import LOW_PRECISIONS
+from sam_train.types import Batch
+
+
+@dataclass(slots=True, kw_only=True)
+class Flops:
+    """Of one part for one turn's images."""
+
+    forward: Counter[str] = field(default_factory=Counter)
+    """By module."""
+    backward: int = 0
+    recomputed: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.forward.total() + self.backward + self.recomputed
+
+
+class Gradients(StrEnum):
+    """What becomes of the encoder's gradients in a turn's backward pass."""
+
+    made = "made"
+    """The first turn after an update: they grow as the activations go."""
+    added = "added"
+    """A later turn: each is added to what is there."""
+    sent = "sent"
+    """They are averaged at once and only a part stays, which belongs to the strategy."""
+
+
+@dataclass(slots=True, kw_only=True)
+class EncoderCost:
+    """Bytes above weights, moments, batch and the gradients of earlier turns."""
+
+    forward_peak: int
+    saved: int
+    """What lies still while the rounds run: for the backward pass, and autocast's copies of the
+    weights."""
+    backward_peak: int
+    flops: Flops
+    work: Counter[Work]
+
+
+@dataclass(slots=True, kw_only=True)
+class RoundsCost:
+    """Bytes above those and the encoder's saved activations."""
+
+    peak: int
+    at_end: int
+    """The gradients of embedding and decoder, which wait for the backward pass."""
+    flops: Flops
+    work: Counter[Work]
+
+
+def modules_of(sam: Sam) -> dict[str, list[nn.Module]]:
+    """The parts that parameters and FLOPs are told of: name -> modules, inner ones later."""
+    encoder, decoder = sam.image_encoder, sam.mask_decoder
+    blocks = [block for block in encoder.blocks if isinstance(block, Block)]
+    windows = [block.attn for block in blocks if block.attn.window]
+    whole = [block.attn for block in blocks if not block.attn.window]
+    norms = [norm for block in blocks for norm in (block.norm1, block.norm2)]
+    parts: dict[str, Sequence[nn.Module]] = {
+        "encoder: patches": [encoder.patch_embed],
+        f"encoder: attention in windows, {len(windows)} blocks": windows,
+        f"encoder: global attention, {len(whole)} blocks": whole,
+        "encoder: MLPs": [block.mlp for block in blocks],
+        "encoder: norms": norms,
+        "encoder: neck": list(encoder.neck),
+        "prompt encoder": [sam.prompt_encoder],
+        "decoder: upscaling and heads": [decoder],
+        "decoder: two-way transformer": [decoder.transformer],
+    }
+    return {name: list(members) for name, members in parts.items() if members}
+
+
+def autocast(module: StepModule) -> AbstractContextManager[Any]:
+    """What the Trainer puts around a step."""
+    if module.cfg.trainer.precision not in LOW_PRECISIONS:
+        return nullcontext()
+    # The fake CPU's float16 has as many bytes.
+    half = module.cfg.trainer.precision == "16-mixed"
+    return torch.autocast(module.device.type, torch.float16 if half else torch.bfloat16)
+
+
+def _known(module: StepModule, batch: Batch) -> list[Tensor]:
+    tensors = [getattr(batch, name) for name in batch.__slots__]
+    grads = [p.grad for p in module.parameters() if p.grad is not None]
+    return [
+        *module.parameters(),
+        *module.buffers(),
+        *grads,
+        *(t for t in tensors if isinstance(t, Tensor)),
+    ]
+
+
+def encoder_cost(
+    module: StepModule, batch: Batch, *, recompute: str, gradients: Gradients
+) -> EncoderCost:
+    """Encode a batch and go back through it.
+
+    Args:
+        module: of real or fake tensors; its gradients are gone afterwards.
+        recompute: as `model.checkpoint_blocks`.
+        gradients: of the encoder.
+    """
+    encoder = module.sam.image_encoder.train()
+    hooks = []
+    for block in encoder.blocks:
+        block.recompute = recompute  # type: ignore[assignment]
+    for parameter in (p for p in encoder.parameters() if p.requires_grad):
+        parameter.grad = torch.zeros_like(parameter) if gradients == Gradients.added else None
+        if gradients == Gradients.sent:
+            hook = parameter.register_post_accumulate_grad_hook(_send)  # type: ignore[no-untyped-call]
+            hooks.append(hook)
+    ledger = Ledger(_known(module, batch))
+    with ledger, ledger.attribute(modules_of(module.sam)):
+        with autocast(module), ledger.phase() as forward:
+            draws = module._drop_path_draws(batch)
+            embeddings = module.sam.encode(batch.images, batch.image_sizes, draws=draws)
+        # It is counted where the rounds make it.
+        gradient = torch.empty_like(embeddings)
+        with ledger.phase() as backward:
+            back(embeddings, gradient)
+    for hook in hooks:
+        hook.remove()
+    for parameter in encoder.parameters():
+        parameter.grad = None
+    own = backward.flops.pop("", 0)
+    return EncoderCost(
+        forward_peak=forward.peak,
+        saved=forward.at_end,
+        backward_peak=backward.peak - gradient.untyped_storage().nbytes(),
+        flops=Flops(forward=forward.flops, backward=own, recomputed=backward.flops.total()),
+        work=forward.work + backward.work,
+    )
+
+
+def rounds_cost(module: StepModule, batch: Batch) -> RoundsCost:
+    """Play all rounds on an embedding."""
+    sam = module.sam.train()
+    side, channels = sam.prompt_encoder.grid, sam.prompt_encoder.no_mask_embed.embedding_dim
+    shape = (len(batch.keys), channels, side, side)
+    embeddings = torch.zeros(shape, device=module.device, requires_grad=True)
+    ledger = Ledger([*_known(module, batch), embeddings])
+    # Autocast's copies of the decoder's weights go before the backward pass.
+    with ledger, ledger.attribute(modules_of(sam)), ledger.phase() as phase, autocast(module):
+        loss = module.rounds_step(embeddings, batch)
+    assert loss.requires_grad
+    own = phase.flops.pop("", 0)
+    return RoundsCost(
+        peak=phase.peak,
+        at_end=phase.at_end,
+        flops=Flops(forward=phase.flops, backward=own),
+        work=phase.work,
+    )
+
+
+def _send(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def back(output: Tensor, gradient: Tensor) -> None:
+    """As `output.backward(gradient)`, which would take the GPU's ways of `fake` out of force for
+    what is recomputed."""
+    _engine_run_backward((output,), (gradient,), False, False, (), True, accumulate_grad=True)
+
+
+__all__ = [
+    "EncoderCost",
+    "Flops",
+    "Gradients",
+    "RoundsCost",
+    "back",
+    "encoder_cost",
+    "modules_of",
+    "rounds_cost",
+]

@@ -1,0 +1,222 @@
+"""From settings to the figures of a run: parameters, FLOPs, memory, time, data, checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from sam_train.cluster.plan.costs import EncoderCost, RoundsCost, modules_of
+from sam_train.cluster.plan.gpus import Gpu, gpu_of
+from sam_train.cluster.plan.ledger import Work
+from sam_train.cluster.plan.memory import GIB, Memory, Simulator
+from sam_train.cluster.plan.settings import Setting, devices_of, setting_of
+from sam_train.cluster.plan.states import FLOAT, States, count, whole_model
+from sam_train.model import Sam
+from sam_train.prompts import schedule
+from sam_train.settings.run import RunConfig
+
+SAMPLES_PER_CORE = {"exact": 43.0, "scaled": 75.0}
+"""A second, see docs/benchmarks/data.md."""
+RECOMPUTE = ("none", "selective", "full")
+_UPDATE = 7
+"""Passes over the weights' float32: gradient, weight and two moments are read, three written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Of the whole run."""
+
+    flops: float
+    """Per image, recomputation included."""
+    at_mfu: float
+    """Images a second at `plan.mfu`."""
+    at_most: float
+    """Images a second if every operation took no longer than the slower of its arithmetic at the
+    card's peak and its tensors' way through the card's memory, one after the other."""
+    images: float
+    """The lower of the two: what the times are counted with."""
+    hours: float
+    gpu_hours: float
+    sent_mb: float
+    """Megabytes that a GPU sends per update, and receives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """What the data path has to bring."""
+
+    read_mbs: float
+    """Megabytes a second that a node reads."""
+    cores: float
+    """CPU cores that a node needs to prepare samples."""
+    workers: int
+    """`data.workers` for that."""
+    samples_per_core: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """What saving takes."""
+
+    size: int
+    """Bytes of one."""
+    files: int
+    """That are kept, at most, those for good left out."""
+    seconds: float
+    """To write one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is printed and goes into plan.json."""
+
+    setting: Setting
+    nodes: int
+    devices: int
+    gpu: Gpu
+    parameters: dict[str, int]
+    flops: dict[str, float]
+    """Of one image, in a turn as set: by module of the forward pass, then backward and
+    recomputed."""
+    rounds: int
+    memory: dict[str, Memory]
+    """By `model.checkpoint_blocks`."""
+    room: int
+    """Bytes of a GPU."""
+    needed: dict[str, int]
+    """By `model.checkpoint_blocks`, with what no tensor holds."""
+    speed: Speed
+    feed: Feed
+    checkpoints: Checkpoints
+
+    @property
+    def fits(self) -> bool:
+        """As set."""
+        return self.needed[self.setting.recompute] <= self.room
+
+
+def make_plan(cfg: RunConfig, simulator: Simulator) -> Plan:
+    """Count everything for `cfg`; see `config.PlanConfig` for what is assumed.
+
+    Raises:
+        UserError: settings that do not go together.
+    """
+    setting, plan = setting_of(cfg), cfg.plan
+    gpu, devices = gpu_of(plan.gpu), devices_of(cfg)
+    states = simulator.states(setting)
+    memory = {mode: simulator.memory(replace(setting, recompute=mode)) for mode in RECOMPUTE}
+    encoder, rounds = simulator.encoder(setting, states), simulator.rounds(setting)
+    sam = whole_model(cfg)
+    speed = speed_of(cfg, setting, states, encoder, rounds, ranks=simulator.ranks)
+    return Plan(
+        setting=setting,
+        nodes=cfg.trainer.num_nodes,
+        devices=devices,
+        gpu=gpu,
+        parameters=parameters_by_module(sam),
+        flops=flops_by_module(encoder, rounds, images=setting.images),
+        rounds=schedule(cfg.prompts).number,
+        memory=memory,
+        room=round((plan.memory_gib or gpu.memory_gib) * GIB),
+        needed={mode: of_mode.needed(plan) for mode, of_mode in memory.items()},
+        speed=speed,
+        feed=feed_of(cfg, speed, devices=devices),
+        checkpoints=checkpoints_of(cfg, sam),
+    )
+
+
+def parameters_by_module(sam: Sam) -> dict[str, int]:
+    """Each parameter counts for the innermost part that has it."""
+    owner = {
+        id(parameter): name
+        for name, members in modules_of(sam).items()
+        for module in members
+        for parameter in module.parameters()
+    }
+    counts: Counter[str] = Counter()
+    for parameter in sam.parameters():
+        counts[owner.get(id(parameter), "encoder: position table")] += parameter.numel()
+    return dict(counts)
+
+
+def flops_by_module(encoder: EncoderCost, rounds: RoundsCost, *, images: int) -> dict[str, float]:
+    """FLOPs of one image's share of a turn."""
+    told = {
+        **encoder.flops.forward,
+        "encoder: backward": encoder.flops.backward,
+        "encoder: recomputed": encoder.flops.recomputed,
+        **rounds.flops.forward,
+        "rounds: backward": rounds.flops.backward,
+    }
+    return {name: flops / images for name, flops in told.items() if flops}
+
+
+def speed_of(
+    cfg: RunConfig,
+    setting: Setting,
+    states: States,
+    encoder: EncoderCost,
+    rounds: RoundsCost,
+    *,
+    ranks: int,
+) -> Speed:
+    """Images a second and the hours of `trainer.max_steps`; sending is taken to hide behind
+    computing."""
+    gpu = gpu_of(cfg.plan.gpu)
+    full = gpu.tf32 if cfg.trainer.matmul_precision != "highest" else gpu.fp32
+    flops = (encoder.flops.total + rounds.flops.total) / setting.images
+    peak = gpu.bf16 if setting.low else full
+    at_mfu = ranks * peak * 1e12 * cfg.plan.mfu / flops
+    turn = _seconds(encoder.work + rounds.work, gpu, full=full)
+    update = _UPDATE * states.gradients / (gpu.bandwidth * 1e12)
+    at_most = ranks * setting.images / (turn + update / setting.turns)
+    images = min(at_mfu, at_most)
+    hours = cfg.trainer.max_steps * cfg.data.batch_size / images / 3600
+    return Speed(
+        flops=flops,
+        at_mfu=at_mfu,
+        at_most=at_most,
+        images=images,
+        hours=hours,
+        gpu_hours=hours * ranks,
+        sent_mb=states.sent / 1e6,
+    )
+
+
+def _seconds(work: Counter[Work], gpu: Gpu, *, full: float) -> float:
+    return sum(
+        times
+        * max(
+            one.flops / (1e12 * (gpu.bf16 if one.low else full)),
+            one.traffic / (1e12 * gpu.bandwidth),
+        )
+        for one, times in work.items()
+    )
+
+
+def feed_of(cfg: RunConfig, speed: Speed, *, devices: int) -> Feed:
+    """For the photos of one node."""
+    images = speed.images / cfg.trainer.num_nodes
+    per_core = cfg.plan.samples_per_core or SAMPLES_PER_CORE[cfg.data.jpeg]
+    cores = images / per_core
+    return Feed(
+        read_mbs=images * cfg.plan.sample_mb,
+        cores=cores,
+        workers=max(1, math.ceil(cores / devices)),
+        samples_per_core=per_core,
+    )
+
+
+def checkpoints_of(cfg: RunConfig, sam: Sam) -> Checkpoints:
+    """Whole float32 weights and moments, whatever the strategy."""
+    counts = count(cfg, sam.named_parameters())
+    size = FLOAT * (counts.weights + counts.moments + counts.averaged)
+    return Checkpoints(
+        size=size,
+        files=cfg.checkpoint.keep_last + cfg.checkpoint.keep_best,
+        seconds=size / 1e6 / cfg.plan.disk_mbs,
+    )
+
+
+__all__ = ["Checkpoints", "Feed", "Plan", "Speed", "make_plan"]

@@ -1,0 +1,155 @@
+"""A training step without weights, photos or a GPU: shapes and dtypes only, on fake tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from sam_train.model import build_from_config
+from sam_train.model.ops import attention
+from sam_train.settings.run import RunConfig
+from sam_train.train.module import SamModule
+from sam_train.types import Batch
+
+
+class StepModule(SamModule):
+    """The training step outside a Trainer, at the end of training: no curriculum shortens it."""
+
+    @property
+    def global_step(self) -> int:  # type: ignore[override]
+        """Finished updates."""
+        return self.cfg.trainer.max_steps - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def rounds_step(self, embeddings: Tensor, batch: Batch) -> Tensor:
+        """`training_step` behind the encoder, whose result is `embeddings` [B, C, h, w]."""
+        self.sam.encode = lambda *_, **__: embeddings  # type: ignore[method-assign]
+        try:
+            return self.training_step(batch, 0)
+        finally:
+            del self.sam.encode
+
+
+def fake_module(cfg: RunConfig, *, low_blocks: bool = False) -> StepModule:
+    """The module of `cfg` with fake parameters; call it inside `fake_tensors`.
+
+    Args:
+        low_blocks: the encoder blocks' weights are bfloat16, as fsdp2 brings them.
+    """
+    with unset_fake_temporarily(), torch.device("meta"):
+        module = StepModule(cfg, sam=build_from_config(cfg.model))
+    in_blocks = set(module.sam.image_encoder.blocks.modules())
+    for owner in module.modules():
+        low = low_blocks and owner in in_blocks
+        for name, parameter in owner.named_parameters(recurse=False):
+            empty = torch.empty(parameter.shape, dtype=torch.bfloat16 if low else parameter.dtype)
+            fake = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+            owner.register_parameter(name, fake)
+        for name, buffer in owner.named_buffers(recurse=False):
+            empty = torch.empty(buffer.shape, dtype=buffer.dtype)
+            owner.register_buffer(name, empty, name not in owner._non_persistent_buffers_set)
+    return module
+
+
+def empty_batch(module: SamModule, *, images: int, masks: int) -> Batch:
+    """A batch of photos of full size with `masks` each, on the module's device, without content.
+
+    Args:
+        module: knows S, R and the device.
+        images: B.
+        masks: per image.
+    """
+    device, sam, cfg = module.device, module.sam, module.cfg
+    side = sam.grid_size if cfg.loss.resolution == "grid" else sam.image_size
+    number = images * masks
+
+    def make(*shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    sizes = torch.full((images, 2), sam.image_size, device=device)
+    return Batch(
+        images=make(images, 3, sam.image_size, sam.image_size, dtype=torch.uint8),
+        image_sizes=sizes,
+        original_sizes=sizes.clone(),
+        masks=make(number, side, side, dtype=torch.uint8),
+        image_index=torch.arange(images, device=device).repeat_interleave(masks),
+        points=make(number, 2, dtype=torch.float32),
+        boxes=make(number, 4, dtype=torch.float32),
+        mask_ids=torch.arange(number, device=device),
+        keys=[str(k) for k in range(images)],
+        positions=list(range(images)),
+    )
+
+
+@contextmanager
+def fake_tensors(*, as_gpu: bool) -> Iterator[None]:
+    """Inside, tensors have shapes and dtypes, but no memory; kernels do nothing.
+
+    They all say that they are on a CPU: a CPU build of torch cannot differentiate for any other
+    device.
+
+    Args:
+        as_gpu: choose kernels and dtypes as on a GPU.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(FakeTensorMode())
+        if as_gpu:
+            stack.enter_context(mock.patch.object(attention, "FEW_KEYS", -1))
+            stack.enter_context(_GpuKernels())
+        yield
+
+
+_PRECISE = (F.layer_norm, torch.softmax, torch.Tensor.softmax, F.softmax)
+"""What of the model's autocast computes in float32 on a GPU (torch's "CUDA ops that autocast to
+float32"), but not on a CPU."""
+
+
+class _GpuKernels(TorchFunctionMode):
+    """Where a GPU's operations leave other tensors behind than a CPU's."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call anything else as it is."""
+        if func is F.scaled_dot_product_attention:
+            return _fused_attention(*args, **(kwargs or {}))
+        if func in _PRECISE and torch.is_autocast_enabled("cpu"):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def _fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None = None, scale: float
+) -> Tensor:
+    """Flash attention for 16-bit numbers without a mask, else the memory-efficient one."""
+    if torch.is_autocast_enabled("cpu"):
+        low = torch.get_autocast_dtype("cpu")
+        q, k, v = q.to(low), k.to(low), v.to(low)
+    width = q.shape[-1]
+    if q.element_size() == 2 and attn_mask is None:
+        # As torch does: this kernel takes widths that are multiples of 8.
+        if width % 8:
+            q, k, v = (F.pad(t, (0, -width % 8)) for t in (q, k, v))
+        out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)[0]
+        return out[..., :width]
+    if attn_mask is not None:
+        attn_mask = attn_mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
+    answer: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, k, v, attn_mask, torch.is_grad_enabled(), scale=scale
+    )[0]
+    return answer
+
+
+__all__ = ["StepModule", "empty_batch", "fake_module", "fake_tensors"]

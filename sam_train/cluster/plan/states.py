@@ -1,0 +1,191 @@
+"""What a rank holds between steps under each strategy: weights, gradients, moments, buffers.
+
+Derived from the parameters' shapes and from how each strategy divides them; see
+`train/parallel/strategies.py` and `train/parallel/zero.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from sam_train.errors import UserError
+from sam_train.model import Sam, build_from_config
+from sam_train.settings.run import RunConfig
+from sam_train.train.config import LOW_PRECISIONS, deepspeed_config
+from sam_train.train.optim import freeze, orthogonalises
+from sam_train.train.parallel.prepare import split
+
+FLOAT = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class States:
+    """Bytes of one rank, of the GPU but for `host`."""
+
+    weights: int
+    gradients: int
+    moments: int
+    """The optimizer's state, the average of `optim.ema`, and the float32 copy of weights that
+    DeepSpeed updates."""
+    buffers: int
+    """What is sent or has arrived from other ranks."""
+    host: int = 0
+    """Of CPU memory."""
+    sent: int = 0
+    """A rank sends so much per update, and receives as much."""
+    sends_gradients: bool = False
+    """Gradients of the encoder do not stay until the update."""
+    low_blocks: bool = False
+    """The encoder blocks' weights come as bfloat16, so autocast copies none of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Numbers, not bytes."""
+
+    weights: int
+    trained: int
+    moments: int
+    """AdamW keeps two for each trained weight, Muon one for those that it updates."""
+    averaged: int
+    """Of the moving average of the weights, where `optim.ema` keeps one."""
+
+
+def whole_model(cfg: RunConfig) -> Sam:
+    """The model without memory (on torch's meta device), frozen as `optim.frozen_blocks` says.
+
+    Raises:
+        UserError: the encoder has fewer blocks.
+    """
+    with torch.device("meta"):
+        sam = build_from_config(cfg.model)
+    depth = len(sam.image_encoder.blocks)
+    freeze(sam.named_parameters(), blocks=cfg.optim.frozen_blocks, depth=depth)
+    return sam
+
+
+def count(cfg: RunConfig, named_parameters: Iterator[tuple[str, nn.Parameter]]) -> Counts:
+    """Of a model whose parameters may be split: what this rank holds of each."""
+    weights = trained = moments = 0
+    for name, parameter in named_parameters:
+        local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        own = local.numel()
+        weights += own
+        if parameter.requires_grad:
+            trained += own
+            muon = cfg.optim.name == "muon" and orthogonalises(name, parameter)
+            moments += own if muon else 2 * own
+    averaged = trained if cfg.optim.ema else 0
+    return Counts(weights=weights, trained=trained, moments=moments, averaged=averaged)
+
+
+def states_of(cfg: RunConfig, *, ranks: int) -> States:
+    """What rank 0 holds, which under fsdp2 and deepspeed is the fullest.
+
+    Raises:
+        UserError: DeepSpeed's settings cannot be read, or have another stage than 1, 2 or 3.
+    """
+    sam = whole_model(cfg)
+    if cfg.trainer.strategy == "fsdp2":
+        return _fsdp2(cfg, sam, ranks=ranks)
+    counts = count(cfg, sam.named_parameters())
+    if cfg.trainer.strategy == "deepspeed":
+        return _deepspeed(cfg, sam, counts, ranks=ranks)
+    alone = ranks == 1
+    return States(
+        weights=FLOAT * counts.weights,
+        gradients=FLOAT * counts.trained,
+        moments=FLOAT * (counts.moments + counts.averaged),
+        # DDP's buckets are as large as all gradients together.
+        buffers=0 if alone else FLOAT * counts.trained,
+        sent=0 if alone else 2 * FLOAT * counts.trained * (ranks - 1) // ranks,
+    )
+
+
+def _fsdp2(cfg: RunConfig, sam: Sam, *, ranks: int) -> States:
+    encoder = sam.image_encoder
+    blocks = [sum(p.numel() for p in block.parameters()) for block in encoder.blocks]
+    root = sum(p.numel() for p in encoder.parameters()) - sum(blocks)
+    rest = sum(p.numel() for p in sam.parameters()) - root - sum(blocks)
+    with fake_ranks(ranks):
+        mesh = init_device_mesh("cpu", (ranks,))
+        split(sam, mesh, precision=cfg.trainer.precision)
+        counts = count(cfg, sam.named_parameters())
+    width = 2 if cfg.trainer.precision in LOW_PRECISIONS else FLOAT
+    largest = max(blocks, default=0)
+    # Two blocks are there whole, one at work and one on its way; behind the backward pass of one,
+    # its gradients, and the float32 copy of them that is averaged.
+    gathered = 2 * width * largest + (width + FLOAT) * largest + FLOAT * root
+    # Forward, backward, gradients; what is whole is averaged as with DDP.
+    volume = 2 * width * sum(blocks) + FLOAT * (sum(blocks) + 2 * root) + 2 * FLOAT * rest
+    return States(
+        weights=FLOAT * counts.weights,
+        gradients=FLOAT * counts.trained,
+        moments=FLOAT * (counts.moments + counts.averaged),
+        buffers=gathered + FLOAT * rest,
+        sent=volume * (ranks - 1) // ranks,
+        sends_gradients=True,
+        low_blocks=width == 2,
+    )
+
+
+def _deepspeed(cfg: RunConfig, sam: Sam, counts: Counts, *, ranks: int) -> States:
+    settings = deepspeed_config(
+        cfg.trainer.deepspeed, offload=cfg.trainer.offload, clip=cfg.optim.grad_clip
+    )
+    zero = settings.get("zero_optimization", {})
+    stage = zero.get("stage", 0)
+    if stage not in (1, 2, 3):
+        raise UserError(f"trainer.deepspeed={cfg.trainer.deepspeed}: plan knows ZeRO 1, 2 and 3")
+    part = -(-counts.trained // ranks)
+    # AdamW's two, and the weights that it updates.
+    updated = FLOAT * (part + -(-counts.moments // ranks))
+    bucket = FLOAT * min(int(zero.get("reduce_bucket_size", 5e8)), counts.trained)
+    buckets = bucket * (2 if zero.get("overlap_comm") else 1)
+    on_host = "device" in zero.get("offload_optimizer", {})
+    weights, gathered = FLOAT * counts.weights, 0
+    if stage == 3:
+        decoder = sum(p.numel() for p in sam.parameters()) - sum(
+            p.numel() for p in sam.image_encoder.parameters()
+        )
+        split_up = counts.weights - decoder
+        weights = FLOAT * (-(-split_up // ranks) + decoder)
+        # Weights are let go only beyond this many.
+        gathered = FLOAT * min(int(zero.get("stage3_max_live_parameters", 1e9)), split_up)
+    return States(
+        weights=weights,
+        gradients=FLOAT * (counts.trained if stage == 1 else part),
+        moments=FLOAT * counts.averaged + (0 if on_host else updated),
+        buffers=buckets + gathered,
+        host=updated + FLOAT * part if on_host else 0,
+        sent=(2 if stage < 3 else 3) * FLOAT * counts.trained * (ranks - 1) // ranks,
+        sends_gradients=stage > 1,
+    )
+
+
+@contextmanager
+def fake_ranks(number: int) -> Iterator[None]:
+    """Inside, this process believes to be the first of `number`; what is sent goes nowhere.
+
+    Raises:
+        UserError: it is one of several already.
+    """
+    if dist.is_initialized():
+        raise UserError("plan counts in one process: start it without torchrun or srun")
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=number)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+__all__ = ["Counts", "States", "count", "fake_ranks", "states_of", "whole_model"]

@@ -1,0 +1,195 @@
+"""Batches for training and validation, without Lightning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from sam_train.data.config import DataConfig
+from sam_train.data.feed.collate import Collator
+from sam_train.data.feed.order import Order, PositionBatches, micro_batch
+from sam_train.data.feed.slots import Receiver, slots_needed
+from sam_train.data.feed.worker_signals import outlive_signals
+from sam_train.data.sample.dataset import Scenes, TrainDataset, ValDataset
+from sam_train.data.shards.reader import Shards
+from sam_train.data.skips import Skips
+from sam_train.errors import UserError
+from sam_train.runtime.allocator import keep_freed_memory
+from sam_train.types import Batch
+
+
+class Loader:
+    """Batches from a torch DataLoader, with the errors of its workers as their own.
+
+    Not a DataLoader, so that Lightning does not put a sampler of its own into it.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+        self._receiver = Receiver(loader.num_workers * slots_needed(loader.prefetch_factor or 0))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises:
+        UserError: too many samples are unusable.
+        """
+        for batch in self._loader:
+            if isinstance(batch, UserError):
+                raise batch
+            if batch is not None:
+                yield self._receiver.take(batch)
+
+
+class SizedLoader(Loader):
+    """A `Loader` that ends."""
+
+    def __init__(self, loader: DataLoader[Any], *, batches: int) -> None:
+        super().__init__(loader)
+        self._batches = batches
+
+    def __len__(self) -> int:
+        """Batches in a pass; fewer come if all samples of one are unusable."""
+        return self._batches
+
+
+def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[Any]:
+    """torch's loader with the processes that `cfg` asks for.
+
+    Args:
+        batches: `batch_sampler` and `collate_fn`, or `batch_size=None` for ready batches.
+    """
+    workers = cfg.workers
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        prefetch_factor=cfg.prefetch if workers else None,
+        persistent_workers=workers > 0,
+        multiprocessing_context=cfg.start_method if workers else None,
+        worker_init_fn=_start_worker,
+        # Only where this process has a GPU in use: a run on the CPU leaves those of others alone.
+        pin_memory=torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
+        **batches,
+    )
+
+
+def _start_worker(_worker: int) -> None:
+    outlive_signals()
+    keep_freed_memory()
+
+
+def make_train_loader(
+    shards: Shards,
+    cfg: DataConfig,
+    *,
+    image_size: int,
+    grid_size: int,
+    seed: int,
+    skips: Skips,
+    start: Callable[[], int] = lambda: 0,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulate: int = 1,
+) -> Loader:
+    """An endless loader of this rank's micro-batches.
+
+    Args:
+        image_size: S.
+        grid_size: R.
+        start: first position of the order, asked at the beginning of each pass.
+
+    Raises:
+        UserError: the batch cannot be divided evenly, or gives a GPU too many masks.
+    """
+    check_masks_per_gpu(cfg, world_size=world_size, accumulate=accumulate)
+    scenes = Scenes(
+        shards,
+        image_size=image_size,
+        max_area_fraction=cfg.max_area_fraction,
+        skips=skips,
+        cache=cfg.cache,
+        scale_jitter=cfg.scale_jitter,
+        jpeg=cfg.jpeg,
+        mask_sampling=cfg.mask_sampling,
+        grid_size=grid_size,
+    )
+    samples = len(shards) if cfg.limit is None else min(cfg.limit, len(shards))
+    dataset = TrainDataset(
+        scenes,
+        order=Order(
+            samples=samples,
+            seed=seed,
+            shard_first=shards.first,
+            shuffle_window=cfg.shuffle_window,
+        ),
+        masks_per_image=cfg.masks_per_image,
+        grid_size=grid_size,
+    )
+    batches = PositionBatches(
+        start,
+        batch_size=cfg.batch_size,
+        rank=rank,
+        world_size=world_size,
+        accumulate=accumulate,
+    )
+    slots = slots_needed(cfg.prefetch) if cfg.workers else 0
+    collator = Collator(image_size, slots=slots)
+    return Loader(data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=collator))
+
+
+def check_masks_per_gpu(cfg: DataConfig, *, world_size: int, accumulate: int) -> None:
+    """Keep within `data.masks_per_gpu` without a say in what is drawn.
+
+    Raises:
+        UserError: a micro-batch could hold more masks, or the batch cannot be divided evenly;
+            names the ways out.
+    """
+    images = micro_batch(cfg.batch_size, world_size=world_size, accumulate=accumulate)
+    if cfg.masks_per_gpu is None or images * cfg.masks_per_image <= cfg.masks_per_gpu:
+        return
+    per_rank = cfg.batch_size // world_size
+    fits = [
+        n
+        for n in range(1, per_rank + 1)
+        if per_rank % n == 0 and per_rank // n * cfg.masks_per_image <= cfg.masks_per_gpu
+    ]
+    split = f"set trainer.accumulate={fits[0]}" if fits else "use a smaller data.masks_per_image"
+    raise UserError(
+        f"{images} images on a GPU at a time with data.masks_per_image={cfg.masks_per_image} are "
+        f"up to {images * cfg.masks_per_image} masks, more than "
+        f"data.masks_per_gpu={cfg.masks_per_gpu}: {split}, or raise data.masks_per_gpu where "
+        "memory allows (null: no bound)."
+    )
+
+
+def make_val_loader(
+    shards: Shards,
+    cfg: DataConfig,
+    *,
+    image_size: int,
+    grid_size: int,
+    skips: Skips,
+    rank: int = 0,
+    world_size: int = 1,
+) -> SizedLoader:
+    """A loader over this rank's share of the first `val_images` images, in shard order.
+
+    Ranks take every `world_size`-th image and none twice, so the last ranks may have one less.
+    """
+    images = len(shards) if cfg.val_images is None else min(cfg.val_images, len(shards))
+    own = range(rank, images, world_size)
+    size = cfg.val_batch_size
+    batches = [list(own[i : i + size]) for i in range(0, len(own), size)]
+    scenes = Scenes(
+        shards,
+        image_size=image_size,
+        max_area_fraction=cfg.max_area_fraction,
+        skips=skips,
+        cache=cfg.cache,
+        mask_sampling=cfg.mask_sampling,
+    )
+    dataset = ValDataset(scenes, masks_per_image=cfg.val_masks_per_image, grid_size=grid_size)
+    loader = data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=Collator(image_size))
+    return SizedLoader(loader, batches=math.ceil(len(own) / size))

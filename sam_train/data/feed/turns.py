@@ -1,0 +1,44 @@
+"""How many masks a whole step has, known before its first turn.
+
+A step's loss is a mean over all of its masks. With `trainer.accumulate` turns their number is only
+known when the last turn is drawn, so a step's turns are drawn before the first is handed out: then
+every turn can be weighed right, whoever adds up the gradients (DDP, FSDP2, DeepSpeed).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+from sam_train.data.feed.loader import Loader
+from sam_train.types import Batch
+
+
+class Turns(Loader):
+    """The batches of a loader that begins with a whole step, each with its step's masks."""
+
+    def __init__(self, batches: Loader, *, turns: int) -> None:
+        """Args:
+        turns: this rank's batches per step; so many are held in memory.
+        """
+        self._batches = batches
+        self._turns = turns
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches with `step_masks`; a step that the loader cannot fill any more is left out."""
+        batches = iter(self._batches)
+        step = deque(islice(batches, self._turns))
+        while len(step) == self._turns:
+            masks = sum(batch.num_masks for batch in step)
+            following: deque[Batch] = deque()
+            while step:
+                yield replace(step.popleft(), step_masks=masks)
+                # One for each that went out: the workers, who prepare only a few ahead, would
+                # otherwise stand still during a step of many turns.
+                following.extend(islice(batches, 1))
+            step = following
+
+
+__all__ = ["Turns"]

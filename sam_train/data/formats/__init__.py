@@ -1,0 +1,1 @@
+"""Formats of data sets: which images there are, and the masks of one of them."""

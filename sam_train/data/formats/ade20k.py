@@ -1,0 +1,145 @@
+"""ADE20K: the full data set with its objects and parts, or SceneParsing's maps of 150 classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sam_train.data.formats.leftovers import count_leftovers
+from sam_train.data.formats.mask_files import MAX_LABELS, MaskFileError, read_labels
+from sam_train.data.formats.records import (
+    Listing,
+    MasksRead,
+    Record,
+    SkipImageError,
+    list_images,
+    require_folder,
+)
+from sam_train.masks.labels import split_regions
+from sam_train.masks.runs import label_masks
+
+
+def _read(path: Path) -> npt.NDArray[np.int64]:
+    """The label map [H, W] of a PNG.
+
+    Raises:
+        MaskFileError: it cannot be read, or is a photo.
+    """
+    labels = read_labels(path)
+    if (values := np.unique(labels).size) > MAX_LABELS:
+        raise MaskFileError(f"{path} has {values} different values")
+    return labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectsRecord(Record):
+    """A photo of the full data set."""
+
+    objects: Path
+    """`x_seg.png`: red and green are the class, blue the instance (0: nothing)."""
+    parts: tuple[Path, ...]
+    """`x_parts_1.png`, parts of objects; `x_parts_2.png`, parts of parts; ..."""
+
+    def inputs(self) -> list[Path]:
+        """The PNGs."""
+        return [self.objects, *self.parts]
+
+    def masks(self) -> MasksRead:
+        """Every object and every part: what can be seen of it, in one mask."""
+        read = MasksRead()
+        for path in self.inputs():
+            try:
+                colours = _read(path)
+            except MaskFileError as error:
+                if path == self.objects:
+                    raise SkipImageError("unreadable mask file", str(error)) from error
+                read.skip("unreadable mask file", str(error))
+                continue
+            # The whole colour, not blue alone: of more than 255 instances some share their blue.
+            colours[colours & 0xFF == 0] = 0
+            for colour, mask in label_masks(colours, ignore=(0,)).items():
+                read.add(f"{path.name}: colour 0x{colour:06x}", mask)
+        return read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenesRecord(Record):
+    """A photo of SceneParsing with its map of classes."""
+
+    classes: Path
+    """1 to 150; 0 is everything else."""
+
+    def inputs(self) -> list[Path]:
+        """The PNG."""
+        return [self.classes]
+
+    def masks(self) -> MasksRead:
+        """Every connected region of a class: a class is no single object, its regions nearly are.
+
+        Pixels that only touch at a corner are not connected.
+        """
+        read = MasksRead()
+        try:
+            classes = _read(self.classes)
+        except MaskFileError as error:
+            raise SkipImageError("unreadable mask file", str(error)) from error
+        regions = split_regions(np.maximum(classes, 0))
+        for region, mask in label_masks(regions.labels, ignore=(0,)).items():
+            name = f"{self.classes.name}: class {regions.values[region - 1]}, region {region}"
+            read.add(name, mask)
+        return read
+
+
+def list_ade20k(images: Path, *, masks: Path | None = None, parts: bool = True) -> Listing:
+    """List the photos below a folder.
+
+    Args:
+        images: of the full data set, whose PNGs lie beside the photos; or SceneParsing's photos.
+        masks: SceneParsing's `annotations` for them; None for the full data set.
+        parts: whether parts of objects are masks, too (full data set only).
+
+    Raises:
+        UserError: a folder is missing.
+    """
+    require_folder(images, "--images")
+    if masks is not None:
+        require_folder(masks, "--masks")
+    listing = Listing(records=[])
+    for path in list_images(images):
+        if path.suffix.lower() == ".png":
+            continue
+        relative = path.relative_to(images)
+        name = relative.as_posix()
+        if masks is None:
+            found = path.with_name(f"{path.stem}_seg.png")
+        else:
+            found = masks / relative.with_suffix(".png")
+        if not found.is_file():
+            listing.skip("image", "no mask file", name)
+        elif masks is None:
+            levels = tuple(_parts(path)) if parts else ()
+            listing.records.append(
+                ObjectsRecord(name=name, image=path, objects=found, parts=levels)
+            )
+        else:
+            listing.records.append(ScenesRecord(name=name, image=path, classes=found))
+    if masks is not None:
+        count_leftovers(listing, masks, images=images)
+        return listing
+    used = {file for record in listing.records for file in record.inputs()}
+    for path in list_images(images):
+        if path.suffix.lower() == ".png" and path not in used:
+            # A file for each instance lies beside x_seg.png, which has them all.
+            reason = "PNG that is no x_seg or x_parts of a photo, not needed"
+            listing.skip("file", reason, path.relative_to(images).as_posix())
+    return listing
+
+
+def _parts(photo: Path) -> list[Path]:
+    levels: list[Path] = []
+    while (path := photo.with_name(f"{photo.stem}_parts_{len(levels) + 1}.png")).is_file():
+        levels.append(path)
+    return levels

@@ -1,0 +1,43 @@
+"""BBBC038v1 (Data Science Bowl 2018): a folder per photo with `images/` and `masks/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sam_train.data.formats.leftovers import files_below
+from sam_train.data.formats.mask_files import MASK_SUFFIXES
+from sam_train.data.formats.mask_rules import Rules
+from sam_train.data.formats.masks import MasksRecord
+from sam_train.data.formats.records import Listing, list_images, require_folder
+
+ONE_A_FILE = Rules(layout="binary")
+
+
+def list_bbbc038(folder: Path) -> Listing:
+    """List stage1_train: `ID/images/ID.png` and one PNG per nucleus in `ID/masks/`.
+
+    Raises:
+        UserError: the folder is missing.
+    """
+    require_folder(folder, "--images")
+    listing = Listing(records=[])
+    for sample in sorted(path for path in folder.iterdir() if path.is_dir()):
+        photos = list(list_images(sample / "images")) if (sample / "images").is_dir() else []
+        found = files_below(sample / "masks") if (sample / "masks").is_dir() else ()
+        masks = [path for path in found if path.suffix.lower() in MASK_SUFFIXES]
+        if not photos:
+            listing.skip("image", "no photo", sample.name)
+            continue
+        if not masks:
+            listing.skip("image", "no mask file", sample.name)
+        else:
+            name = photos[0].relative_to(folder).as_posix()
+            record = MasksRecord(name=name, image=photos[0], paths=tuple(masks), rules=ONE_A_FILE)
+            listing.records.append(record)
+        for other in photos[1:]:
+            name = other.relative_to(folder).as_posix()
+            listing.skip("image", "a second photo of its folder", name)
+    return listing
+
+
+__all__ = ["list_bbbc038"]

@@ -1,0 +1,138 @@
+"""What every reader hands on: records of images, their masks, and what was left out and why."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sam_train.data.photos.files import pages
+from sam_train.data.photos.formats import PHOTO_SUFFIXES
+from sam_train.data.photos.left_out import SkipImageError as SkipImageError  # noqa: PLC0414 - used by readers
+from sam_train.data.shards.writer import Segmentation
+from sam_train.errors import UserError
+
+IMAGE_SUFFIXES = PHOTO_SUFFIXES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skip:
+    """One image or mask that was left out."""
+
+    kind: str
+    """`image`, `mask` or `file` (one that is neither, or that no image needs)."""
+    reason: str
+    """A few words, the same for all of a kind, because the summary counts by it."""
+    name: str
+    """The file, and where in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceMask:
+    """A mask of the original frame, as it came from its source."""
+
+    name: str
+    """For messages: the file, and where in it."""
+    segmentation: Segmentation
+    id: int = 0
+    """The source's own number; used only where `Listing.keeps_ids`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class MasksRead:
+    """All masks of one image."""
+
+    masks: list[SourceMask] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+    """What each mask file was taken for, where a reader decides that by its values."""
+    in_pieces: list[tuple[str, int]] = field(default_factory=list)
+    """(file, number of pieces) where one object is in so many that it looks like several."""
+
+    def add(self, name: str, segmentation: Segmentation, *, id: int = 0) -> None:
+        """Take a mask."""
+        self.masks.append(SourceMask(name=name, segmentation=segmentation, id=id))
+
+    def skip(self, reason: str, name: str) -> None:
+        """Count a mask that was left out."""
+        self.skips.append(Skip(kind="mask", reason=reason, name=name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record(ABC):
+    """One image of the source. Small, because it is sent to a worker process."""
+
+    name: str
+    """Path below the images folder, with forward slashes."""
+    image: Path
+
+    @abstractmethod
+    def masks(self) -> MasksRead:
+        """Read the masks, each with the size its source gives it.
+
+        Raises:
+            SkipImageError: the file that holds them cannot be used.
+        """
+
+    def known(self) -> list[str]:
+        """Return the names of the masks that are known without reading a file, so that they are
+        counted where the photo cannot be used."""
+        return []
+
+    def inputs(self) -> list[Path]:
+        """Files of this image alone, beside the photo, that the result depends on."""
+        return []
+
+
+@dataclass(slots=True, kw_only=True)
+class Listing:
+    """Everything a source holds, in the order in which it will be numbered."""
+
+    records: list[Record]
+    skips: list[Skip] = field(default_factory=list)
+    inputs: list[Path] = field(default_factory=list)
+    """Files that the result depends on, beside the records' own."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences for people: what is unusual about the source and was taken all the same."""
+    keeps_ids: bool = False
+    """Whether the masks' own numbers become the annotations' ids."""
+
+    def skip(self, kind: str, reason: str, name: str) -> None:
+        """Count an image or mask that was left out while listing."""
+        self.skips.append(Skip(kind=kind, reason=reason, name=name))
+
+
+def require_folder(path: Path, option: str) -> Path:
+    """The folder itself, or a UserError that names the option."""
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise UserError(f"{option}: {path} {what}")
+    return path
+
+
+def require_file(path: Path, option: str) -> Path:
+    """The file itself, or a UserError that names the option."""
+    if not path.is_file():
+        what = "is a folder, not a file" if path.exists() else "does not exist"
+        raise UserError(f"{option}: {path} {what}")
+    return path
+
+
+def list_images(folder: Path, *, without: Path | None = None) -> Iterator[Path]:
+    """List the images below a folder, sorted by path; each page of a file of several is one.
+
+    Args:
+        folder: searched with all that lies below it.
+        without: a subfolder to leave out.
+    """
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not (without is not None and path.is_relative_to(without))
+    ]
+    for path in sorted(paths, key=lambda path: path.relative_to(folder).as_posix()):
+        yield from pages(path)

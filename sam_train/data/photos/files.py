@@ -1,0 +1,266 @@
+"""Open a photo file of any format, at one of its pages."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+from sam_train.data.photos.formats import PAGED_SUFFIXES, TIFF_SUFFIXES, why_unread
+from sam_train.data.photos.left_out import SkipImageError
+from sam_train.data.photos.raster import Pixels, Raster
+from sam_train.data.photos.tiff import count_planes, open_tiff, read_plane
+from sam_train.data.sample.decode import MAX_PIXELS
+
+MAX_SIDE = 65_535
+"""A JPEG has no longer side, and the shards hold JPEGs."""
+MAX_SCENE = 2**31 - 1
+"""Pixels of a picture that is cut into tiles."""
+TOO_LARGE = (
+    f"over {MAX_PIXELS // 1_000_000} megapixels or {MAX_SIDE:,} pixels a side "
+    "(python -m data_tools.tile cuts tiles)"
+)
+ORIENTATION = 0x0112
+"""EXIF's tag for how the camera was held; 1 is upright."""
+
+_PAGE = re.compile(r"(?P<stem>.+)_p(?P<number>[0-9]{3,})")
+_PPM = re.compile(rb"P6\s+(?:#[^\n]*\s+)*[0-9]+\s+[0-9]+\s+([0-9]+)\s")
+_limit = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagePlace:
+    """A file, and which of its pictures."""
+
+    file: Path
+    page: int = 0
+    is_named: bool = False
+    """The page is part of the name, as in `stack_p003.tif`."""
+
+
+def locate(path: Path) -> PagePlace:
+    """Return the file that a name means: `stack_p003.tif` is the third picture of `stack.tif`."""
+    if not path.exists() and path.suffix.lower() in PAGED_SUFFIXES:
+        match = _PAGE.fullmatch(path.stem)
+        if match is not None and int(match["number"]) > 0:
+            file = path.with_name(match["stem"] + path.suffix)
+            return PagePlace(file=file, page=int(match["number"]) - 1, is_named=True)
+    return PagePlace(file=path)
+
+
+def pages(path: Path) -> list[Path]:
+    """Return the names of a file's pictures: itself, or `stack_p001.tif` and on.
+
+    A file that cannot be read has one, which fails when it is read.
+    """
+    if path.suffix.lower() not in PAGED_SUFFIXES:
+        return [path]
+    try:
+        count = _count(path)
+    except Exception:  # as in `opened`: it is said when the picture is read
+        return [path]
+    if count < 2:
+        return [path]
+    return [path.with_name(f"{path.stem}_p{n:03d}{path.suffix}") for n in range(1, count + 1)]
+
+
+def _count(path: Path) -> int:
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        return count_planes(path)
+    with open_pillow(path) as image:
+        return int(getattr(image, "n_frames", 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """An open picture."""
+
+    raster: Raster
+    is_rgb_jpeg: bool = False
+    """Its file is a JPEG of 8-bit RGB, whole and undamaged."""
+
+
+@contextmanager
+def opened(
+    path: Path, *, most_pixels: int = MAX_PIXELS, longest: int = MAX_SIDE
+) -> Iterator[Opened]:
+    """Open a picture; sizes are checked before memory is taken.
+
+    Args:
+        path: a file, or a page of one, see `locate`.
+        most_pixels: the largest area, and
+        longest: the longest side that is allowed.
+
+    Raises:
+        SkipImageError: the file is missing, damaged, too large, or of a kind that is not read.
+    """
+    place = locate(path)
+    if not place.file.is_file():
+        raise SkipImageError("missing image", str(path))
+    if reason := why_unread(place.file):
+        raise SkipImageError(reason)
+
+    check = partial(_check_size, most_pixels=most_pixels, longest=longest)
+    try:
+        with _open(place, check) as found:
+            yield found
+    except SkipImageError:
+        raise
+    # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and more.
+    except Exception as error:
+        raise SkipImageError("unreadable image", f"{path}: {error}") from error
+
+
+def refuse_large(path: Path) -> None:
+    """Refuse a photo that no shard holds, by its header; what cannot be read passes.
+
+    Raises:
+        SkipImageError: it is too large.
+    """
+    place = locate(path)
+    try:
+        height, width = _header_size(place)
+    except Exception:  # as in `opened`, which says what is wrong
+        return
+    _check_size(height, width, most_pixels=MAX_PIXELS, longest=MAX_SIDE)
+
+
+def _header_size(place: PagePlace) -> tuple[int, int]:
+    if _is_tiff(place.file):
+        with open_tiff(place.file) as file:
+            page: Any = file.pages[0]
+            return int(page.imagelength), int(page.imagewidth)
+    with open_pillow(place.file) as image:
+        return image.height, image.width
+
+
+def _check_size(height: int, width: int, *, most_pixels: int, longest: int) -> None:
+    if height * width > most_pixels or max(height, width) > longest:
+        raise SkipImageError(TOO_LARGE, f"{width} x {height} pixels")
+
+
+@contextmanager
+def _open(place: PagePlace, check: Any) -> Iterator[Opened]:
+    if place.file.suffix.lower() in TIFF_SUFFIXES and _is_tiff(place.file):
+        with open_tiff(place.file) as file:
+            raster = read_plane(file, place.page)
+            if raster is not None:
+                check(raster.height, raster.width)
+                yield Opened(raster=raster)
+                return
+    deep = _sixteen_bits(place.file, check)
+    if deep is not None:
+        yield Opened(raster=deep)
+        return
+    with open_pillow(place.file) as image:
+        check(image.height, image.width)
+        if place.page:
+            image.seek(place.page)
+        rgb_jpeg = image.format == "JPEG" and image.mode == "RGB"
+        yield Opened(raster=_of_pillow(image, is_named=place.is_named), is_rgb_jpeg=rgb_jpeg)
+
+
+def _is_tiff(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(2) in (b"II", b"MM")
+
+
+@contextmanager
+def open_pillow(path: Path) -> Iterator[Image.Image]:
+    """Open a picture with Pillow, whatever its size, which the caller checks."""
+    with _limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        yield image
+
+
+def _sixteen_bits(path: Path, check: Any) -> Raster | None:
+    """A PNG or JPEG 2000 of several bands of more than 8 bits, which Pillow cuts to 8."""
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        depth, kind = head[24], head[25]
+        if depth != 16 or kind not in (2, 4, 6):
+            return None
+        check(int.from_bytes(head[20:24]), int.from_bytes(head[16:20]))
+        pixels = imagecodecs.png_decode(path.read_bytes())
+        return _whole(pixels, is_colour=kind != 4, alpha={4: 1, 6: 3}.get(kind))
+    if (header := _PPM.match(head)) and int(header[1]) > 255:
+        raise SkipImageError("PPM of more than 8 bits is not read (save it as PNG or TIFF)")
+    if head[4:8] == b"jP  " or head.startswith(b"\xff\x4f\xff\x51"):
+        with open_pillow(path) as image:
+            check(image.height, image.width)
+        pixels = imagecodecs.jpeg2k_decode(path.read_bytes())
+        bands = 1 if pixels.ndim == 2 else pixels.shape[2]
+        if pixels.dtype == np.uint8 and bands in (1, 3):
+            return None
+        return _whole(pixels, is_colour=bands == 3)
+    return None
+
+
+def _whole(pixels: Pixels, *, is_colour: bool, alpha: int | None = None, **more: Any) -> Raster:
+    """The raster of a picture that is in memory, [H, W] or [H, W, bands]."""
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    return Raster(
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        bands=pixels.shape[2],
+        dtype=pixels.dtype.newbyteorder("="),
+        rows=lambda top, bottom: pixels[top:bottom],
+        is_colour=is_colour,
+        alpha=alpha,
+        **more,
+    )
+
+
+def _of_pillow(image: Image.Image, *, is_named: bool) -> Raster:
+    """The raster of Pillow's picture: deep grey as it is, all else as 8-bit grey, RGB or RGBA."""
+    orientation = image.getexif().get(ORIENTATION, 1)
+    frames = int(getattr(image, "n_frames", 1))
+    # Decoded even if the bytes are copied: a cut-off JPEG opens without complaint.
+    image.load()
+    remarks = () if is_named or frames < 2 else ("the first picture of a file of several",)
+    alpha = None
+    if image.mode.startswith(("I", "F")):
+        pixels = np.asarray(image)
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    elif image.has_transparency_data:
+        pixels, alpha = np.asarray(image.convert("RGBA")), 3
+    else:
+        pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    return _whole(
+        pixels,
+        is_colour=pixels.ndim == 3,
+        alpha=alpha,
+        orientation=int(orientation) if isinstance(orientation, int) else 1,
+        remarks=remarks,
+    )
+
+
+__all__ = [
+    "MAX_SCENE",
+    "MAX_SIDE",
+    "ORIENTATION",
+    "TOO_LARGE",
+    "Opened",
+    "PagePlace",
+    "locate",
+    "open_pillow",
+    "opened",
+    "pages",
+    "refuse_large",
+]

@@ -1,0 +1,238 @@
+"""From a picture as stored to 8-bit RGB: bands, stretch, missing values, transparency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from sam_train.data.photos.left_out import SkipImageError
+from sam_train.data.photos.raster import Pixels, Raster, thinned
+from sam_train.data.photos.rule import PhotoRule, Taken
+
+Rgb = npt.NDArray[np.uint8]
+
+SAMPLE = 1 << 22
+"""Pixels that percentiles are taken from: all up to this number, else every k-th."""
+_ROWS = 512
+_PIXELS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How one picture is shown; the same for all its parts."""
+
+    bands: tuple[int, ...]
+    """Indices, one or three."""
+    low: tuple[float, ...] = ()
+    """For each of `bands`; empty if values are shown as they are."""
+    high: tuple[float, ...] = ()
+    nodata: tuple[float, ...] = ()
+    opaque: float | None = None
+    """The value of the transparency band where nothing shines through; None: no transparency."""
+    taken: Taken
+
+
+def plan(raster: Raster, rule: PhotoRule) -> Look:
+    """Decide how a picture is shown, from its pixels.
+
+    Raises:
+        SkipImageError: it has no such bands, or its values cannot be shown.
+    """
+    if raster.dtype.kind not in "iuf":
+        raise SkipImageError("values that are not plain numbers", f"{raster.dtype}")
+    nodata = tuple(dict.fromkeys([*rule.nodata, *_named(raster)]))
+    plain = not (raster.is_deep or nodata or raster.alpha is not None)
+    values = np.empty((0, 0, raster.bands)) if plain else thinned(raster, most=SAMPLE)
+    remarks = [*raster.remarks]
+    opaque = _transparency(raster, values, remarks)
+    bands = _bands(raster, rule, has_alpha=opaque is not None)
+    colours = raster.bands - (opaque is not None)
+    if list(bands) != list(range(colours)):
+        shown = " ".join(str(band + 1) for band in bands)
+        remarks.append(f"bands {shown} of {raster.bands} shown as red, green, blue")
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    chosen = values[..., list(bands)]
+    missing = missing_values(chosen, nodata)
+    if raster.is_deep:
+        there = ~missing
+        if opaque is not None:
+            there &= (values[..., raster.alpha] > 0)[..., None]
+        low, high = _limits(raster, rule, chosen, there, bands)
+        remarks.append(_how(rule))
+    if missing.any():
+        remarks.append("pixels without a value (NoData, NaN) are black")
+    taken = Taken(
+        stored=raster.stored,
+        bands=tuple(band + 1 for band in bands),
+        low=low,
+        high=high,
+        nodata=nodata,
+        remarks=tuple(remarks),
+    )
+    return Look(bands=bands, low=low, high=high, nodata=nodata, opaque=opaque, taken=taken)
+
+
+def _transparency(raster: Raster, values: Pixels, remarks: list[str]) -> float | None:
+    """The value of full opacity, if the picture has transparency; says what was found."""
+    if raster.alpha is None:
+        return None
+    alpha = values[..., raster.alpha]
+    opaque = _opaque(alpha)
+    if opaque is None:
+        number = raster.alpha + 1
+        remarks.append(f"band {number} is marked as transparency but is none: not blended")
+    elif (alpha < opaque).any():
+        remarks.append("transparent parts are white")
+    return opaque
+
+
+def _how(rule: PhotoRule) -> str:
+    if rule.limits is not None:
+        return f"more than 8 bits, {rule.limits[0]:g} shown black and {rule.limits[1]:g} white"
+    low, high = rule.percentiles
+    return f"more than 8 bits, stretched between the percentiles {low:g} and {high:g} of each photo"
+
+
+def _named(raster: Raster) -> tuple[float, ...]:
+    return () if raster.nodata is None or np.isnan(raster.nodata) else (raster.nodata,)
+
+
+def _opaque(alpha: Pixels) -> float | None:
+    """The value of a transparency band where nothing shines through; None if it is no such band.
+
+    Infrared in the place of transparency takes all values. Transparency has its extreme value
+    nearly everywhere where it is not 0. Only zeros are taken for a mistake: nothing would be seen.
+    """
+    whole = alpha.dtype.kind in "biu"
+    # GDAL writes 255 into deeper files, too.
+    candidates = (np.iinfo(alpha.dtype).max, 255) if whole else (1.0, 255.0, 65535.0)
+    some = int((alpha > 0).sum())
+    for value in candidates:
+        if some and 2 * int((alpha == value).sum()) >= some and not (alpha > value).any():
+            return float(value)
+    return None
+
+
+def _bands(raster: Raster, rule: PhotoRule, *, has_alpha: bool) -> tuple[int, ...]:
+    """Indices of the bands to show, one or three."""
+    if rule.bands:
+        if max(rule.bands) > raster.bands:
+            raise SkipImageError("it lacks a band of --bands", f"it has {raster.bands}")
+        chosen = [band - 1 for band in rule.bands]
+    else:
+        chosen = [band for band in range(raster.bands) if not (has_alpha and band == raster.alpha)]
+    if len(chosen) == 2:
+        # Magenta and green: where both are equal the picture is grey.
+        return (chosen[0], chosen[1], chosen[0])
+    return tuple(chosen[:3])
+
+
+def missing_values(values: Pixels, nodata: tuple[float, ...]) -> npt.NDArray[np.bool_]:
+    """Mark what is no value: NaN, infinities and `nodata`, bool of the same shape.
+
+    In 8-bit pictures a pixel is missing only if all its bands are: 255 is a frequent value.
+    """
+    missing = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+    for value in nodata:
+        if values.dtype.kind == "f":
+            # Files name their float32 value by more digits, or fewer, than it has.
+            missing |= np.isclose(values, value, rtol=1e-5, atol=0)
+        elif float(value).is_integer():
+            missing |= values == int(value)
+    if values.dtype == np.uint8:
+        missing &= missing.all(axis=-1, keepdims=True)
+    return missing
+
+
+def _limits(
+    raster: Raster,
+    rule: PhotoRule,
+    values: Pixels,
+    there: npt.NDArray[np.bool_],
+    bands: tuple[int, ...],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Black and white of each band [h, w, bands]; of a colour photo the same for its colours."""
+    if rule.limits is not None:
+        return (rule.limits[0],) * len(bands), (rule.limits[1],) * len(bands)
+    if raster.is_colour and max(bands) < 3:
+        # Each colour on its own would take the colour out of a meadow.
+        low, high = _between(values[there], rule.percentiles)
+        return (low,) * len(bands), (high,) * len(bands)
+    ends = [_between(values[..., k][there[..., k]], rule.percentiles) for k in range(len(bands))]
+    return tuple(low for low, _ in ends), tuple(high for _, high in ends)
+
+
+def _between(values: Pixels, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """The values at two percentiles, the upper one rounded down and the lower one up, so that one
+    hot pixel is harmless in the smallest photo; if they are the same value, the extremes."""
+    if not values.size:
+        return 0.0, 0.0
+    low = int(np.ceil(percentiles[0] / 100 * (values.size - 1)))
+    high = max(low, int(np.floor(percentiles[1] / 100 * (values.size - 1))))
+    parted = np.partition(values, (low, high))
+    if parted[low] == parted[high]:
+        return float(values.min()), float(values.max())
+    return float(parted[low]), float(parted[high])
+
+
+def show(
+    values: Pixels, look: Look, *, alpha: int | None = None, premultiplied: bool = False
+) -> Rgb:
+    """Show pixels [h, w, bands] of a picture as uint8 [h, w, 3]; see `plan`."""
+    chosen = values[..., list(look.bands)]
+    missing = missing_values(chosen, look.nodata)
+    shown = chosen
+    if look.low:
+        kind = np.float32 if values.dtype.itemsize <= 2 else np.float64
+        low = np.array(look.low, dtype=np.float64)
+        span = np.maximum(np.array(look.high, dtype=np.float64) - low, np.finfo(np.float64).tiny)
+        with np.errstate(over="ignore", invalid="ignore"):
+            grey = (np.where(missing, low, chosen).astype(kind) - low.astype(kind)) / span
+            shown = (np.clip(grey, 0.0, 1.0) * 255.0).round().astype(np.uint8)
+    if missing.any():
+        shown = np.where(missing, 0, shown).astype(np.uint8)
+    rgb = np.ascontiguousarray(np.broadcast_to(shown, (*shown.shape[:2], 3)), dtype=np.uint8)
+    if alpha is None or look.opaque is None:
+        return rgb
+    scaled: npt.NDArray[Any] = values[..., alpha].astype(np.float64) * (255.0 / look.opaque)
+    return _on_white(rgb, scaled.clip(0, 255).round().astype(np.uint8), premultiplied)
+
+
+def _on_white(rgb: Rgb, alpha: Rgb, premultiplied: bool) -> Rgb:
+    if premultiplied:
+        lightened: Pixels = rgb.astype(np.uint16) + (255 - alpha)[..., None]
+        return np.asarray(np.minimum(lightened, 255), dtype=np.uint8)
+    layers = Image.fromarray(np.dstack([rgb, alpha]))
+    white = Image.new("RGBA", layers.size, "white")
+    return np.asarray(Image.alpha_composite(white, layers).convert("RGB"))
+
+
+def show_rows(raster: Raster, look: Look, top: int, bottom: int) -> Rgb:
+    """Read and show some rows of a picture: uint8 [bottom - top, W, 3]."""
+    stored = raster.rows(top, bottom)
+    shown = np.empty((bottom - top, raster.width, 3), dtype=np.uint8)
+    # Some rows at a time: floats take eight times the memory.
+    step = max(1, _PIXELS // raster.width)
+    for row in range(0, bottom - top, step):
+        few = stored[row : row + step]
+        shown[row : row + step] = show(
+            few, look, alpha=raster.alpha, premultiplied=raster.premultiplied
+        )
+    return shown
+
+
+def show_all(raster: Raster, look: Look) -> Rgb:
+    """Read and show a whole picture, uint8 [H, W, 3], with little memory beside it."""
+    whole = np.empty((raster.height, raster.width, 3), dtype=np.uint8)
+    for top in range(0, raster.height, _ROWS):
+        bottom = min(top + _ROWS, raster.height)
+        whole[top:bottom] = show_rows(raster, look, top, bottom)
+    return whole
+
+
+__all__ = ["Look", "Rgb", "missing_values", "plan", "show", "show_all", "show_rows"]

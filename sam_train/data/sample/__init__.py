@@ -1,0 +1,1 @@
+"""One photo with its masks: decoding, transforms, the draw of masks."""

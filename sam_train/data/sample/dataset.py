@@ -1,0 +1,311 @@
+"""From a place in the order to a `Sample`: read, check, filter, draw, decode, in this order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+
+from sam_train.data.feed.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
+from sam_train.data.sample import select
+from sam_train.data.sample.cells import any_with_cell, with_cell
+from sam_train.data.sample.decode import BadSample, Masks, as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.sample.jitter import jittered
+from sam_train.data.sample.scene import Scene
+from sam_train.data.sample.scene_cache import SceneCache
+from sam_train.data.shards.reader import Shards
+from sam_train.data.skips import KINDS, Skips, kind_of
+from sam_train.errors import UserError
+from sam_train.masks import rle
+from sam_train.masks.frame import InputFrame
+from sam_train.types import MASK_ID_BITS, Sample
+
+_MAX_ATTEMPTS = 100
+
+
+class Scenes:
+    """Reads sample `index` of the shards as a `Scene`."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        *,
+        image_size: int,
+        max_area_fraction: float,
+        skips: Skips,
+        cache: bool = False,
+        scale_jitter: Sequence[float] = (),
+        jpeg: str = "exact",
+        mask_sampling: str = "nearest",
+        grid_size: int | None = None,
+    ) -> None:
+        """Args as `config.DataConfig` has them; without `scale_jitter` a scene is a whole photo.
+
+        Args:
+            grid_size: R, to refuse photos of which no mask has a cell before they are decoded;
+                None refuses none.
+        """
+        self.mask_sampling = mask_sampling
+        self._grid_size = grid_size
+        self._scaled_jpeg = jpeg == "scaled" and not scale_jitter
+        self.shards = shards
+        self._image_size = image_size
+        self._max_area_fraction = max_area_fraction
+        self.skips = skips
+        self._scale_jitter = scale_jitter
+        self._cache = SceneCache() if cache else None
+
+    def get(self, index: int, *, draw_key: tuple[int, int, int]) -> Scene:
+        """Sample `index`, at the random scale that (seed, epoch, index) decides if there is one.
+
+        Raises:
+            BadSample: it cannot be used.
+        """
+        scene = self._whole(index)
+        if not self._scale_jitter:
+            return scene
+        return jittered(
+            scene,
+            self._scale_jitter,
+            max_area_fraction=self._max_area_fraction,
+            draw_key=draw_key,
+            grid_size=self._grid_size,
+            mask_sampling=self.mask_sampling,
+        )
+
+    def _whole(self, index: int) -> Scene:
+        if self._cache is None:
+            return self._load(index)
+        scene = self._cache.get(index)
+        if scene is None:
+            scene = self._load(index)
+            self._cache.put(index, scene)
+        return scene
+
+    def _load(self, index: int) -> Scene:
+        try:
+            entry = self.shards.read(index)
+        except Exception as error:  # fsspec's backends raise what they like
+            raise BadSample("unreadable", str(error)) from None
+        photo = open_photo(entry.jpeg)
+        masks = read_masks(entry.json, height=photo.height, width=photo.width)
+        usable = select.usable(
+            masks.runs,
+            pixels=photo.height * photo.width,
+            max_area_fraction=self._max_area_fraction,
+        )
+        self._report_masks(masks, index, usable=len(usable))
+        frame = InputFrame(original=(photo.height, photo.width), side=self._image_size)
+        self._require_cell(masks.runs, usable, frame)
+        rgb = to_rgb(photo, at_least=frame.size if self._scaled_jpeg else None)
+        return Scene(
+            frame=frame,
+            image=np.asarray(rgb) if self._scale_jitter else frame.resize(rgb),
+            masks=masks,
+            runs=masks.runs,
+            usable=usable,
+        )
+
+    def _require_cell(
+        self, runs: rle.Runs, usable: npt.NDArray[np.int64], frame: InputFrame
+    ) -> None:
+        # With scale_jitter it depends on the window.
+        if self._grid_size is None or self._scale_jitter:
+            return
+        area = self.mask_sampling == "area"
+        if not any_with_cell(runs, usable, frame, cells=self._grid_size, area=area):
+            raise _no_cell(len(usable))
+
+    def _report_masks(self, masks: Masks, index: int, *, usable: int) -> None:
+        status = masks.runs.status
+        first: dict[str, int] = {}
+        counts: Counter[str] = Counter()
+        for k in np.flatnonzero(status).tolist():
+            kind = kind_of(int(status[k]))
+            counts[kind] += 1
+            first.setdefault(kind, k)
+        reasons = {kind: f"mask {k}: {rle.PROBLEMS[status[k]]}" for kind, k in first.items()}
+        if not usable and reasons:
+            raise BadSample("bad_rle", next(iter(reasons.values())))
+        if not usable:
+            raise BadSample("no_masks", f"none of {len(status)} masks can be used")
+        key = self.shards.key(index)
+        for kind, count in counts.items():
+            self.skips.add(kind, f"{key}: {reasons[kind]}", index=index, count=count)
+        for kind, count in (("polygons", masks.polygons), ("plain_runs", masks.plain)):
+            if count:
+                message = f"{key}: {count} {KINDS[kind]}; compressed ones are read faster"
+                self.skips.add(kind, message, index=index, count=count)
+
+
+def _no_cell(masks: int) -> BadSample:
+    reason = f"none of its {masks} masks has a cell of the loss grid: all are smaller"
+    return BadSample("no_cell", reason)
+
+
+def draw_sample(
+    scene: Scene,
+    *,
+    key: str,
+    position: int,
+    draw_key: tuple[int, int, int],
+    limit: int | None,
+    grid_size: int,
+    mask_sampling: str = "nearest",
+    with_rles: bool = False,
+) -> Sample:
+    """Draw at most `limit` masks of a scene and a foreground point of each.
+
+    Only masks that have a cell of the loss grid are drawn: another would be an empty target. For
+    evaluation, which compares in the original frame, all are.
+
+    Args:
+        draw_key: (seed, epoch, sample index); decides the draw.
+        grid_size: R.
+        with_rles: for evaluation.
+
+    Raises:
+        BadSample: no mask has a cell.
+    """
+    seed, epoch, index = draw_key
+    area, usable = mask_sampling == "area", scene.usable
+    if not with_rles:
+        masks = scene.masks.runs
+        usable = usable[with_cell(masks, usable, scene.frame, cells=grid_size, area=area)]
+        if not len(usable):
+            raise _no_cell(len(scene.usable))
+    # The draw is by each mask's own hash: where those drawn have a cell, leaving out others before
+    # draws the same.
+    chosen = select.draw(usable, limit=limit, key=hash64(seed, STREAM_SUBSET, epoch, index))
+    runs, frame = scene.runs, scene.frame
+    ranks = select.draw_ranks(
+        chosen, runs.areas[chosen], key=hash64(seed, STREAM_POINT, epoch, index)
+    )
+    window = np.array([frame.window.left, frame.window.top])
+    corners = runs.extents[chosen].reshape(-1, 2, 2)
+    height, width = frame.original
+    return Sample(
+        key=key,
+        position=position,
+        image=scene.image,
+        original_size=frame.original,
+        # Not from the window's runs: a cell at its edge may lie on a pixel that is half outside.
+        masks=_grid(scene, chosen, cells=grid_size, area=area),
+        points=frame.map_points(rle.pixels_at(runs, chosen, ranks) + window),
+        boxes=frame.map_points(corners + window).reshape(-1, 4),
+        mask_ids=(position << MASK_ID_BITS) + np.arange(len(chosen), dtype=np.int64),
+        rles=[as_rle(scene.masks, int(k), height=height, width=width) for k in chosen]
+        if with_rles
+        else None,
+        without_cell=len(scene.usable) - len(usable),
+    )
+
+
+def report_small(sample: Sample, skips: Skips, *, index: int) -> None:
+    """Count the masks of a drawn sample that have no cell.
+
+    Args:
+        index: the sample's number in the shards.
+    """
+    if sample.without_cell:
+        count = sample.without_cell
+        message = f"{sample.key}: {count} of its masks have no cell of the loss grid"
+        skips.add("small_mask", message, index=index, count=count)
+
+
+def _grid(
+    scene: Scene, chosen: npt.NDArray[np.int64], *, cells: int, area: bool
+) -> npt.NDArray[np.uint8]:
+    runs, frame = scene.masks.runs, scene.frame
+    if area:
+        rows, columns = frame.row_edges(cells), frame.column_edges(cells)
+        return rle.rasterise_area(runs, chosen, rows=rows, columns=columns, cells=cells)
+    starts = frame.cell_rows(cells), frame.cell_columns(cells)
+    return rle.rasterise(runs, chosen, rows=starts[0], columns=starts[1], cells=cells)
+
+
+class TrainDataset(Dataset[Sample | UserError]):
+    """Position of the endless order -> `Sample`; the same in any process."""
+
+    def __init__(
+        self, scenes: Scenes, *, order: Order, masks_per_image: int, grid_size: int
+    ) -> None:
+        self._scenes = scenes
+        self._order = order
+        self._masks_per_image = masks_per_image
+        self._grid_size = grid_size
+
+    def __getitem__(self, position: int) -> Sample | UserError:
+        """The sample, or the error to raise in the main process: one that a worker raises would
+        arrive there with the worker's traceback in its message."""
+        try:
+            return self.sample(position)
+        except UserError as error:
+            return error
+
+    def sample(self, position: int) -> Sample:
+        """The sample at a position; an unusable one is replaced as the position decides.
+
+        Raises:
+            UserError: too much of the data is unusable.
+        """
+        skips, shards = self._scenes.skips, self._scenes.shards
+        place = self._order.place(position)
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            skips.read()
+            draw_key = (self._order.seed, place.epoch, place.index)
+            try:
+                sample = draw_sample(
+                    self._scenes.get(place.index, draw_key=draw_key),
+                    key=shards.key(place.index),
+                    position=position,
+                    draw_key=draw_key,
+                    limit=self._masks_per_image,
+                    grid_size=self._grid_size,
+                    mask_sampling=self._scenes.mask_sampling,
+                )
+            except BadSample as bad:
+                message = f"{shards.key(place.index)}: {bad}"
+                skips.add(bad.kind, message, index=place.index)
+                skips.check(last=message)
+                place = self._order.replacement(position, attempt)
+                continue
+            report_small(sample, skips, index=place.index)
+            return sample
+        raise UserError(
+            f"{_MAX_ATTEMPTS} samples in a row could not be used (the last: {message}); "
+            "check the shards of data.train."
+        )
+
+
+class ValDataset(Dataset["Sample | None"]):
+    """Sample index -> `Sample` with its RLEs, the same in every run whatever its seed."""
+
+    def __init__(self, scenes: Scenes, *, masks_per_image: int | None, grid_size: int) -> None:
+        self._scenes = scenes
+        self._masks_per_image = masks_per_image
+        self._grid_size = grid_size
+
+    def __getitem__(self, index: int) -> Sample | None:
+        """None for an unusable sample: validation leaves it out rather than count another twice."""
+        skips, key = self._scenes.skips, self._scenes.shards.key(index)
+        skips.read()
+        draw_key = (0, 0, index)
+        try:
+            scene = self._scenes.get(index, draw_key=draw_key)
+        except BadSample as bad:
+            skips.add(bad.kind, f"{key}: {bad}", index=index)
+            return None
+        return draw_sample(
+            scene,
+            key=key,
+            position=index,
+            draw_key=draw_key,
+            limit=self._masks_per_image,
+            grid_size=self._grid_size,
+            mask_sampling=self._scenes.mask_sampling,
+            with_rles=True,
+        )

@@ -1,0 +1,1 @@
+"""SA-1B shards: finding, indexing, reading and writing them."""

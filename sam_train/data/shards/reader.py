@@ -1,0 +1,374 @@
+"""Tars in Meta's layout, read where they lie: pairs of `sa_N.jpg` and `sa_N.json`.
+
+Nothing is extracted. An index says where each sample lies, see `index`; where there is none, the
+headers are walked. A sample is then one ranged read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sam_train.data.shards.exclude import Exclusions, read_exclusions
+from sam_train.data.shards.fingerprint import Fingerprint, digest
+from sam_train.data.shards.index import (
+    FILE_NAME,
+    Index,
+    ShardPart,
+    ShardRow,
+    build_index,
+    compact,
+    open_index,
+)
+from sam_train.data.shards.patterns import resolve
+from sam_train.data.shards.unpacked import read_pair, split
+from sam_train.data.shards.walk import ShardIndex, index_shard
+from sam_train.data.storage.sources import Facts, Source, Span, is_remote, open_source, short_name
+from sam_train.data.storage.tar import BLOCK, Header, parse_header
+from sam_train.errors import UserError
+
+__all__ = [
+    "Entry",
+    "Place",
+    "ShardIndex",
+    "Shards",
+    "index_shard",
+    "indexed",
+    "open_shards",
+    "resolve",
+]
+
+log = logging.getLogger(__name__)
+
+MAX_MEMBER = 1 << 28
+"""Bytes. A photo or JSON above this is damage, and not read (SA-1B's are below 10 MB)."""
+_WALKERS = 8
+_ADVICE = "`python -m data_tools.index`"
+_WORTH_AN_INDEX = 10_000
+"""Samples."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """The bytes of one sample."""
+
+    jpeg: bytes
+    json: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one sample lies: all that it takes to read it, small enough to send to a process."""
+
+    path: str
+    """Of the shard."""
+    shard_size: int
+    """Bytes."""
+    key: str
+    """Member name without extension."""
+    jpeg: Span
+    json: Span
+    unpacked: bool = False
+    """The shard is a folder."""
+
+    @property
+    def name(self) -> str:
+        """For messages: `shard.tar/sa_12`."""
+        return f"{short_name(self.path)}/{self.key}"
+
+    def read(self, source: Source | None = None) -> Entry:
+        """See `Shards.read`; `source` is the opened shard where there is one."""
+        if max(self.jpeg.size, self.json.size) > MAX_MEMBER:
+            raise OSError(f"a file of more than {MAX_MEMBER >> 20} MiB")
+        if self.unpacked:
+            sizes = self.jpeg.size, self.json.size
+            jpeg, json = read_pair(self.path, self.key, sizes=sizes)
+            return Entry(jpeg=jpeg, json=json)
+        # With the headers: a shard of the same size may have taken this one's place.
+        spans = [Span(each.offset - BLOCK, each.size + BLOCK) for each in (self.jpeg, self.json)]
+        blocks = (source or open_source(self.path)).read_many(spans, size=self.shard_size)
+        for block, kind in zip(blocks, ("jpg", "json"), strict=True):
+            if not _is_header_of(block, key=self.key, kind=kind):
+                raise OSError(f"{short_name(self.path)} changed since it was indexed")
+        return Entry(jpeg=blocks[0][BLOCK:], json=blocks[1][BLOCK:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """A shard, and its number in the index that knows it."""
+
+    path: str
+    index: Index
+    shard: int
+
+    @property
+    def row(self) -> ShardRow:
+        return self.index.rows[self.shard]
+
+    def place(self, row: int) -> Place:
+        jpeg, json = self.index.spans(self.shard, row)
+        key = self.index.key(self.shard, row)
+        return Place(
+            path=self.path,
+            shard_size=self.row.size,
+            key=key,
+            jpeg=jpeg,
+            json=json,
+            unpacked=self.row.unpacked,
+        )
+
+
+class Shards:
+    """Samples 0 .. N - 1 of several shards, in shard order, without those that are excluded.
+
+    Picklable; holds no open file.
+    """
+
+    def __init__(self, parts: Sequence[_Part], *, exclusions: Exclusions | None = None) -> None:
+        self._parts = list(parts)
+        self._all_first = np.cumsum([0, *(p.row.samples for p in self._parts)], dtype=np.int64)
+        lists = [
+            exclusions.rows(p.path, p.index, p.shard) + first
+            for p, first in zip(self._parts, self._all_first[:-1], strict=True)
+            if exclusions
+        ]
+        excluded = np.concatenate([np.empty(0, np.int64), *lists])
+        # Half as wide: data.include=1 % of SA-1B leaves out 11 M, in every process.
+        self._kept_before = (excluded - np.arange(len(excluded))).astype(np.uint32)
+        self.first: npt.NDArray[np.int64] = self._all_first - np.searchsorted(
+            excluded, self._all_first
+        )
+        """int64 [P + 1]: shard s owns the samples first[s] .. first[s + 1] - 1."""
+        self._sources: dict[int, Source] = {}
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    @property
+    def excluded(self) -> npt.NDArray[np.int64]:
+        """Rising places of the excluded samples among all of them."""
+        return self._kept_before + np.arange(len(self._kept_before), dtype=np.int64)
+
+    @property
+    def paths(self) -> list[str]:
+        """Of the P shards."""
+        return [part.path for part in self._parts]
+
+    @property
+    def rows(self) -> list[ShardRow]:
+        """What is known about each of the P shards: damage, leftovers."""
+        return [part.row for part in self._parts]
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of what the order of samples follows from; looks at two keys of each shard."""
+        ends = [
+            part.index.key(part.shard, row)
+            for part in self._parts
+            if part.row.samples
+            for row in (0, part.row.samples - 1)
+        ]
+        return Fingerprint(
+            shards=len(self._parts),
+            samples=len(self),
+            digest=digest([self._all_first.data, self._kept_before.data, "\n".join(ends).encode()]),
+        )
+
+    def shard_of(self, sample: int) -> int:
+        """Which of the P shards a sample lies in."""
+        return self._locate(sample)[0]
+
+    def key(self, sample: int) -> str:
+        """Name for messages: `shard.tar/sa_12`."""
+        shard, row = self._locate(sample)
+        part = self._parts[shard]
+        return f"{short_name(part.path)}/{part.index.key(part.shard, row)}"
+
+    def read(self, sample: int) -> Entry:
+        """The bytes of one sample, in one read where its files are neighbours.
+
+        Raises:
+            OSError: the shard vanished, is shorter than it was, holds something else there, or a
+                file is absurdly large.
+        """
+        shard, row = self._locate(sample)
+        if shard not in self._sources:
+            self._sources[shard] = open_source(self._parts[shard].path)
+        return self._parts[shard].place(row).read(self._sources[shard])
+
+    def place(self, sample: int) -> Place:
+        """Where a sample lies.
+
+        Raises:
+            OSError: the index is damaged there.
+        """
+        shard, row = self._locate(sample)
+        return self._parts[shard].place(row)
+
+    def _locate(self, sample: int) -> tuple[int, int]:
+        if not 0 <= sample < len(self):
+            raise IndexError(sample)
+        # Of the array's own type: numpy would otherwise convert the whole array.
+        before = np.searchsorted(self._kept_before, np.uint32(sample), side="right")
+        place = sample + int(before)
+        shard = int(np.searchsorted(self._all_first, place, side="right")) - 1
+        return shard, place - int(self._all_first[shard])
+
+
+def _is_header_of(block: bytes, *, key: str, kind: str) -> bool:
+    header: Header | None = parse_header(block[:BLOCK])
+    if header is None or header.size != len(block) - BLOCK:
+        return False
+    # A longer name stands in a block of its own, and this one holds a part of it.
+    plain = key.isascii() and len(key) + len(".jpeg") < 100
+    return not plain or split(header.name) == (key, kind)
+
+
+def open_shards(
+    patterns: str | Sequence[str],
+    *,
+    option: str,
+    index: str | Path | None = None,
+    exclude: str | Sequence[str] | None = None,
+    include: str | Sequence[str] | None = None,
+) -> Shards:
+    """Resolve and index; leftovers and damage of a shard are warned about, one line each.
+
+    Args:
+        option: the setting that the patterns come from (`data.train`).
+        index: an index file; without it, `sa_index.bin` beside the shards is taken where it is.
+        exclude: lists of samples to leave out, see `exclude`.
+        include: lists of the only samples to take.
+
+    Raises:
+        UserError: see `resolve`, `index_shard` and `open_index`; or no sample is left.
+    """
+    paths = resolve(patterns, option=option)
+    exclusions = read_exclusions(exclude, include=include)
+    known = _known(paths, index=index)
+    walked = _walk([path for path in paths if path not in known], option=option)
+    parts = [known.get(path) or walked[path] for path in paths]
+    shards = Shards(parts, exclusions=exclusions)
+    if not any(row.samples for row in shards.rows):
+        others = f" (and none of the {len(parts) - 1} others does)" if parts[1:] else ""
+        problem = no_samples(paths[0], parts[0].row)
+        raise UserError(f"{problem}{others}; get it again or leave it out.")
+    if not len(shards):
+        what = "data.include and data.exclude leave" if include else "data.exclude leaves"
+        raise UserError(f"{option}: {what} out every sample.")
+    for part in parts:
+        _warn(part)
+    if exclusions:
+        by = "data.include and data.exclude" if include else "data.exclude"
+        log.info("%s: %d samples excluded by %s", option, len(shards.excluded), by)
+    return shards
+
+
+def indexed(paths: Sequence[str]) -> dict[str, ShardPart]:
+    """What the indexes beside shards say about those that are as they were.
+
+    Raises:
+        UserError: such an index is damaged.
+    """
+    return {path: part.index.part(part.shard) for path, part in _known(paths, index=None).items()}
+
+
+def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, _Part]:
+    """The shards that an index knows as they are now."""
+    if index is not None and str(index):
+        files = [Path(str(index)).expanduser()]
+    else:
+        folders = {Path(path).parent for path in paths if not is_remote(path)}
+        files = sorted(f / FILE_NAME for f in folders if (f / FILE_NAME).is_file())
+    known: dict[str, _Part] = {}
+    for file in files:
+        opened = open_index(file)
+        places = _places(opened, folder=file.parent)
+        for path in paths:
+            shard = places.get(_place(path), places.get(short_name(path)))
+            if shard is None:
+                continue
+            part = _Part(path=path, index=opened, shard=shard)
+            if _is_current(part):
+                known[path] = part
+    return known
+
+
+def _places(index: Index, *, folder: Path) -> dict[str, int]:
+    """Number of each shard, by its full path and, where that is unique, by its name alone: a
+    dataset may be mounted elsewhere than where it was indexed."""
+    names = [short_name(row.name) for row in index.rows]
+    once = {name for name, times in Counter(names).items() if times == 1}
+    places = {name: shard for shard, name in enumerate(names) if name in once}
+    for shard, row in enumerate(index.rows):
+        places[row.name if is_remote(row.name) else _place(str(folder / row.name))] = shard
+    return places
+
+
+def _place(path: str) -> str:
+    return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - links stay links
+
+
+def _is_current(part: _Part) -> bool:
+    """Whether an index still says what a shard is; a remote one is compared when it is read."""
+    if is_remote(part.path):
+        return True
+    row = part.row
+    try:
+        facts = open_source(part.path).facts()
+        if facts == Facts(row.size, row.stamp):
+            return True
+        # Copies of a dataset have other times. If the last sample is in its place, so are all.
+        if facts.size == row.size and row.samples:
+            part.place(row.samples - 1).read()
+            return True
+    except FileNotFoundError:
+        return False  # the walk says so
+    except OSError as error:
+        log.debug("%s: %s", part.path, error)
+    log.warning("%s changed since it was indexed; make the index again: %s", part.path, _ADVICE)
+    return False
+
+
+def _walk(paths: Sequence[str], *, option: str) -> dict[str, _Part]:
+    with ThreadPoolExecutor(_WALKERS) as pool:
+        found = [compact(shard) for shard in pool.map(index_shard, paths)]
+    index = build_index(found)
+    if len(index) >= _WORTH_AN_INDEX or any(is_remote(path) for path in paths):
+        log.info(
+            "%s: walked the headers of %d shards; %s does that once", option, len(paths), _ADVICE
+        )
+    return {path: _Part(path=path, index=index, shard=k) for k, path in enumerate(paths)}
+
+
+def _warn(part: _Part) -> None:
+    row = part.row
+    if row.damage:
+        log.warning("%s is damaged (%s): %d samples are usable", part.path, row.damage, row.samples)
+    elif not row.samples:
+        log.warning("%s", no_samples(part.path, row))
+    for count, first, kind, other in (
+        (row.without_json, row.first_without_json, "photos", "JSON"),
+        (row.without_jpeg, row.first_without_jpeg, "JSONs", "photo"),
+    ):
+        if count and row.samples:
+            log.warning(
+                "%s: left out %d %s without a %s (first: %s)", part.path, count, kind, other, first
+            )
+
+
+def no_samples(path: str, row: ShardRow) -> str:
+    """What to say about a shard without a single sample."""
+    kind = "Folder" if row.unpacked else "Shard"
+    return (
+        f"{kind} {path} holds no pair of .jpg and .json ({row.without_json} photos, "
+        f"{row.without_jpeg} JSONs{', ' + row.damage if row.damage else ''})"
+    )

@@ -1,0 +1,283 @@
+"""Where bytes come from: one interface over disks, web servers and object stores.
+
+A `Source` is one file that is read in parts. Nothing stays open between reads but the connections
+that a process keeps alive, so sources work in threads, after fork and after spawn.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+
+from sam_train.errors import UserError
+from sam_train.runtime.text import one_line
+
+MERGE_GAP = 1 << 16
+"""Parts closer than this are read as one: a request costs more than 64 KiB."""
+READ_AHEAD = 1 << 17
+"""Bytes that a remote walk over headers takes at a time: a JSON of SA-1B and the next header."""
+PIPE = "pipe:"
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The bytes [offset, offset + size) of a file."""
+
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.offset + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a file is known by without reading it."""
+
+    size: int
+    """Bytes."""
+    stamp: str
+    """Changes when the file does: modification time, or the server's mark (ETag)."""
+
+
+class Source(ABC):
+    """A file that is read in parts. Its errors are OSErrors of one line."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = short_name(path)
+
+    @abstractmethod
+    def facts(self) -> Facts:
+        """Asked anew each time.
+
+        Raises:
+            OSError: it does not exist, is not ours to read, or does not answer.
+        """
+
+    def size(self) -> int:
+        """Bytes; raises as `facts`."""
+        return self.facts().size
+
+    @abstractmethod
+    def read_many(self, spans: Sequence[Span], *, size: int | None = None) -> list[bytes]:
+        """Exactly the bytes of each span; spans that lie close together are one request.
+
+        Args:
+            size: what the file is known to measure; another size is an error where the read
+                itself shows it (files and web servers, not object stores).
+
+        Raises:
+            OSError: as `facts`; the file ends before a span does; it has another size.
+        """
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes; raises as `read_many`."""
+        return self.read_many([Span(offset, length)])[0]
+
+    @contextmanager
+    def opened(self, size: int) -> Iterator[Callable[[int, int], bytes]]:
+        """A reader for many small parts in rising order: (offset, length) -> bytes, shorter only
+        at the end of the file."""
+        ahead = _ReadAhead(self, size)
+        yield ahead.read_at
+
+    def _changed(self) -> OSError:
+        return OSError(f"{self.name} changed since it was indexed")
+
+    def _ends_early(self) -> OSError:
+        return OSError(f"{self.name} is shorter than it was")
+
+
+class _ReadAhead:
+    """Reads more than it is asked for, because the next question is near."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self._source = source
+        self._size = size
+        self._begin = 0
+        self._data = b""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        end = min(offset + length, self._size)
+        if offset >= end:
+            return b""
+        if not self._begin <= offset <= end <= self._begin + len(self._data):
+            ahead = min(max(length, READ_AHEAD), self._size - offset)
+            self._data = self._source.read(offset, ahead)
+            self._begin = offset
+        return self._data[offset - self._begin : end - self._begin]
+
+
+class LocalSource(Source):
+    """A file on a disk or a mounted network file system."""
+
+    def facts(self) -> Facts:
+        """See `Source`."""
+        status = Path(self.path).stat()
+        return Facts(status.st_size, str(status.st_mtime_ns))
+
+    def read_many(self, spans: Sequence[Span], *, size: int | None = None) -> list[bytes]:
+        """See `Source`; opened anew, so that a replaced or vanished file is noticed."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            if size is not None and os.fstat(descriptor).st_size != size:
+                raise self._changed()
+            parts = [os.pread(descriptor, span.size, span.offset) for span in spans]
+        finally:
+            os.close(descriptor)
+        if [len(part) for part in parts] != [span.size for span in spans]:
+            raise self._ends_early()
+        return parts
+
+    @contextmanager
+    def opened(self, size: int) -> Iterator[Callable[[int, int], bytes]]:
+        """See `Source`; the file is open only inside."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            yield lambda offset, length: os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+
+
+class ObjectSource(Source):
+    """Anything fsspec reads: s3 through s3fs, gs through gcsfs.
+
+    fsspec rather than obstore: obstore's runtime does not survive a fork, which is how a
+    DataLoader starts its workers on Linux, while fsspec starts anew in the child.
+    """
+
+    def facts(self) -> Facts:
+        """See `Source`."""
+        with self._errors():
+            filesystem, name = filesystem_of(self.path)
+            info = filesystem.info(name, **_refresh(filesystem))
+            mark = info.get("ETag") or info.get("etag") or info.get("mtime") or ""
+            return Facts(int(info["size"]), str(mark))
+
+    def read_many(self, spans: Sequence[Span], *, size: int | None = None) -> list[bytes]:
+        """See `Source`."""
+        groups = merged(spans)
+        with self._errors():
+            filesystem, name = filesystem_of(self.path)
+            starts, ends = [g.offset for g in groups], [g.end for g in groups]
+            blocks = filesystem.cat_ranges([name] * len(groups), starts, ends, on_error="raise")
+        if [len(block) for block in blocks] != [group.size for group in groups]:
+            raise self._ends_early()
+        return cut(spans, groups, blocks)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.path} does not exist") from None
+        except PermissionError as error:
+            raise PermissionError(f"{self.path}: not allowed ({one_line(error)})") from None
+        except Exception as error:  # fsspec's backends raise what they like
+            raise OSError(f"{self.path}: {one_line(error)}") from None
+
+
+def _refresh(filesystem: Any) -> dict[str, bool]:
+    # s3fs would answer from its listing of the folder, which may be old.
+    return {"refresh": True} if "s3" in filesystem.protocol else {}
+
+
+def merged(spans: Sequence[Span]) -> list[Span]:
+    """The fewest spans that cover these, in rising order, over gaps of at most MERGE_GAP."""
+    groups: list[Span] = []
+    for span in sorted(spans, key=lambda s: s.offset):
+        if groups and span.offset - groups[-1].end <= MERGE_GAP:
+            last = groups[-1]
+            groups[-1] = Span(last.offset, max(last.end, span.end) - last.offset)
+        else:
+            groups.append(span)
+    return groups
+
+
+def cut(spans: Sequence[Span], groups: Sequence[Span], blocks: Sequence[bytes]) -> list[bytes]:
+    """The bytes of each span out of the blocks that were read for `merged(spans)`."""
+    parts = []
+    for span in spans:
+        home = next(k for k, g in enumerate(groups) if g.offset <= span.offset <= span.end <= g.end)
+        at = span.offset - groups[home].offset
+        parts.append(bytes(blocks[home][at : at + span.size]))
+    return parts
+
+
+def is_remote(path: str) -> bool:
+    """Whether it is a URL."""
+    return "://" in path and not path.startswith(PIPE)
+
+
+def is_http(path: str) -> bool:
+    """Whether it is the URL of a web server."""
+    return path.startswith(("http://", "https://"))
+
+
+def short_name(path: str) -> str:
+    """The file's own name, for messages: a link's query may hold a password."""
+    name = (urlsplit(path).path if is_remote(path) else path).rstrip("/")
+    folder, _, last = name.rpartition("/")
+    # Of samples in a folder, whose path ends with a pattern of their names: the folder's.
+    return folder.rpartition("/")[2] if folder and is_sample_file(path) else last
+
+
+def is_sample_file(path: str) -> bool:
+    """Whether a local path ends like the photos and JSONs of a folder."""
+    local = not is_remote(path) and not path.startswith(PIPE)
+    return local and path.lower().endswith((".json", ".jpg", ".jpeg"))
+
+
+def filesystem_of(path: str) -> tuple[Any, str]:
+    """fsspec's filesystem for a URL, and the name in it.
+
+    Raises:
+        UserError: a package is missing, or nothing knows such URLs.
+    """
+    scheme = path.split("://", 1)[0]
+    try:
+        filesystem, name = fsspec.core.url_to_fs(path)
+    except ImportError:
+        package = _PACKAGES.get(scheme, f"fsspec's package for {scheme}")
+        raise UserError(
+            f"{path}: reading {scheme}:// needs {package}, which is not installed: "
+            f"pip install {package if scheme in _PACKAGES else 'it'}."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}); check the URL.") from None
+    return filesystem, str(name)
+
+
+def open_source(path: str) -> Source:
+    """The source for a path or URL; nothing is read yet.
+
+    Raises:
+        UserError: a `pipe:` has no parts to read.
+    """
+    if path.startswith(PIPE):
+        raise UserError(f"{path} can only be read front to back: set data.mode=stream.")
+    if is_http(path):
+        from sam_train.data.storage.http import HttpSource  # noqa: PLC0415 - it builds on this file
+
+        return HttpSource(path)
+    if is_remote(path):
+        return ObjectSource(path)
+    if is_sample_file(path) or Path(path).is_dir():
+        from sam_train.data.shards.unpacked import FolderSource  # noqa: PLC0415 - it builds on this file
+
+        return FolderSource(path)
+    return LocalSource(path)

@@ -1,0 +1,1 @@
+"""Interactive evaluation: clicks and boxes on masks, and their scores."""

@@ -1,0 +1,1 @@
+"""The frame of every evaluation task: items, records, intervals, results, the report."""

@@ -1,0 +1,1 @@
+"""Filmstrips of a model at work."""

@@ -1,0 +1,1 @@
+"""Evaluation tasks, a folder each."""

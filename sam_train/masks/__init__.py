@@ -1,0 +1,1 @@
+"""Masks without a model: grids, run lengths, tracing, regions, suppression."""

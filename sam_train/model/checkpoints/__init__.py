@@ -1,0 +1,1 @@
+"""Weights of every origin: reading, naming, checking and reporting them."""

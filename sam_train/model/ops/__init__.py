@@ -1,0 +1,1 @@
+"""Attention and the small layers that several modules of the model share."""

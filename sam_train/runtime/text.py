@@ -1,0 +1,13 @@
+"""Small pieces of English for messages."""
+
+from __future__ import annotations
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks, at most 200 characters; its kind if it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def count(number: int, what: str) -> str:
+    """A number and its noun, in English: `1 photo`, `2,000 photos`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,260 @@
+"""The verb `fit`: from settings to a trained model in run_dir."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from sam_train.data.datamodule import SamDataModule
+from sam_train.errors import UserError
+from sam_train.model.checkpoints.init import initialise
+from sam_train.runtime.log import rank_zero, start_log
+from sam_train.runtime.mishaps import one_line
+from sam_train.runtime.open_files import allow_many
+from sam_train.runtime.run_owner import RunOwner, owned
+from sam_train.settings.run import RunConfig, check_config, compose_config, typed
+from sam_train.train.averaging import WeightAverage
+from sam_train.train.averaging import check as check_average
+from sam_train.train.checkpoints.differences import report_differences
+from sam_train.train.checkpoints.resume import Found, check_model, find_resume
+from sam_train.train.checkpoints.rotation import metric_of
+from sam_train.train.checkpoints.saving import Saver
+from sam_train.train.config import lacks_bfloat16, uses_gpus
+from sam_train.train.module import SamModule
+from sam_train.train.report.callbacks import build_callbacks
+from sam_train.train.report.loggers import Loggers, open_loggers
+from sam_train.train.trainer import build_trainer
+from sam_train.train.watch.memory import memory_advice
+from sam_train.train.watch.signals import STATUS_CONTINUE, Notice, Stopped
+
+log = logging.getLogger("sam_train")
+
+
+def fit(overrides: Sequence[str]) -> None:
+    """Train as `overrides` say; see `config.RunConfig` and conf/.
+
+    Raises:
+        UserError: whatever the user can mend: settings, files, devices.
+    """
+    config = compose_config(overrides)
+    cfg = typed(config)
+    check_config(cfg)
+    check_average(cfg.optim.ema, strategy=cfg.trainer.strategy, deepspeed=cfg.trainer.deepspeed)
+    allow_many()
+    run_dir = prepare_run_dir(Path(cfg.run_dir))
+    # Before anything of an earlier run is read, added to or built.
+    with owned(run_dir) as owner:
+        train(cfg, config=config, run_dir=run_dir, owner=owner)
+
+
+def train(cfg: RunConfig, *, config: DictConfig, run_dir: Path, owner: RunOwner | None) -> None:
+    """Build the run of `cfg` and train, in a run_dir that is this run's alone.
+
+    Args:
+        config: `cfg` as it was composed.
+        owner: the right to write run_dir, in the first process.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    start_log(run_dir / "log.txt")
+    found = find_resume(cfg.resume, run_dir)
+    if rank_zero() and (found is None or not (run_dir / "config.yaml").exists()):
+        with one_line(run_dir):
+            (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
+
+    # W&B refuses before a model is built, and draws from no generator that is seeded below.
+    with open_loggers(
+        cfg.logger,
+        run_dir=run_dir,
+        name=cfg.name,
+        config=plain,
+        resume=cfg.resume,
+        found=found,
+    ) as loggers:
+        _train(cfg, plain, run_dir=run_dir, found=found, owner=owner, loggers=loggers)
+
+
+def _train(
+    cfg: RunConfig,
+    plain: Any,
+    *,
+    run_dir: Path,
+    found: Found | None,
+    owner: RunOwner | None,
+    loggers: Loggers,
+) -> None:
+    seed_everything(cfg.seed, verbose=False)
+    module = SamModule(cfg)
+    report_start(cfg, module, run_dir)
+    if found is not None:
+        check_model(found, module)
+        report_resume(cfg, found)
+        report_differences(found.settings, plain, source=str(found.path))
+    if cfg.init_from and found is None:
+        log.info("%s", initialise(module.sam, cfg.init_from, cfg.init))
+    data = SamDataModule(
+        cfg.data,
+        image_size=module.sam.image_size,
+        grid_size=loss_grid(cfg, module),
+        seed=cfg.seed,
+    )
+    notice = Notice(grace_seconds=cfg.checkpoint.grace_seconds)
+    trainer = build_trainer(
+        cfg.trainer,
+        run_dir=run_dir,
+        callbacks=run_callbacks(
+            cfg,
+            run_dir=run_dir,
+            notice=notice,
+            plain=plain,
+            found=found,
+            owner=owner,
+            also=loggers.record,
+        ),
+        loggers=loggers.all,
+        grad_clip=cfg.optim.grad_clip,
+    )
+    # weights_only: a checkpoint is data, nothing in it is ever run.
+    path = str(found.path) if found else None
+    notice.install()
+    try:
+        with one_line(run_dir), memory_advice(cfg):
+            trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    except Stopped:
+        raise SystemExit(exit_status(trainer)) from None
+    finally:
+        notice.restore()
+
+
+def run_callbacks(
+    cfg: RunConfig,
+    *,
+    run_dir: Path,
+    notice: Notice,
+    plain: Any,
+    found: Found | None,
+    owner: RunOwner | None = None,
+    also: Mapping[str, Any] | None = None,
+) -> list[Callback]:
+    """All that watches, measures and saves a run, in the order in which it is called.
+
+    Args:
+        plain: the settings as they go into each checkpoint.
+        found: the checkpoint that the run goes on from.
+        owner: the right to write run_dir, in the first process.
+        also: what else goes into each checkpoint beside them.
+    """
+    return [
+        notice,
+        *([WeightAverage(cfg.optim.ema)] if cfg.optim.ema else []),
+        *build_callbacks(
+            cfg.callbacks, run_dir=run_dir, log_every=cfg.trainer.log_every, health=cfg.health
+        ),
+        Saver(
+            replace(
+                cfg.checkpoint,
+                metric=metric_of(
+                    cfg.checkpoint, prompts=cfg.prompts, clicks=cfg.callbacks.validation.clicks
+                ),
+            ),
+            run_dir=run_dir,
+            notice=notice,
+            record={"config": plain, "versions": versions(), **(also or {})},
+            resume_from=found,
+            owner=owner,
+        ),
+    ]
+
+
+def exit_status(trainer: Trainer) -> int:
+    """Of a process of a run that was asked to end and is saved: 75, call again.
+
+    Processes that Lightning started end with 0: at any other status of theirs it kills the first
+    process, whose status is the run's.
+    """
+    # A single process has none.
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    started_by_us = environment is not None and not environment.creates_processes_externally
+    return 0 if started_by_us and trainer.global_rank else STATUS_CONTINUE
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers, to be read in a checkpoint years later."""
+    return {
+        "sam_train": version("sam_train"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "lightning": str(lightning.__version__),
+    }
+
+
+def loss_grid(cfg: RunConfig, module: SamModule) -> int:
+    """Side of the masks that the loss compares with, see `losses.LossConfig.resolution`."""
+    return module.sam.grid_size if cfg.loss.resolution == "grid" else module.sam.image_size
+
+
+def prepare_run_dir(run_dir: Path) -> Path:
+    """The folder, made if need be and proved writable.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (run_dir / "pictures").mkdir(exist_ok=True)
+        # Every process tries, and in containers of several machines their numbers are the same.
+        probe = run_dir / f".writable-{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"run_dir={run_dir} cannot be written ({error.strerror}): choose another with run_dir="
+        ) from error
+    return run_dir
+
+
+def report_resume(cfg: RunConfig, found: Found) -> None:
+    """Say what is continued, or that there is nothing left to do."""
+    if found.step >= cfg.trainer.max_steps:
+        log.info(
+            "already trained: %s has %d of %d steps behind it; raise trainer.max_steps to go on, "
+            "resume=never starts afresh",
+            found.path,
+            found.step,
+            cfg.trainer.max_steps,
+        )
+        return
+    log.info("continuing %s at step %d (resume=never starts afresh)", found.path, found.step)
+
+
+def report_start(cfg: RunConfig, module: SamModule, run_dir: Path) -> None:
+    """Say in a few lines what is about to happen."""
+    parameters = sum(p.numel() for p in module.parameters())
+    device = torch.cuda.get_device_name() if uses_gpus(cfg.trainer) else "CPU"
+    log.info(
+        "%s: %s at %d px, %.1f M parameters, %d steps of %d images on %s",
+        cfg.name,
+        cfg.model.name,
+        module.sam.image_size,
+        parameters / 1e6,
+        cfg.trainer.max_steps,
+        cfg.data.batch_size,
+        device,
+    )
+    log.info("everything of this run lies in %s", run_dir)
+    if card := lacks_bfloat16(cfg.trainer):
+        log.warning("%s only emulates bfloat16: trainer.precision=16-mixed is faster", card)

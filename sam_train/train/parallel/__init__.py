@@ -1,0 +1,1 @@
+"""How the work of a step is divided among processes; all that is private to DeepSpeed."""

@@ -1,0 +1,177 @@
+"""A small file per process, rewritten every few seconds: which of them live, and how far they are.
+
+Files in run_dir rather than torch's store: they answer whichever process is lost, the first too.
+No two machines' clocks are compared: a process lives if its counter moves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+_WAITING = ("torch/distributed/", "sam_train/runtime/agreement.py")
+"""Who stands here waits for another process."""
+_PACKAGE = f"{Path(__file__).resolve().parents[2]}{os.sep}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Beat:
+    """What a process says of itself."""
+
+    rank: int
+    host: str
+    pid: int
+    started: int = 0
+    """When the process began, as the kernel counts: pids are used again."""
+    count: int = 0
+    """Beats so far."""
+    step: int = 0
+    stage: str = ""
+    stuck: bool = False
+    """Its main thread made no progress for longer than it ever should."""
+    state: str = "running"
+    """running, alarm (agrees that the run hangs), spoken (has said so) or ended."""
+    where: str = ""
+    """Where its main thread stands."""
+    waits: bool = False
+    """It stands in a call that waits for another process."""
+
+
+class Beats:
+    """The files of all processes of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, beat: Beat) -> None:
+        """Say it; a disk that refuses must not end the run."""
+        path = self._path(beat.rank)
+        partial = path.with_suffix(".partial")
+        with suppress(OSError):
+            partial.write_text(json.dumps(asdict(beat)))
+            partial.replace(path)
+
+    def read(self, world_size: int) -> dict[int, Beat]:
+        """Of each rank that has written one."""
+        found: dict[int, Beat] = {}
+        for rank in range(world_size):
+            with suppress(OSError, ValueError, TypeError):
+                found[rank] = Beat(**json.loads(self._path(rank).read_text()))
+        return found
+
+    def close(self, world_size: int) -> None:
+        """Remove them all once every process has ended; the last to end does it."""
+        found = self.read(world_size)
+        if len(found) < world_size or any(beat.state != "ended" for beat in found.values()):
+            return
+        with suppress(OSError):
+            for path in self.folder.iterdir():
+                path.unlink(missing_ok=True)
+            self.folder.rmdir()
+
+    def _path(self, rank: int) -> Path:
+        return self.folder / f"rank={rank}.json"
+
+
+def silent(before: Mapping[int, Beat], after: Mapping[int, Beat], world_size: int) -> list[int]:
+    """The ranks whose counter stood still between two looks, or that never wrote."""
+    return [
+        rank
+        for rank in range(world_size)
+        if rank not in after
+        or (
+            after[rank].state != "ended"
+            and rank in before
+            and before[rank].count == after[rank].count
+        )
+    ]
+
+
+def started(pid: int) -> int:
+    """The kernel's start time of a process, 0 where it cannot be told."""
+    return int(_stat(pid)[19]) if _stat(pid) else 0
+
+
+def condition(beat: Beat) -> str:
+    """What the kernel says of a silent process of this machine, for a sentence."""
+    fields = _stat(beat.pid)
+    if not fields or started(beat.pid) != beat.started:
+        return f"is gone (pid {beat.pid})"
+    what = {
+        "T": "is stopped by a signal",
+        "t": "is stopped by a debugger",
+        "D": "waits for the kernel, as for a disk",
+        "Z": "is dead",
+    }.get(fields[0], "runs code that lets no other thread run")
+    return f"{what} (pid {beat.pid})"
+
+
+def kill(beat: Beat) -> None:
+    """End a silent process of this machine, which would keep its GPU for ever."""
+    with suppress(OSError):
+        if beat.started and started(beat.pid) == beat.started:
+            os.kill(beat.pid, signal.SIGKILL)
+
+
+def main_frame() -> FrameType | None:
+    """The innermost frame of the main thread."""
+    return sys._current_frames().get(threading.main_thread().ident or 0)
+
+
+def place(frame: FrameType | None) -> tuple[str, bool]:
+    """Where a thread stands, in few words, and whether it waits there for another process."""
+    frames = traceback.extract_stack(frame)[::-1] if frame is not None else []
+    if not frames:
+        return "", False
+    # The innermost says what it does, the innermost of ours why.
+    ours = next((f for f in frames if f.filename.startswith(_PACKAGE)), frames[0])
+    words = [_name(f) for f in ([ours] if ours is frames[0] else [frames[0], ours])]
+    waits = any(part in f.filename for f in frames[:4] for part in _WAITING)
+    return ", called by ".join(words), waits
+
+
+def stacks() -> str:
+    """Of all threads of this process, the main thread's first."""
+    frames = sys._current_frames()
+    threads = sorted(threading.enumerate(), key=lambda t: t is not threading.main_thread())
+    parts = [
+        f"thread {t.name}\n{''.join(traceback.format_stack(frames[t.ident]))}"
+        for t in threads
+        if t.ident in frames
+    ]
+    return "\n".join(parts)
+
+
+def _name(frame: traceback.FrameSummary) -> str:
+    path = Path(frame.filename)
+    return f"{frame.name} ({path.parent.name}/{path.name}:{frame.lineno})"
+
+
+def _stat(pid: int) -> list[str]:
+    """/proc/PID/stat from its third field, the state, on; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+__all__ = [
+    "Beat",
+    "Beats",
+    "condition",
+    "kill",
+    "main_frame",
+    "place",
+    "silent",
+    "stacks",
+    "started",
+]
