@@ -58,6 +58,3 @@ def photo_rule(args: argparse.Namespace) -> PhotoRule:
         percentiles=(args.stretch[0], args.stretch[1]),
         limits=None if args.limits is None else (args.limits[0], args.limits[1]),
     )
-
-
-__all__ = ["add_photo_options", "photo_rule"]

@@ -20,7 +20,7 @@ from data_tools import command
 from data_tools.shard_scan import Kept, scan
 from data_tools.stats_part import AXES, COUNTS, Axis, Quantity, Stats, begin_stats, examine_chunk
 from data_tools.stats_plots import write_plots
-from sam_train.data.shards.reader import resolve
+from sam_train.data.shards.patterns import resolve
 from sam_train.errors import UserError
 from sam_train.runtime.files import write_json
 from sam_train.runtime.text import count

@@ -25,7 +25,7 @@ from data_tools.verify_report import (
     repeated_shard_names,
     totals,
 )
-from sam_train.data.shards.reader import resolve
+from sam_train.data.shards.patterns import resolve
 from sam_train.errors import UserError
 from sam_train.runtime.files import write_atomically, write_json
 from sam_train.runtime.text import count

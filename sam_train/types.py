@@ -150,19 +150,3 @@ class Prediction:
     """[M, K, g, g]."""
     iou: Tensor
     """[M, K] predicted IoU."""
-
-
-__all__ = [
-    "ABSENT",
-    "BACKGROUND",
-    "BOX_BOTTOM_RIGHT",
-    "BOX_TOP_LEFT",
-    "FOREGROUND",
-    "MASK_ID_BITS",
-    "PAD",
-    "RLE",
-    "Batch",
-    "Prediction",
-    "Prompts",
-    "Sample",
-]

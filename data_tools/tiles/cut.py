@@ -260,6 +260,3 @@ class _Scene:
                 self._tally.skip("mask", "no tile shows enough of it", whole.name)
             elif k not in self._whole:
                 self._tally.never_whole.append(whole.name)
-
-
-__all__ = ["Part", "Tile", "TileConfig", "TileTally", "cut_scenes"]

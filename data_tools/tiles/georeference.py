@@ -96,6 +96,3 @@ def _of_world_file(file: Path) -> Georeference | None:
         corner = (x - (dx + rx) / 2, y - (ry + dy) / 2)
         return Georeference(transform=(corner[0], dx, rx, corner[1], ry, dy), crs=crs)
     return None
-
-
-__all__ = ["Georeference", "georeference"]

@@ -31,6 +31,3 @@ def window_rows(*, height: int, width: int, size: int, overlap: int) -> list[lis
         ]
         for y in starts(height, size=size, overlap=overlap)
     ]
-
-
-__all__ = ["Window", "starts", "window_rows"]

@@ -89,6 +89,3 @@ def meeting(boxes: Ints, window: Window) -> npt.NDArray[np.bool_]:
     x0, y0, x1, y1 = boxes.T
     right, bottom = window.x + window.width, window.y + window.height
     return np.asarray((x0 < right) & (x1 > window.x) & (y0 < bottom) & (y1 > window.y))
-
-
-__all__ = ["SceneObject", "meeting"]

@@ -111,6 +111,3 @@ def _row(tile: Tile) -> tuple[object, ...]:
     place = " ".join(f"{value:.15g}" for value in tile.transform)
     corner = (window.x, window.y, window.width, window.height)
     return (tile.image_id, tile.scene, *corner, tile.masks, place, tile.crs)
-
-
-__all__ = ["closing_lines", "finished_lines", "write_tile_lists"]

@@ -53,6 +53,3 @@ def _listed(path: Path, names: Sequence[str]) -> set[str]:
     if missing := [line for line in wanted if line not in known]:
         raise UserError(f"--split: {path} names {missing[0]}, which is no scene with masks")
     return {known[line] for line in wanted}
-
-
-__all__ = ["validation_scenes"]

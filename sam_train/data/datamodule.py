@@ -29,8 +29,6 @@ from sam_train.data.skip_report import describe
 from sam_train.data.skips import READ, Skips, Tally
 from sam_train.runtime.ranks import gather
 
-__all__ = ["DataConfig", "SamDataModule"]
-
 log = logging.getLogger(__name__)
 
 

@@ -46,6 +46,3 @@ def check(cfg: EvalConfig) -> None:
             raise UserError(f"eval.{name}={value} must be at least {low}")
     if not 0 < cfg.confidence < 1:
         raise UserError(f"eval.confidence={cfg.confidence} must lie between 0 and 1")
-
-
-__all__ = ["EvalConfig", "check"]

@@ -163,6 +163,3 @@ def chosen_tasks(cfg: RunConfig) -> tuple[list[Task[Any]], dict[str, str]]:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise UserError(f"task=all has nothing to do ({reasons})")
     return tasks, left_out
-
-
-__all__ = ["Outcome", "chosen_tasks", "evaluate", "run_tasks"]

@@ -123,6 +123,3 @@ def _write(scores: ClickScores, film: ClickFilm, paths: Written, *, caption: str
     for path in (paths.scores, paths.calibration, paths.film):
         if path.is_file():
             log.info("%s", path)
-
-
-__all__ = ["Written", "validate"]

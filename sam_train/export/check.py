@@ -189,6 +189,3 @@ def _run_onnx(onnxruntime: Any, path: Path, inputs: dict[str, torch.Tensor]) -> 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     arrays = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     return [torch.from_numpy(array) for array in arrays]
-
-
-__all__ = ["LARGEST", "Check", "check_export", "read_segment_anything"]

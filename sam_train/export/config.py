@@ -70,6 +70,3 @@ def dtype_of(given: str | None, format: str) -> torch.dtype:
     if format == "onnx" and name != "float32":
         raise UserError(f"dtype={name}: onnx is written in float32; leave dtype out")
     return DTYPES[name]
-
-
-__all__ = ["DTYPES", "FORMATS", "OnnxConfig", "dtype_of", "format_of"]

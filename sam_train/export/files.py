@@ -58,6 +58,3 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """
     with whole(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-__all__ = ["stored", "whole", "write_json"]

@@ -131,6 +131,3 @@ def _processor(arch: Architecture) -> dict[str, Any]:
         "mask_size": {"longest_edge": g},
         "mask_pad_size": {"height": g, "width": g},
     }
-
-
-__all__ = ["save_huggingface"]

@@ -140,6 +140,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-__all__ = ["DECODER_OUTPUTS", "decoder_inputs", "encoder_path", "save_onnx"]

@@ -140,6 +140,3 @@ def _best(masks: Tensor, scores: Tensor, *, points: int) -> tuple[Tensor, Tensor
     first[:, 0] = 1000.0
     best = (scores + (points - 2.5) * first).argmax(dim=1)
     return masks[:, best], scores[:, best]
-
-
-__all__ = ["STABILITY_OFFSET", "DecoderGraph", "EncoderGraph", "stability"]

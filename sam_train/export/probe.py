@@ -86,6 +86,3 @@ def answer(sam: Sam, probe: Probe) -> Answer:
     embeddings = sam.encode(probe.images, probe.image_sizes)
     found = sam.decode(embeddings, torch.tensor([0]), probe.prompts, multimask=True)
     return Answer(embeddings=embeddings, logits=found.mask_logits, iou=found.iou)
-
-
-__all__ = ["Answer", "Probe", "answer", "random_probe", "relative"]

@@ -84,6 +84,3 @@ def _explain(out: Path, *, format: str, cfg: RunConfig) -> None:
             "the decoder's ReLU is written as SamModel's GELU with large weights: for inference; "
             "fine-tune here"
         )
-
-
-__all__ = ["export"]

@@ -39,6 +39,3 @@ def save_weights(
     tensors = stored(sam.state_dict(), dtype, path=path)
     with whole(path) as unfinished:
         save_file(tensors, unfinished, metadata={MODEL_RECORD: json.dumps(asdict(model))})
-
-
-__all__ = ["save_weights"]

@@ -120,6 +120,3 @@ def constructor_arguments(arch: Architecture) -> dict[str, Any]:
             "iou_head_hidden_dim": arch.prompt_dim,
         },
     }
-
-
-__all__ = ["READER", "constructor_arguments", "registry_name", "save_segment_anything"]

@@ -86,6 +86,3 @@ class Annotated:
             log.warning("generate.existing: %d masks of %s are invalid or empty", bad, key)
         rles = (as_rle(masks, k, height=height, width=width) for k in usable)
         return Existing.of([from_coco(rle) for rle in rles], photo)
-
-
-__all__ = ["Annotated"]

@@ -75,6 +75,3 @@ def cut_off(
     near_outer = np.abs(boxes - outer) <= NEAR_EDGE
     result: npt.NDArray[np.bool_] = (near & ~near_outer).any(axis=1)
     return result
-
-
-__all__ = ["Candidates", "cut_off", "joined"]

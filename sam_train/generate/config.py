@@ -138,6 +138,3 @@ def check(cfg: GenerateConfig) -> None:
         raise UserError("generate.part and generate.parts go together, such as part=0 parts=16")
     if cfg.part is not None and cfg.parts is not None and not 0 <= cfg.part < cfg.parts:
         raise UserError(f"generate.part={cfg.part} must lie from 0 to parts - 1 = {cfg.parts - 1}")
-
-
-__all__ = ["FORMATS", "GenerateConfig", "MaskConfig", "check", "check_masks", "listed"]

@@ -77,6 +77,3 @@ def _overlap(a, b, pixels):  # type: ignore[no-untyped-def]
         else:
             j += 2
     return both
-
-
-__all__ = ["Existing"]

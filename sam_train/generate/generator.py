@@ -363,6 +363,3 @@ class AutomaticMaskGenerator:
             masks, intact = masks.take(left), intact[left]
         threshold = max(cfg.box_nms_thresh, cfg.crop_nms_thresh)
         return masks.take(nms(masks.boxes, intact, threshold=threshold, lines=True))
-
-
-__all__ = ["OUTPUT_MODES", "AutomaticMaskGenerator", "Photo", "Proposals"]

@@ -181,6 +181,3 @@ def _in_shard(path: str) -> list[PhotoPlace]:
         for m in members
         if m.name.lower().endswith(_IN_SHARDS)
     ]
-
-
-__all__ = ["BadPhoto", "Photo", "PhotoPlace", "list_photos"]

@@ -98,6 +98,3 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-__all__ = ["Journal", "PhotoRecord", "one_at_a_time", "open_journal"]

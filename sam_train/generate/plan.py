@@ -117,6 +117,3 @@ def units_of(plan: Plan) -> list[Unit]:
         Unit(number=k, begin=k * step, stop=min((k + 1) * step, plan.photos))
         for k in range(plan.units)
     ]
-
-
-__all__ = ["Plan", "Unit", "agree", "make_plan", "units_of"]

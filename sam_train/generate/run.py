@@ -280,6 +280,3 @@ def _part(cfg: GenerateConfig) -> Part:
     if cfg.part is not None and cfg.parts is not None:
         return Part(index=cfg.part, count=cfg.parts)
     return Part.from_environment()
-
-
-__all__ = ["Summary", "generate"]

@@ -156,15 +156,3 @@ def write_photo_list(rows: Sequence[dict[str, Any]], path: Path) -> None:
     table.writerows(rows)
     data = text.getvalue().encode()
     write_atomically(path, lambda stream: stream.write(data))
-
-
-__all__ = [
-    "annotations_of",
-    "draw_overlay",
-    "join_coco",
-    "read_done",
-    "write_done",
-    "write_photo_list",
-    "write_unit_coco",
-    "write_unit_shard",
-]

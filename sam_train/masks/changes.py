@@ -64,6 +64,3 @@ def box_of(changes: Changes, photo: tuple[int, int]) -> list[int]:
     top = 0 if whole else int((begins % height).min())
     bottom = height - 1 if whole else int((ends % height).max())
     return [int(left[0]), top, int(right[-1]), bottom]
-
-
-__all__ = ["area_of", "bitmap", "box_of", "compressed", "from_bitmap", "from_coco", "run_lengths"]

@@ -78,6 +78,3 @@ def point_grid(per_side: int) -> Points:
 def point_grids(per_side: int, *, layers: int, downscale_factor: int) -> list[Points]:
     """A grid for each layer from 0 to `layers`, `downscale_factor` times coarser each time."""
     return [point_grid(int(per_side / downscale_factor**layer)) for layer in range(layers + 1)]
-
-
-__all__ = ["Crop", "Points", "crop_pyramid", "point_grid", "point_grids"]

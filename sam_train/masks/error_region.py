@@ -154,6 +154,3 @@ def deepest_error(predicted: Bitmap, truth: Bitmap) -> Click | None:
 def centre(truth: Bitmap) -> Click | None:
     """The pixel of a mask farthest from its boundary, or None for an empty mask."""
     return deepest_error(np.zeros_like(truth), truth)
-
-
-__all__ = ["Bitmap", "Click", "centre", "deepest_error", "mask_iou"]

@@ -80,6 +80,3 @@ def mask_iou(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
     both = (predicted & target).flatten(2).sum(-1)
     either = (predicted | target).flatten(2).sum(-1)
     return both / either.clamp(min=1)
-
-
-__all__ = ["cell_to_input", "mask_iou", "to_grid", "valid_grid"]

@@ -71,6 +71,3 @@ def _compact(labels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np
     lengths = np.diff(np.append(starts, flat.size))
     compact = np.repeat(places.ravel() + 1, lengths).astype(np.int32)
     return values, compact.reshape(labels.shape)
-
-
-__all__ = ["NEIGHBOURS", "Regions", "most_pieces", "split_regions"]

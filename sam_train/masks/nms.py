@@ -68,6 +68,3 @@ def _nms(boxes, order, threshold, lines):  # type: ignore[no-untyped-def]
             if either > zero and np.float64(both / either) > threshold:
                 suppressed[j] = True
     return kept[:count].copy()
-
-
-__all__ = ["nms"]

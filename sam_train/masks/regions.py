@@ -135,6 +135,3 @@ def _without_small(changes, height, width, min_area, keep_largest):  # type: ign
     if at and out[at - 1] == height * width:
         at -= 1
     return out[:at].copy(), True
-
-
-__all__ = ["Tidied", "tidy"]

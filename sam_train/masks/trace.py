@@ -86,6 +86,3 @@ def trace_masks(
         areas=found[:, 2],
         boxes=found[:, 3:],
     )
-
-
-__all__ = ["Changes", "Traced", "trace_masks"]

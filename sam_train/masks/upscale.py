@@ -79,6 +79,3 @@ def _bilinear(size: int, out: int) -> tuple[Indices, Weights]:
     weight = np.clip(real - low.astype(np.float32), np.float32(0), np.float32(1))
     high = np.minimum(low + 1, size - 1)
     return np.stack([low, high]), np.stack([np.float32(1) - weight, weight])
-
-
-__all__ = ["Axis", "axis"]

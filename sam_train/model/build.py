@@ -260,13 +260,3 @@ def build_sam(
     elif init_from is not None:
         raise UserError("build_sam: init_from is what checkpoint lacks; name a checkpoint, too")
     return sam
-
-
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "ModelConfig",
-    "build_from_config",
-    "build_sam",
-    "resolve",
-]

@@ -146,6 +146,3 @@ def _upscale(x: Tensor, conv: nn.Module) -> Tensor:
     assert conv.bias is not None
     weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)
     return F.linear(x, weight, conv.bias.repeat(4))
-
-
-__all__ = ["MULTIMASKS", "MaskDecoder"]

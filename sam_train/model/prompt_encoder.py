@@ -166,6 +166,3 @@ def convolve(weight: Tensor, x: Tensor, *, bias: Tensor | None) -> Tensor:
     """Weight [O, I] times pixels [I, P], and the bias [O]: [O, P]."""
     assert bias is not None
     return torch.addmm(bias[:, None], weight, x)
-
-
-__all__ = ["PositionEmbeddingRandom", "PromptEmbeddings", "PromptEncoder"]

@@ -129,6 +129,3 @@ class Sam(nn.Module):
         return F.interpolate(
             scaled[..., :h, :w], original_size, mode="bilinear", align_corners=False
         )
-
-
-__all__ = ["PIXEL_MEAN", "PIXEL_STD", "Sam"]

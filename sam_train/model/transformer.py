@@ -80,6 +80,3 @@ class TwoWayTransformer(nn.Module):
             side = Image(cells=cells, located=cells + image.pe.to(cells.dtype))
         attended = side.read(self.final_attn_token_to_image, tokens + prompt)
         return self.norm_final_attn(tokens + attended), cells
-
-
-__all__ = ["TwoWayAttentionBlock", "TwoWayTransformer"]

@@ -103,6 +103,3 @@ def error_click(
         coords=torch.where(cells.found[:, None], coords, points),
         labels=(missed | ~cells.found).long(),
     )
-
-
-__all__ = ["Cells", "Clicks", "error_click", "error_region", "uniform_click"]

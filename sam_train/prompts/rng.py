@@ -116,6 +116,3 @@ class Draw:
     def normal(self, stream: Stream, *, index: int = 0, count: int = 1) -> Tensor:
         """float64 [M, count], standard normal; `index` tells rounds apart."""
         return normal(self.seed, self.step, stream, self.ids, index=index, count=count)
-
-
-__all__ = ["Draw", "Stream", "normal", "uniform", "words"]

@@ -369,18 +369,3 @@ class Rounds:
             labels=torch.where(here, clicks.labels[:, None], labels),
             mask_logits=logits,
         )
-
-
-__all__ = [
-    "Carry",
-    "NoiseLimit",
-    "PromptsConfig",
-    "Rounds",
-    "Schedule",
-    "Stage",
-    "carried_logits",
-    "check",
-    "first_prompts",
-    "noisy_boxes",
-    "schedule",
-]

@@ -75,6 +75,3 @@ def _group_on_hosts() -> Any:
                 "GLOO_SOCKET_IFNAME=NAME names the network to take, `ip address` lists them"
             ) from error
     return _shared[1]
-
-
-__all__ = ["Agreement"]

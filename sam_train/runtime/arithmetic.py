@@ -17,6 +17,3 @@ def set_arithmetic(cfg: TrainerConfig) -> None:
     torch.backends.cudnn.allow_tf32 = cfg.matmul_precision != "highest"
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-
-
-__all__ = ["set_arithmetic"]

@@ -56,6 +56,3 @@ def _copy(tree: Any, known: dict[Any, Tensor]) -> Any:
     if isinstance(tree, (list, tuple)):
         return type(tree)(_copy(value, known) for value in tree)
     return tree
-
-
-__all__ = ["Background", "snapshot"]

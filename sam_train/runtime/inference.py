@@ -76,6 +76,3 @@ def autocast(cfg: TrainerConfig, device: torch.device) -> AbstractContextManager
     """`trainer.precision` for the forward passes inside."""
     dtype = _AUTOCAST.get(cfg.precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
-__all__ = ["autocast", "check_inference", "find_device", "start_inference"]

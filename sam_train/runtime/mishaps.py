@@ -60,6 +60,3 @@ def another_stopped(error: RuntimeError) -> bool:
     said = str(error).lower()
     gloo = "gloo" in said and any(sign in said for sign in _SILENT)
     return isinstance(error, dist.DistError) or gloo or any(sign in said for sign in _GONE)
-
-
-__all__ = ["another_stopped", "one_line"]

@@ -19,6 +19,3 @@ def allow_many() -> None:
         # macOS has another limit behind this one.
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-__all__ = ["ENOUGH", "allow_many"]

@@ -70,6 +70,3 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
         return int(text)
     except ValueError:
         raise UserError(f"the environment variable {name}={text} is not a number") from None
-
-
-__all__ = ["Part"]

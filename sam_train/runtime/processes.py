@@ -96,6 +96,3 @@ def _start_of(pid: int) -> str | None:
     # The name before the last bracket may hold anything. Fields 3 and 22 of proc(5).
     fields = text.rpartition(")")[2].split()
     return "" if fields[0] in "ZX" else fields[19]
-
-
-__all__ = ["Process"]

@@ -16,6 +16,3 @@ def gather(value: Value) -> list[Value]:
     values: list[Value | None] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values  # type: ignore[return-value] # all are filled in
-
-
-__all__ = ["gather"]

@@ -331,6 +331,3 @@ def _create_in_parts(path: Path, text: bytes) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-__all__ = ["FOLDER", "RunOwner", "follow", "is_dead", "newest", "owned"]

@@ -92,6 +92,3 @@ def _missing_option(error: MissingConfigException) -> str:
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.4)
     hint = f": did you mean {near[0]}?" if near else "."
     return f"{group} has no {name}{hint} There are: {', '.join(options)}"
-
-
-__all__ = ["explain", "flat_keys", "unknown_setting", "unreadable"]

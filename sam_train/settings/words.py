@@ -91,6 +91,3 @@ def meaning_of(key: str) -> str | None:
     """Return how to say here what `key` says elsewhere; None for a word nobody knows."""
     word = key.rpartition(".")[2].lower().replace("_", "").replace("-", "")
     return _WORDS.get(word)
-
-
-__all__ = ["PRECISIONS", "meaning_of"]

@@ -139,6 +139,3 @@ def averaged(trainer: Trainer, pl_module: LightningModule) -> AbstractContextMan
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     found = [one for one in callbacks if isinstance(one, WeightAverage)]
     return found[0].in_place(pl_module) if found else nullcontext()
-
-
-__all__ = ["WeightAverage", "averaged", "check"]

@@ -224,16 +224,3 @@ def deepspeed_config(name: str, *, offload: bool, clip: float) -> dict[str, Any]
         config["zero_force_ds_cpu_optimizer"] = False
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return config
-
-
-__all__ = [
-    "LoggerConfig",
-    "TrainerConfig",
-    "check",
-    "check_accelerator",
-    "check_strategy",
-    "deepspeed_config",
-    "lacks_bfloat16",
-    "parse_devices",
-    "uses_gpus",
-]

@@ -286,15 +286,3 @@ def mask_losses(
         real_iou=real_iou,
         best=best,
     )
-
-
-__all__ = [
-    "IouMasks",
-    "LossConfig",
-    "LossTerms",
-    "PointsConfig",
-    "Resolution",
-    "check",
-    "focal_and_dice",
-    "mask_losses",
-]

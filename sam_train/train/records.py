@@ -65,6 +65,3 @@ class RoundLog:
         table = sums.cpu()
         means = (table[:, :3] / table[:, 3:].clamp(min=1)).T.tolist()
         return RoundFigures(loss=means[0], iou=means[1], predicted_iou=means[2])
-
-
-__all__ = ["RoundFigures", "RoundLog"]

@@ -29,6 +29,3 @@ def check(cfg: DoctorConfig) -> None:
         raise UserError(f"doctor.seconds={cfg.seconds} must be above 0")
     if not 0 <= cfg.bandwidth < math.inf:
         raise UserError(f"doctor.bandwidth={cfg.bandwidth} must not be negative")
-
-
-__all__ = ["DoctorConfig", "check"]

@@ -134,6 +134,3 @@ def _merged(findings: Sequence[Finding]) -> list[Finding]:
             found = first.found if same else f"{first.node}: {first.found}"
             rows.append(Finding(check=check, node=f"{len(content)} nodes", found=found))
     return rows
-
-
-__all__ = ["FAIL", "OK", "WARN", "Check", "Finding", "Result", "ask_all", "left_behind", "table"]

@@ -70,6 +70,3 @@ def _open(place: Place, seconds: float) -> Any:
     # torchrun's own store lives on over restarts.
     life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"doctor/{life}", store)
-
-
-__all__ = ["Meeting"]

@@ -190,6 +190,3 @@ def _judge(cfg: RunConfig, place: Place, *, right: bool, rate: float, gpu: bool)
     if gpu and rate < _SLOW:
         return Result(found, WARN, f"slow for GPUs: {_ADVICE}")
     return Result(found)
-
-
-__all__ = ["checks_between", "leaders"]

@@ -290,6 +290,3 @@ def shared_memory(cfg: RunConfig, place: Place) -> Result:
             "lower data.workers or data.prefetch, or give the container more (docker --shm-size)",
         )
     return Result(found)
-
-
-__all__ = ["checks_of", "gradient_bytes", "spread", "versions"]

@@ -157,6 +157,3 @@ def _free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
-
-
-__all__ = ["Place", "devices", "find_place", "start_others"]

@@ -201,6 +201,3 @@ def _wait_for(others: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-__all__ = ["Verdict", "compare", "examine"]

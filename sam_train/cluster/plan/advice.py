@@ -75,6 +75,3 @@ def candidates(cfg: RunConfig, setting: Setting, *, ranks: int) -> Iterator[Sett
             found.append(((other, time), changed))
     for _, candidate in sorted(found, key=lambda pair: pair[0]):
         yield candidate
-
-
-__all__ = ["Way", "candidates", "cheapest"]

@@ -53,6 +53,3 @@ def check(cfg: PlanConfig) -> None:
     for name in ("memory_gib", "reserve_gib", "gaps", "samples_per_core"):
         if not getattr(cfg, name) >= 0:
             raise UserError(f"plan.{name}={getattr(cfg, name)} must not be negative")
-
-
-__all__ = ["PlanConfig", "check"]

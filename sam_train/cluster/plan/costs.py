@@ -187,15 +187,3 @@ def back(output: Tensor, gradient: Tensor) -> None:
     """As `output.backward(gradient)`, which would take the GPU's ways of `fake` out of force for
     what is recomputed."""
     _engine_run_backward((output,), (gradient,), False, False, (), True, accumulate_grad=True)
-
-
-__all__ = [
-    "EncoderCost",
-    "Flops",
-    "Gradients",
-    "RoundsCost",
-    "back",
-    "encoder_cost",
-    "modules_of",
-    "rounds_cost",
-]

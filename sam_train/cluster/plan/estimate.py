@@ -217,6 +217,3 @@ def checkpoints_of(cfg: RunConfig, sam: Sam) -> Checkpoints:
         files=cfg.checkpoint.keep_last + cfg.checkpoint.keep_best,
         seconds=size / 1e6 / cfg.plan.disk_mbs,
     )
-
-
-__all__ = ["Checkpoints", "Feed", "Plan", "Speed", "make_plan"]

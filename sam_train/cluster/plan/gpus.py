@@ -60,6 +60,3 @@ def gpu_of(name: str) -> Gpu:
     if name not in GPUS:
         raise UserError(f"plan.gpu={name} is not one of {', '.join(GPUS)}")
     return GPUS[name]
-
-
-__all__ = ["GPUS", "Gpu", "gpu_of"]

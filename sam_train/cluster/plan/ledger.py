@@ -163,6 +163,3 @@ def flops_of(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
         return int(sdpa_backward_flop_count(*shapes))  # type: ignore[no-untyped-call]
     formula = flop_registry.get(packet)
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
-
-
-__all__ = ["Ledger", "Phase", "Work", "flops_of"]

@@ -98,6 +98,3 @@ def peak_of(step: Callable[[], None]) -> int:
         live += event.nbytes()
         peak = max(peak, live)
     return peak
-
-
-__all__ = ["Comparison", "Pair", "compare", "peak_of"]

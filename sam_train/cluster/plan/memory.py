@@ -148,6 +148,3 @@ def _gradients(setting: Setting, states: States) -> Gradients:
     if states.sends_gradients:
         return Gradients.sent
     return Gradients.added if setting.turns > 1 else Gradients.made
-
-
-__all__ = ["GIB", "Memory", "Simulator"]

@@ -74,6 +74,3 @@ def write(cfg: RunConfig, found: Plan, way: Way | None) -> Path:
         raise UserError(f"{path} cannot be written ({error.strerror}): set plan.out=") from error
     print(f"\nwrote {path}")
     return path
-
-
-__all__ = ["check_plan", "plan", "write"]

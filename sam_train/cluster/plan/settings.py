@@ -100,6 +100,3 @@ def devices_of(cfg: RunConfig) -> int:
     if isinstance(devices, str):
         return torch.cuda.device_count() or GPUS_OF_A_NODE
     return devices if isinstance(devices, int) else len(devices)
-
-
-__all__ = ["GPUS_OF_A_NODE", "Setting", "devices_of", "setting_of"]

@@ -186,6 +186,3 @@ def fake_ranks(number: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-__all__ = ["Counts", "States", "count", "fake_ranks", "states_of", "whole_model"]

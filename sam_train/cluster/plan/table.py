@@ -153,6 +153,3 @@ def _notes(console: Console, plan: Plan, cfg: RunConfig) -> None:
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.2f}"
-
-
-__all__ = ["show"]

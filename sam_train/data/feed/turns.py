@@ -39,6 +39,3 @@ class Turns(Loader):
                 # otherwise stand still during a step of many turns.
                 following.extend(islice(batches, 1))
             step = following
-
-
-__all__ = ["Turns"]

@@ -30,6 +30,3 @@ def _wait(parent: int | None) -> None:
     while True:
         if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
             os._exit(0)
-
-
-__all__ = ["outlive_signals"]

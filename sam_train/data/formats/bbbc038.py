@@ -38,6 +38,3 @@ def list_bbbc038(folder: Path) -> Listing:
             name = other.relative_to(folder).as_posix()
             listing.skip("image", "a second photo of its folder", name)
     return listing
-
-
-__all__ = ["list_bbbc038"]

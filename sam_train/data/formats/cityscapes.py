@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam_train.data.formats.leftovers import WITHOUT_PHOTO, files_below
+from sam_train.data.formats.leftovers import files_below
 from sam_train.data.formats.mask_files import MaskFileError, read_labels
+from sam_train.data.formats.mask_names import WITHOUT_PHOTO
 from sam_train.data.formats.records import (
     Listing,
     MasksRead,
@@ -89,6 +90,3 @@ def list_cityscapes(images: Path, instances: Path) -> Listing:
             reason = WITHOUT_PHOTO if is_instances else "no file of instances, not needed"
             listing.skip("file", reason, path.relative_to(instances).as_posix())
     return listing
-
-
-__all__ = ["INSTANCES", "PHOTO", "STUFF", "THINGS", "CityscapesRecord", "list_cityscapes"]

@@ -259,14 +259,3 @@ def _numbers(coco: CocoFile, listing: Listing) -> dict[int, int]:
             f"that another has, too: they are numbered from {first} on"
         )
     return numbers
-
-
-__all__ = [
-    "LEFT_OUT",
-    "CocoMask",
-    "CocoRecord",
-    "list_coco",
-    "list_instances",
-    "parse_segmentation",
-    "photo_size",
-]

@@ -349,16 +349,3 @@ def _are_fractions(result: CocoFile) -> bool:
                 return False
             found = True
     return found
-
-
-__all__ = [
-    "CocoAnnotation",
-    "CocoCategory",
-    "CocoFile",
-    "CocoImage",
-    "annotation_name",
-    "as_box",
-    "as_number_value",
-    "as_side",
-    "read_coco",
-]

@@ -109,6 +109,3 @@ def _json(path: Path, start: bytes) -> str:
     if keys and all(isinstance(v, dict) and {"size", "counts"} <= set(v) for v in content.values()):
         return "JSON of run lengths, not read here: `convert rle --masks FILE`"
     return "JSON file, not read"
-
-
-__all__ = ["OTHER_KINDS", "describe", "other_kind"]

@@ -236,6 +236,3 @@ def _mended_string(token: bytes) -> bytes:
             except ValueError:
                 pass
     return _CONTROL.sub(lambda m: b"\\u%04x" % m.group()[0], token)
-
-
-__all__ = ["JsonFile", "as_json", "read_json"]

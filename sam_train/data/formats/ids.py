@@ -63,6 +63,3 @@ class IdIndex:
             return self.exact[found]
         number = as_number(found)
         return [] if number is None else self._loose.get(number, [])
-
-
-__all__ = ["Id", "IdIndex", "as_id", "as_number", "sort_key"]

@@ -114,6 +114,3 @@ def _content(raw: msgspec.Raw, form: Callable[..., Any] | Any = Any) -> Any:
         return msgspec.json.decode(raw, type=form)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-
-
-__all__ = ["kind_of"]

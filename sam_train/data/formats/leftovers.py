@@ -108,6 +108,3 @@ class _Places:
         if file.parent not in self._folders:
             self._folders[file.parent] = file.parent.resolve()
         return self._folders[file.parent] / file.name
-
-
-__all__ = ["WITHOUT_PHOTO", "count_leftovers", "count_unused", "files_below"]

@@ -29,6 +29,3 @@ def list_lvis(images: Path, annotations: Path, *, crowds: bool = False) -> Listi
 
 def _url_first(image: CocoImage) -> tuple[str, ...]:
     return tuple(sorted(image.names, key=lambda name: "://" not in name))
-
-
-__all__ = ["list_lvis"]

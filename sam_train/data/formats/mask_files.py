@@ -204,17 +204,3 @@ def read_labels(path: Path) -> npt.NDArray[np.int64]:
         MaskFileError: the file cannot be read, or holds no whole numbers.
     """
     return as_labels(first_page(path).pixels, path)
-
-
-__all__ = [
-    "FOREGROUND_SHARE",
-    "MASK_SUFFIXES",
-    "MAX_LABELS",
-    "MaskFileError",
-    "Page",
-    "as_labels",
-    "first_page",
-    "read_labels",
-    "read_pages",
-    "visible",
-]

@@ -286,6 +286,3 @@ def _natural(path: PurePosixPath) -> list[tuple[int, int, str]]:
 def _folded(key: Key) -> Key:
     folder, name = (unicodedata.normalize("NFC", part).casefold() for part in key)
     return folder, name
-
-
-__all__ = ["MASK_FOLDER", "Matches", "mask_files_among", "match_files"]

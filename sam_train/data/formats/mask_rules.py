@@ -279,15 +279,3 @@ def _white_frames(looks: list[Look]) -> int:
             return 0
         framed += 1
     return framed
-
-
-__all__ = [
-    "FOREGROUNDS",
-    "LAYOUTS",
-    "NotAMaskError",
-    "Rules",
-    "Taken",
-    "is_single",
-    "learn",
-    "take",
-]

@@ -270,6 +270,3 @@ def _normalised(brightness: Pixels) -> npt.NDArray[np.float32]:
 
 def _whole(values: Pixels) -> bool:
     return not np.issubdtype(values.dtype, np.floating) or bool((values == np.rint(values)).all())
-
-
-__all__ = ["KNOWN_VALUES", "Kind", "Look", "look"]

@@ -14,11 +14,10 @@ from sam_train.data.formats.mask_files import (
     MAX_LABELS,
     MaskFileError,
     Page,
-    read_labels,
     read_pages,
 )
 from sam_train.data.formats.mask_names import Matches, mask_files_among, match_files
-from sam_train.data.formats.mask_rules import LAYOUTS, NotAMaskError, Rules, Taken, learn, take
+from sam_train.data.formats.mask_rules import NotAMaskError, Rules, Taken, learn, take
 from sam_train.data.formats.records import (
     Listing,
     MasksRead,
@@ -252,6 +251,3 @@ def _notes(
             f"place below --masks: {photos[place]} in {masks[matches.files[place][0]]}"
         )
     return notes
-
-
-__all__ = ["LAYOUTS", "MasksRecord", "list_masks", "read_labels"]

@@ -297,6 +297,3 @@ def _identity(name: str, files: _Files) -> Parts:
     if len(parts) > 1 and parts[0].casefold() == files.own_name:
         return parts[1:]
     return parts
-
-
-__all__ = ["FoundPhoto", "find_photos", "rename_note"]

@@ -171,6 +171,3 @@ def _add_records(
         for number in range(len(counts)):
             listing.skip("mask", "its image was left out", f"{key}: mask {number}")
     return used
-
-
-__all__ = ["RleRecord", "list_rle"]

@@ -236,15 +236,3 @@ def _rasterised(
     if not normalised and max(height, width) >= SMALLEST_PHOTO and _in_one_pixel(polygons):
         raise ValueError("its coordinates lie between 0 and 1, those of other masks do not")
     return polygons_rle(scaled, height=height, width=width)
-
-
-__all__ = [
-    "LARGEST_FRACTION",
-    "SMALLEST_PHOTO",
-    "CocoRle",
-    "NoSegmentationError",
-    "any_rle",
-    "is_nothing",
-    "largest_coordinate",
-    "parse_segmentation",
-]

@@ -249,18 +249,3 @@ def _of_pillow(image: Image.Image, *, is_named: bool) -> Raster:
         orientation=int(orientation) if isinstance(orientation, int) else 1,
         remarks=remarks,
     )
-
-
-__all__ = [
-    "MAX_SCENE",
-    "MAX_SIDE",
-    "ORIENTATION",
-    "TOO_LARGE",
-    "Opened",
-    "PagePlace",
-    "locate",
-    "open_pillow",
-    "opened",
-    "pages",
-    "refuse_large",
-]

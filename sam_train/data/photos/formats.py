@@ -52,6 +52,3 @@ def why_unread(path: Path) -> str | None:
     """Return why a picture of this ending is not read and the way out; None for other files."""
     double = "".join(path.suffixes[-2:]).lower()
     return _REASONS.get(double) or _REASONS.get(path.suffix.lower())
-
-
-__all__ = ["PAGED_SUFFIXES", "PHOTO_SUFFIXES", "TIFF_SUFFIXES", "is_photo", "why_unread"]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sam_train.data.photos.files import ORIENTATION, locate, opened
+from sam_train.data.photos.files import locate, opened
 from sam_train.data.photos.raster import UPRIGHT, turned
 from sam_train.data.photos.rule import PhotoRule, Taken
 from sam_train.data.photos.show import plan, show_all
@@ -126,9 +126,3 @@ def encode(pixels: npt.NDArray[np.uint8], *, taken: Taken, quality: int = JPEG_Q
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
     height, width = pixels.shape[:2]
     return Photo(jpeg=buffer.getvalue(), width=width, height=height, taken=taken)
-
-
-__all__ = [
-    "JPEG_QUALITY", "ORIENTATION", "Photo", "Shown", "encode", "read_photo", "read_pixels",
-    "read_shown",
-]  # fmt: skip

@@ -11,6 +11,3 @@ class SkipImageError(Exception):
         self.reason = reason
         """A few words, the same for all of a kind, because the summary counts by it."""
         self.detail = detail
-
-
-__all__ = ["SkipImageError"]

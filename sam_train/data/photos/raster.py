@@ -93,6 +93,3 @@ def thinned(raster: Raster, *, most: int) -> Pixels:
         for top in range(0, raster.height, height)
     ]
     return np.concatenate(parts)
-
-
-__all__ = ["UPRIGHT", "Pixels", "Raster", "thinned", "turned"]

@@ -40,6 +40,3 @@ class Taken:
     """The file's bytes are in the shard as they were."""
     remarks: tuple[str, ...] = ()
     """What a person should know, in words that are the same for all photos of a kind."""
-
-
-__all__ = ["PERCENTILES", "PhotoRule", "Taken"]

@@ -233,6 +233,3 @@ def show_all(raster: Raster, look: Look) -> Rgb:
         bottom = min(top + _ROWS, raster.height)
         whole[top:bottom] = show_rows(raster, look, top, bottom)
     return whole
-
-
-__all__ = ["Look", "Rgb", "missing_values", "plan", "show", "show_all", "show_rows"]

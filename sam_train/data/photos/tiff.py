@@ -229,6 +229,3 @@ def _segment(page: Any, index: int) -> bytes | None:
     file = page.parent.filehandle
     file.seek(page.dataoffsets[index])
     return bytes(file.read(page.databytecounts[index]))
-
-
-__all__ = ["count_planes", "open_tiff", "read_plane"]

@@ -93,6 +93,3 @@ def _by_area(
     touched = (across[right + 1] - across[left] + 1) * (down[bottom + 1] - down[top] + 1)
     sure = covered > 0.5 * (1 + _ROUNDING) * touched
     return sure, np.flatnonzero(enough & ~sure)
-
-
-__all__ = ["any_with_cell", "cell_side", "with_cell"]

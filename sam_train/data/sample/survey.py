@@ -211,6 +211,3 @@ def _larger(photos: Sequence[_Photo], grid: Grid, *, without: int) -> tuple[int,
         if left <= _ENOUGH * without:
             break
     return best
-
-
-__all__ = ["PHOTOS", "Grid", "Survey", "report", "report_scored", "survey"]

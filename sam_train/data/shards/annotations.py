@@ -224,6 +224,3 @@ def compress(runs: npt.NDArray[np.int64]) -> bytes:
     last = done.argmax(axis=1)
     characters = (parts & 31) + 48 + 32 * (places < last[:, None])
     return bytes(characters[places <= last[:, None]].astype(np.uint8))
-
-
-__all__ = ["Annotations", "annotations_of", "compress", "read_annotations", "read_document"]

@@ -59,6 +59,3 @@ def require_same(own: Fingerprint, *, option: str) -> None:
         f"{others[0]} on {node}: {seen}, most have {usual}; make the shards, their index and the "
         "lists of data.exclude and data.include the same on all nodes."
     )
-
-
-__all__ = ["Fingerprint", "digest", "require_same"]

@@ -127,6 +127,3 @@ def parse_groups(text: str, *, where: str) -> dict[str, str]:
                 "give each name one group"
             )
     return groups
-
-
-__all__ = ["COLUMNS", "NAME", "groups_of", "parse_groups", "read_groups", "write_groups"]

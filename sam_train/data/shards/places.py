@@ -127,6 +127,3 @@ def _say_compressed(found: list[Path]) -> None:
             len(found),
             found[0].name,
         )
-
-
-__all__ = ["shards_below"]

@@ -215,16 +215,3 @@ def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
                 yield from visit(folder / name, depth + 1)
 
     yield from visit(root, 0)
-
-
-__all__ = [
-    "FolderSource",
-    "Pairs",
-    "folders_below",
-    "is_unpacked",
-    "list_folder",
-    "pair_up",
-    "read_pair",
-    "split",
-    "unescaped",
-]

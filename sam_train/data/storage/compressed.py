@@ -55,6 +55,3 @@ def tar_name(path: str) -> str:
             return stem if stem.lower().endswith(".tar") else f"{stem}.tar"
     stem = path[: -len(".tar")] if lower.endswith(".tar") else path
     return f"{stem}_unpacked.tar"
-
-
-__all__ = ["MAGIC", "compressed", "has_compressed_name", "tar_name"]

@@ -113,6 +113,3 @@ def _answers(
         originals=[(h, w) for h, w in batch.original_sizes.tolist()],
     )
     return [mask for (mask,) in bitmaps], surest.values.tolist()
-
-
-__all__ = ["BoxObserver", "BoxResult", "measure_boxes"]

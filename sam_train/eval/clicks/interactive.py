@@ -371,14 +371,3 @@ class _Game:
 def _decode(rle: RLE) -> Bitmap:
     # pycocotools answers in column-major order; the kernels walk rows.
     return np.ascontiguousarray(coco_mask.decode(rle))
-
-
-__all__ = [
-    "CLICKS",
-    "FIRST_CLICKS",
-    "ClickResult",
-    "Clicked",
-    "Observer",
-    "evaluate_clicks",
-    "play_clicks",
-]

@@ -48,6 +48,3 @@ def at_original_size(
         for bitmaps in (upscaled > 0).to(torch.uint8).cpu().numpy():
             yield list(bitmaps)
         slot = end
-
-
-__all__ = ["at_original_size"]

@@ -263,6 +263,3 @@ def _calibration(moments: Tensor, bins: Tensor) -> Calibration:
         expected_error=float((predicted - real).abs().sum() / n),
         correlation=float(covariance / spread) if spread > 1e-12 else 0.0,
     )
-
-
-__all__ = ["BINS", "Calibration", "ClickScores", "ClickTally", "comparison_table"]

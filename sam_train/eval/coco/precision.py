@@ -199,6 +199,3 @@ def _dataset(truth: Truth, images: Sequence[TruthImage], numbers: _Numbers) -> d
 def _nothing(cls: Any, truth: Any) -> Any:
     """Results without a result, which loadRes does not take."""
     return cls({**truth.dataset, "annotations": []})
-
-
-__all__ = ["SIZES", "Precision", "average_precision", "strongest"]

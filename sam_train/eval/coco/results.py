@@ -226,6 +226,3 @@ def _are_fractions(items: Sequence[Detection]) -> bool:
             return False
         found = found or any(value > 0 for value in largest)
     return found
-
-
-__all__ = ["Box", "Detection", "Results", "read_results"]

@@ -352,17 +352,3 @@ def _corners(box: Sequence[float] | None, rle: RLE) -> tuple[float, float, float
         box = coco_mask.toBbox(rle).tolist()
     x, y, w, h = box
     return x, y, x + w, y + h
-
-
-__all__ = [
-    "FREQUENCIES",
-    "CategoryId",
-    "ImageId",
-    "Truth",
-    "TruthCategory",
-    "TruthImage",
-    "TruthMask",
-    "find_truth",
-    "open_truth",
-    "read_truth",
-]

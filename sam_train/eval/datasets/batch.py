@@ -89,6 +89,3 @@ def _runs(sample: EvalSample, masks: Sequence[int]) -> rle.Runs:
     return rle.parse(
         [c if isinstance(c, bytes) else c.encode() for c in counts], height=height, width=width
     )
-
-
-__all__ = ["Points", "prompt_batch", "random_points"]

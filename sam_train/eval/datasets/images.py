@@ -191,6 +191,3 @@ def _sample(
     if not sample.masks:
         raise SkipItem("no mask left", ", ".join(f"{n} {why}" for why, n in left_out.items()))
     return sample
-
-
-__all__ = ["EvalImage", "EvalSample", "FileImage", "ShardImage"]

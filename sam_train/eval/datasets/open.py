@@ -182,6 +182,3 @@ class _Counts:
         if self._path is not None and len(self.counts) > self._known:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._path, json.dumps(self.counts))
-
-
-__all__ = ["EvalDataset", "open_datasets"]

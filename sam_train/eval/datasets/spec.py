@@ -299,6 +299,3 @@ def _find(spec: DatasetSpec, given: str, places: tuple[str, ...], *, what: str) 
         f"eval.datasets: {spec.name} has no {what} below {folder} (looked for {expected}); "
         f"name them in a YAML entry (docs/datasets.md)"
     )
-
-
-__all__ = ["READERS", "SHARDS", "DatasetSpec", "Reader", "find_paths", "list_records", "read_specs"]

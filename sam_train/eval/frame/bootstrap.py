@@ -72,6 +72,3 @@ def interval(means: Floats, *, confidence: float, units: float | None = None) ->
 def effective_units(counts: Floats) -> float:
     """Return how many equally large units say as much as units of `counts` [n] masks (Kish)."""
     return float(counts.sum() ** 2 / (counts**2).sum())
-
-
-__all__ = ["Interval", "effective_units", "interval", "resampled_means"]

@@ -93,6 +93,3 @@ def intervals(photos: Sequence[PhotoSums]) -> Intervals:
         interval(drawn[:, k], confidence=CONFIDENCE, units=units) for k in range(drawn.shape[1])
     ]
     return Intervals(ends=ends, units=len(table), grouped=grouped)
-
-
-__all__ = ["CONFIDENCE", "RESAMPLINGS", "Intervals", "PhotoSums", "intervals", "photo_sums"]

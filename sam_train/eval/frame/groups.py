@@ -140,6 +140,3 @@ def _labels(
             label = Label(dataset=cells.get(DATASET, ""), mask=cells.get(MASK, ""), groups=groups)
             labels.setdefault(cells[IMAGE], []).append(label)
     return labels
-
-
-__all__ = ["Groups", "Label", "read_groups"]

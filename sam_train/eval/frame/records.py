@@ -67,6 +67,3 @@ def _last_byte(path: Path) -> bytes:
     with path.open("rb") as file:
         file.seek(-1, 2)
         return file.read(1)
-
-
-__all__ = ["SKIPPED", "Record", "Records"]

@@ -206,6 +206,3 @@ def _data_url(path: Path) -> str:
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("sam_train", "torch", "numpy")}
-
-
-__all__ = ["Headline", "Report", "write_report"]

@@ -166,6 +166,3 @@ def _finite(tree: Any) -> Any:
     if isinstance(tree, (list, tuple)):
         return [_finite(value) for value in tree]
     return tree
-
-
-__all__ = ["MEASURED", "Picture", "Row", "TaskResult", "Value", "shown", "write_whole"]

@@ -18,6 +18,3 @@ def stamp(content: str, *, files: Iterable[Path] = ()) -> str:
         except OSError:
             digest.update(b"absent\n")
     return digest.hexdigest()
-
-
-__all__ = ["stamp"]

@@ -160,6 +160,3 @@ def load_task(name: str) -> Task[Any]:
     module, cls = TASKS[name].split(":")
     make: Callable[[], Task[Any]] = getattr(import_module(module), cls)
     return make()
-
-
-__all__ = ["TASKS", "Keyed", "Run", "SkipItem", "Task", "load_task"]

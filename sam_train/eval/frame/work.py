@@ -187,6 +187,3 @@ class _Progress:
                 self._name, self._done, self._total, self._done / (now - self._began),
                 left // 60, left % 60,
             )  # fmt: skip
-
-
-__all__ = ["Work", "run_task"]

@@ -181,6 +181,3 @@ def _outline(canvas: Image.Image, mask: BoolMask, colour: tuple[int, int, int]) 
     pixels = np.array(canvas)
     pixels[_edge(_enlarge(mask, canvas.size), _FINE)] = colour
     return Image.fromarray(pixels)
-
-
-__all__ = ["CELL", "GREEN", "RED", "FilmRow", "Frame", "Mark", "filmstrip"]

@@ -198,6 +198,3 @@ def _resized(mask: Pixels, like: Pixels) -> BoolMask:
     # Box filtering keeps a mask of one pixel visible as more than nothing wherever it can.
     small = np.asarray(picture.resize((w, h), Image.Resampling.BOX))
     return small >= min(128, max(1, int(small.max())))
-
-
-__all__ = ["ClickFilm", "rows_from_rounds"]

@@ -197,14 +197,3 @@ def check_finite(tensors: StateDict, *, path: Path) -> None:
             f"{path}: {bad[0]} holds NaN or infinity ({len(bad)} such in all), so its run had "
             "diverged; take an earlier checkpoint"
         )
-
-
-__all__ = [
-    "check_finite",
-    "check_numbers",
-    "check_sizes",
-    "check_start",
-    "refuse_missing",
-    "refuse_shape",
-    "summary",
-]

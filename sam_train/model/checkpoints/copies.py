@@ -213,6 +213,3 @@ def _account_for(others: Sequence[Entry], used: Sequence[_Copy], choice: Choice)
 
 def _tensors(count: int) -> str:
     return f"{count} tensor" + ("s" if count != 1 else "")
-
-
-__all__ = ["PREFERRED", "Choice", "Entry", "choose", "entries_of"]

@@ -36,6 +36,3 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
-
-
-__all__ = ["settings_digest", "weights_digest"]

@@ -102,6 +102,3 @@ def _numpy_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]
     dtypes: Any = importlib.import_module("numpy.dtypes")
     named += [(getattr(dtypes, name), f"numpy.dtypes.{name}") for name in dtypes.__all__]
     return named
-
-
-__all__ = ["Inert", "InertMapping", "harmless_globals"]

@@ -368,6 +368,3 @@ def _change(old: Tensor, new: Tensor) -> str:
     """`37x37 -> 64x64`: only the sizes that changed."""
     pairs = [(a, b) for a, b in zip(old.shape, new.shape, strict=True) if a != b]
     return f"{'x'.join(str(a) for a, _ in pairs)} -> {'x'.join(str(b) for _, b in pairs)}"
-
-
-__all__ = ["ENCODER_ONLY", "InitConfig", "InitReport", "initialise", "load_whole"]

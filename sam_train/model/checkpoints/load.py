@@ -61,6 +61,3 @@ def recorded_model(path: Path) -> ModelConfig | None:
     except (OmegaConfBaseException, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: its model's sizes are no such sizes ({reason})") from error
-
-
-__all__ = ["load_sam", "recorded_model"]

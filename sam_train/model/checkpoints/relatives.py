@@ -154,6 +154,3 @@ def _module_of(name: str) -> str:
     if found == ENCODER and re.search(r"(^|\.)(hf_|hq_|compress_vit)", name):
         return "mask_decoder"
     return found
-
-
-__all__ = ["refuse_relative"]

@@ -39,6 +39,3 @@ def recorded_scale(config: Mapping[str, Any]) -> float:
     value = config.get(RELU_SCALE, 1)
     powers = {2.0**k for k in range(32)}
     return float(value) if isinstance(value, int | float) and value in powers else 1.0
-
-
-__all__ = ["RELU_SCALE", "recorded_scale", "scale_relu"]

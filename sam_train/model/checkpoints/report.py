@@ -134,6 +134,3 @@ def _wrap(text: str) -> list[str]:
             lines.append("   ")
         lines[-1] += f" {word}"
     return lines
-
-
-__all__ = ["InitReport", "TensorEntry"]

@@ -358,19 +358,3 @@ def resize_patch_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     flat = kernel.double().reshape(*kernel.shape[:2], p * q)
     resized: Tensor = flat @ inverse.t()
     return resized.reshape(*kernel.shape[:2], *size).float()
-
-
-__all__ = [
-    "ENCODER",
-    "MODULES",
-    "Conversion",
-    "StateDict",
-    "from_dinov2",
-    "from_huggingface",
-    "from_mae",
-    "from_official",
-    "resize_patch_kernel",
-    "resize_position_table",
-    "resize_relative_positions",
-    "to_huggingface",
-]

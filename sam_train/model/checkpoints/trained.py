@@ -12,8 +12,9 @@ import torch
 
 from sam_train.errors import UserError
 from sam_train.model import ModelConfig, Sam, build_from_config
-from sam_train.model.checkpoints.init import ENCODER_ONLY, InitReport, initialise, load_whole
+from sam_train.model.checkpoints.init import ENCODER_ONLY, initialise, load_whole
 from sam_train.model.checkpoints.load import recorded_model
+from sam_train.model.checkpoints.report import InitReport
 from sam_train.settings.run import RunConfig, load_config
 
 log = logging.getLogger("sam_train")
@@ -94,6 +95,3 @@ def load_checkpoint(cfg: RunConfig, *, untrained: bool = False) -> Loaded:
 def _as_overrides(model: ModelConfig) -> list[str]:
     # JSON's literals are Hydra's, too.
     return [f"model.{name}={json.dumps(value)}" for name, value in asdict(model).items()]
-
-
-__all__ = ["Loaded", "load_checkpoint", "settings_for_checkpoint"]

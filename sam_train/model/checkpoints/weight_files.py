@@ -282,14 +282,3 @@ def _first_line(error: Exception) -> str:
         return "not what torch.save writes"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].split(". ")[0][:120]
-
-
-__all__ = [
-    "AVERAGE_RECORD",
-    "BESIDE",
-    "EXPORTED",
-    "MODEL_RECORD",
-    "read_folder_config",
-    "read_model_record",
-    "read_weights",
-]

@@ -198,6 +198,3 @@ class ImageEncoderViT(nn.Module):
         x = narrow_norm(narrow(x.movedim(-1, 1)).movedim(1, -1))
         x = smooth_norm(smooth(x.movedim(-1, 1)).movedim(1, -1))
         return x.movedim(-1, 1)
-
-
-__all__ = ["RECOMPUTE", "Block", "ImageEncoderViT", "PatchEmbed"]

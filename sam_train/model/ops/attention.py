@@ -149,6 +149,3 @@ class GridAttention(nn.Module):
             v,
         )
         return out.transpose(1, 2).reshape(B, H, W, -1)
-
-
-__all__ = ["GridAttention", "Windows", "relative_positions", "softmax_attention"]

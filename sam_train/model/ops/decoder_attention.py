@@ -166,6 +166,3 @@ class FactoredImage:
         scores = attention.scaled(attention.k_proj(keys)) @ q.transpose(2, 3)
         cells = self.expand(self.base, self.weight)
         return write(attention, cells, scores=scores, values=values, bias=bias)
-
-
-__all__ = ["Attention", "FactoredImage", "Image"]

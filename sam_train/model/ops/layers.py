@@ -101,6 +101,3 @@ def keep_in_graph(x: Tensor, unused: Iterable[nn.Parameter]) -> Tensor:
         return x
     firsts = [p.flatten()[0] for p in unused if p.requires_grad]
     return x + 0.0 * torch.stack(firsts).sum() if firsts else x
-
-
-__all__ = ["MLP", "Activation", "DropPath", "LayerNorm2d", "MLPBlock", "keep_in_graph"]

@@ -168,14 +168,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"cannot be opened ({error.strerror or error})"
     return str(error)
-
-
-__all__ = [
-    "RUN_RECORD",
-    "Found",
-    "align_batch_counters",
-    "candidates",
-    "check_model",
-    "find_resume",
-    "inspect",
-]

@@ -102,16 +102,3 @@ def to_keep(
     best = sorted(measured, key=lambda s: (sign * scores[s], s), reverse=True)[: cfg.keep_best]
     permanent = [s for s in ordered if cfg.keep_every and s % cfg.keep_every == 0]
     return {*ordered[-cfg.keep_last :], *best, *permanent}
-
-
-__all__ = [
-    "AUTO",
-    "GIVEN_UP",
-    "LAST",
-    "CheckpointConfig",
-    "check",
-    "metric_of",
-    "path_of",
-    "steps_in",
-    "to_keep",
-]

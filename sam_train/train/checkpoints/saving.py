@@ -306,6 +306,3 @@ def _step_of(path: Path) -> int | None:
     except (DamagedFileError, OSError, KeyError, TypeError):
         return None
     return step if isinstance(step, int) else None
-
-
-__all__ = ["RNG_RECORD", "Saver", "Wish", "begin_course", "identity"]

@@ -154,15 +154,3 @@ def _first_line(error: Exception) -> str:
         return f"it would run code: {forbidden[1]}"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:100]
-
-
-__all__ = [
-    "PARTIAL",
-    "DamagedFileError",
-    "check_whole",
-    "link",
-    "read_outline",
-    "remove_partial",
-    "sync_folder",
-    "write_whole",
-]

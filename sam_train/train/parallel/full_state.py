@@ -91,6 +91,3 @@ def number_parameters(checkpoint: dict[str, Any], groups: list[list[str]]) -> No
         for key in ("base_lrs", "_last_lr", "lr_lambdas"):
             if len(schedule.get(key, [])) > 0:
                 schedule[key] = [schedule[key][k] for k in source]
-
-
-__all__ = ["full_state", "grouped_names", "load_full_state", "name_parameters", "number_parameters"]

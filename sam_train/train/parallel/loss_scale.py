@@ -105,6 +105,3 @@ class HalfPrecision(MixedPrecision):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what a checkpoint kept."""
         self.loss_scale.load_state_dict(state_dict)
-
-
-__all__ = ["HalfPrecision", "LossScale"]

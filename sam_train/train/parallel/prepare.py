@@ -53,6 +53,3 @@ def split(sam: Sam, mesh: DeviceMesh, *, precision: str) -> None:
     for block in sam.image_encoder.blocks:
         fully_shard(block, mesh=mesh, mp_policy=blocks)
     fully_shard(sam.image_encoder, mesh=mesh, mp_policy=MixedPrecisionPolicy())
-
-
-__all__ = ["prepare", "split"]

@@ -200,10 +200,3 @@ def build_strategy(name: str, *, deepspeed: str, offload: bool, clip: float) -> 
             )
         return ZeroStrategy(deepspeed_config(deepspeed, offload=offload, clip=clip))
     return name
-
-
-__all__ = [
-    "Fsdp2Strategy",
-    "build_strategy",
-    "clip_gradients",
-]

@@ -328,6 +328,3 @@ def _flat_parts(zero: Any) -> list[Tensor]:
         if hasattr(zero, name):
             return list(getattr(zero, name))
     raise UserError("trainer.deepspeed: only ZeRO 1, 2 and 3 can go on from a checkpoint")
-
-
-__all__ = ["ZeroPrecision", "ZeroStrategy"]

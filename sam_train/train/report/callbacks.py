@@ -41,6 +41,3 @@ def build_callbacks(
         TrainingProgress(cfg.progress, meter),
         SkipReport(),
     ]
-
-
-__all__ = ["build_callbacks"]

@@ -82,12 +82,3 @@ class CallbacksConfig:
     """Tasks of `evaluate` on a few images, and their trend."""
     progress: ProgressConfig = field(default_factory=ProgressConfig)
     """The bar, or lines where there is no terminal."""
-
-
-__all__ = [
-    "CallbacksConfig",
-    "ClickValidationConfig",
-    "EvaluationConfig",
-    "ProgressConfig",
-    "check_validation",
-]

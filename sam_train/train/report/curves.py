@@ -166,6 +166,3 @@ def _line(axis: Any, columns: Columns, name: str, title: str) -> None:
     steps, values = _series(columns, name)
     axis.plot(steps, values, color="#1e88ff", alpha=0.35)
     axis.plot(steps, _smooth(values), color="#1e88ff")
-
-
-__all__ = ["draw_calibration", "draw_curves"]

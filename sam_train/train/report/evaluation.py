@@ -174,6 +174,3 @@ def draw_trend(metrics: Path, out: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)
     figure.savefig(out, dpi=100)
-
-
-__all__ = ["TaskEvaluation", "draw_trend", "trend_figures"]

@@ -176,6 +176,3 @@ def _in_netrc(address: str) -> bool:
         if any(h == urlsplit(address).netloc or "wandb" in h or "coreweave" in h for h in hosts):
             return True
     return False
-
-
-__all__ = ["WANDB_RECORD", "Loggers", "RunWandb", "open_loggers", "tensorboard_folder", "wandb_id"]

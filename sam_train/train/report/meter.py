@@ -218,6 +218,3 @@ def _rates(trainer: Trainer) -> dict[str, float]:
     adamw = [group["lr"] for group in groups if "momentum" not in group]
     found = {"lr": adamw, "muon_lr": muon}
     return {name: float(max(rates)) for name, rates in found.items() if rates}
-
-
-__all__ = ["Recorder", "StepFigures", "StepMeter"]

@@ -97,6 +97,3 @@ def _ordered(names: Iterable[str]) -> list[str]:
         return (2 if "/" in name else 1), 0, name
 
     return sorted(names, key=place)
-
-
-__all__ = ["MetricsFile", "read_columns", "read_rows"]

@@ -122,6 +122,3 @@ def duration(seconds: float) -> str:
     if hours >= 24:
         return f"{hours // 24} d {hours % 24:02d}:{minutes:02d}"
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-__all__ = ["TrainingProgress", "describe", "duration"]

@@ -96,6 +96,3 @@ def _play(sam: Sam, batch: Batch, cfg: PromptsConfig, *, seed: int) -> PlayedRou
         if r + 1 < rounds.number:
             prompts = rounds.next(r + 1, prompts, prediction)
     return played
-
-
-__all__ = ["only_mask", "training_film"]

@@ -227,6 +227,3 @@ def take_images(batches: Iterable[Batch], images: int) -> list[Batch]:
         if images <= 0:
             break
     return taken
-
-
-__all__ = ["ClickValidation", "take_images", "whole_sam"]

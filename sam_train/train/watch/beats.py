@@ -162,16 +162,3 @@ def _stat(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
-
-
-__all__ = [
-    "Beat",
-    "Beats",
-    "condition",
-    "kill",
-    "main_frame",
-    "place",
-    "silent",
-    "stacks",
-    "started",
-]

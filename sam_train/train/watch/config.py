@@ -40,6 +40,3 @@ def check(cfg: HealthConfig) -> None:
             raise UserError(f"health.{name}={getattr(cfg, name)} must not be negative")
     if not (cfg.slow_rank == 0 or 1 < cfg.slow_rank < math.inf):
         raise UserError(f"health.slow_rank={cfg.slow_rank} must be above 1, or 0 for never")
-
-
-__all__ = ["HealthConfig", "check"]

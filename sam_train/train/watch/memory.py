@@ -274,16 +274,3 @@ def _kibibytes(path: str) -> dict[str, float]:
 
 def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-__all__ = [
-    "Load",
-    "Memory",
-    "MemoryBase",
-    "advice",
-    "choices",
-    "estimate",
-    "is_out_of_memory",
-    "measure",
-    "memory_advice",
-]

@@ -227,6 +227,3 @@ def _summary(step: int, records: list[dict[str, Any]]) -> str:
     names = {name: None for record in records for name in record["nonfinite_gradients"]}
     first = f" ({next(iter(names))} and {len(names) - 1} more)" if names else ""
     return f"the loss of step {step} is finite, but its gradient is not{first}"
-
-
-__all__ = ["FOLDER", "NonfiniteWatch"]

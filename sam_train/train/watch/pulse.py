@@ -69,6 +69,3 @@ def beating(parts: Iterable[T], *, stage: str) -> Iterator[T]:
     for part in parts:
         PULSE.beat(stage)
         yield part
-
-
-__all__ = ["PULSE", "STAGES", "Pulse", "beating"]

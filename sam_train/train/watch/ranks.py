@@ -203,6 +203,3 @@ class RankWatch:
 
 def _ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-__all__ = ["RankFigures", "RankWatch", "Stopwatch", "compare", "shares"]

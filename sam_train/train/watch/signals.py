@@ -120,6 +120,3 @@ def requeue() -> None:
         log.warning("job %s is not requeued (%s): submit it again, it goes on", job, reason)
     else:
         log.info("job %s is requeued", job)
-
-
-__all__ = ["STATUS_CONTINUE", "Notice", "Stopped", "requeue"]

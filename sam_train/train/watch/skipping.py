@@ -82,6 +82,3 @@ class OnHost:
         if self._event is not None:
             self._event.synchronize()
         return self._value
-
-
-__all__ = ["OnHost", "skip_if_nonfinite", "spoil_if_nonfinite"]

@@ -73,6 +73,3 @@ def _silent(rank: int, beat: Beat | None, host: str) -> str:
         return f"rank {rank} never gave a sign of life"
     how = condition(beat) if beat.host == host else "gives no sign of life any more"
     return f"rank {rank} ({beat.host}) {how}, last seen {_moment(beat)}"
-
-
-__all__ = ["hanging", "sentence"]

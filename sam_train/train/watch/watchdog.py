@@ -240,6 +240,3 @@ class Watchdog(Callback):
 
     def _stack_file(self, rank: int) -> Path:
         return self.run_dir / FOLDER / f"rank={rank}.txt"
-
-
-__all__ = ["STATUS_HUNG", "Watchdog"]

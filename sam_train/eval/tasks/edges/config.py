@@ -67,6 +67,3 @@ def check_benchmark(*, thresholds: int, max_distance: float) -> None:
             f"edges.max_distance={max_distance} must lie between 0 and 1: a fraction of the "
             "diagonal (BSDS500 uses 0.0075)"
         )
-
-
-__all__ = ["EdgesConfig", "check", "check_benchmark"]

@@ -167,6 +167,3 @@ def _boxes(masks: Tensor) -> Tensor:
     y1 = masks.shape[1] - rows.flip(1).int().argmax(1)
     x1 = masks.shape[2] - columns.flip(1).int().argmax(1)
     return torch.stack([x0, y0, x1, y1], dim=1) * rows.any(1)[:, None]
-
-
-__all__ = ["edge_map_of", "pair_photos", "read_photo", "write_edge_map"]

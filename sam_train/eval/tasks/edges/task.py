@@ -151,6 +151,3 @@ def _digest(pair: Pair) -> str:
 def _row(row: Published, *, source: str = "measured") -> Row:
     values = dict(zip(_COLUMNS, (row.ods, row.ois, row.ap, row.r50), strict=True))
     return Row(name=row.name, values=dict(values), source=source)
-
-
-__all__ = ["EdgeItem", "Edges"]

@@ -33,6 +33,3 @@ def check(cfg: FairnessConfig) -> None:
         raise UserError("fairness.groups is not set: name a CSV of images, masks and their groups")
     if not cfg.points or min(cfg.points) < 1:
         raise UserError(f"fairness.points={list(cfg.points)} must be numbers from 1")
-
-
-__all__ = ["FairnessConfig", "check"]

@@ -239,6 +239,3 @@ def draw_groups(scores: Sequence[GroupScore], out: Path, *, confidence: float) -
         axis.tick_params(axis="y", length=0)
     panels[0].set_yticks(places, [f"{each.name} ({each.masks:,})" for each in scores])
     figure.savefig(out, dpi=110)
-
-
-__all__ = ["GroupScore", "draw_groups", "result_of", "score"]

@@ -165,6 +165,3 @@ class Fairness(Task[EvalImage]):
 
 def _read(cfg: RunConfig) -> Groups:
     return read_groups(cfg.fairness.groups, columns=cfg.fairness.columns, option=_OPTION)
-
-
-__all__ = ["Fairness", "Loaded"]

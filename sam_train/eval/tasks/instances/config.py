@@ -48,6 +48,3 @@ def check(cfg: InstancesConfig) -> None:
         raise UserError(f"instances.score={cfg.score}: use one of {', '.join(SCORES)}")
     if cfg.boxes and cfg.results:
         raise UserError("instances.boxes are prompts, instances.results finished masks: give one")
-
-
-__all__ = ["SCORES", "InstancesConfig", "check"]

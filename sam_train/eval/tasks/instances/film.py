@@ -99,6 +99,3 @@ def _row(truth: Truth, image: TruthImage, record: Record, choice: _Choice) -> Fi
             )
         ],
     )
-
-
-__all__ = ["draw_films"]

@@ -95,6 +95,3 @@ def _encoded(sam: Sam, logits: Tensor, frame: InputFrame) -> Iterator[RLE]:
         for bitmap in (upscaled[:, 0] > 0).to(torch.uint8).cpu().numpy():
             rle = coco_mask.encode(np.asfortranarray(bitmap))
             yield RLE(size=[int(n) for n in rle["size"]], counts=rle["counts"].decode("ascii"))
-
-
-__all__ = ["BoxMask", "masks_of_boxes"]

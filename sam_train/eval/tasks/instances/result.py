@@ -102,6 +102,3 @@ def _draw(categories: Mapping[str, float], out: Path) -> None:
     axis.grid(axis="x", alpha=0.25, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(out, dpi=110)
-
-
-__all__ = ["PAPER", "result_of"]

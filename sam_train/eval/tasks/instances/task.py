@@ -260,6 +260,3 @@ def _as_result(image: TruthImage, found: Mapping[str, Any], cfg: InstancesConfig
 
 def _is_empty(result: Mapping[str, Any]) -> bool:
     return int(coco_mask.area(result["segmentation"])) == 0
-
-
-__all__ = ["InstanceItem", "Instances", "Loaded", "Prompted"]

@@ -43,6 +43,3 @@ def check(cfg: PointsConfig) -> None:
         raise UserError(f"points.noc={list(cfg.noc)} must be percentages of IoU")
     if cfg.noc_clicks < 1 or cfg.film_rows < 0:
         raise UserError("points.noc_clicks must be at least 1 and points.film_rows at least 0")
-
-
-__all__ = ["FIRST", "PointsConfig", "check"]

@@ -129,6 +129,3 @@ def _play(run: Run, choice: Choice, image: EvalImage) -> FilmRow | None:
     )
     rows = film.film()
     return rows[0] if rows else None
-
-
-__all__ = ["Choice", "draw_films", "typical", "worst"]

@@ -79,6 +79,3 @@ def draw_bars(scores: Sequence[DatasetScores], out: Path, *, confidence: float) 
     axis.grid(axis="x", alpha=0.25, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(out, dpi=110)
-
-
-__all__ = ["draw_bars", "draw_clicks"]

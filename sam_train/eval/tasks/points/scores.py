@@ -175,6 +175,3 @@ def _notes(cfg: RunConfig) -> list[str]:
             f"NoC: mean clicks to that IoU in percent; never reached counts {points.noc_clicks}"
         )
     return notes
-
-
-__all__ = ["PAPER", "DatasetScores", "average", "result_of", "score"]

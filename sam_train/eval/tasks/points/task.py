@@ -150,6 +150,3 @@ class Points(Task[EvalImage]):
 def _listed(values: npt.NDArray[np.float64]) -> list[Any]:
     rounded: list[Any] = values.round(_DIGITS).tolist()
     return rounded
-
-
-__all__ = ["Loaded", "Points"]

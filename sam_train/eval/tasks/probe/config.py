@@ -40,6 +40,3 @@ def check(cfg: ProbeConfig) -> None:
             raise UserError(f"probe.{name}={getattr(cfg, name)} must be at least 1")
     if not cfg.margin >= 0:
         raise UserError(f"probe.margin={cfg.margin} must not be negative")
-
-
-__all__ = ["ProbeConfig", "check"]

@@ -98,6 +98,3 @@ def _framed(crop: Crop, *, side: int) -> _Framed:
     whole = torch.from_numpy(crop.mask.astype(np.float32))[None, None]
     mask[:, :h, :w] = F.interpolate(whole, (h, w), mode="area")[0]
     return _Framed(image=image, mask=mask, size=(h, w))
-
-
-__all__ = ["Crop", "cut_out", "embed_masks"]

@@ -95,6 +95,3 @@ def usual_similarity(vectors: Floats, photos: Ints) -> float:
     # All pairs less those within a photo, from sums alone.
     pairs = counts.sum() ** 2 - (counts**2).sum()
     return float((total @ total - (sums**2).sum()) / pairs) if pairs else float("nan")
-
-
-__all__ = ["Agreement", "Nearest", "agreement", "nearest", "usual_similarity"]

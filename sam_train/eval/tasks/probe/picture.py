@@ -74,6 +74,3 @@ def _drawn(crop: Crop) -> Image.Image:
     edge = mask & ~ndimage.binary_erosion(mask, iterations=2, border_value=0)
     shown[edge] = _LINE
     return Image.fromarray(shown)
-
-
-__all__ = ["Cell", "draw_neighbours"]

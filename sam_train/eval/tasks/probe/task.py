@@ -236,6 +236,3 @@ def _result(space: Space, found: Nearest, groups: Mapping[str, Sequence[str | No
             "(D.6)"
         ],
     )
-
-
-__all__ = ["Loaded", "Probe", "Space"]

@@ -38,6 +38,3 @@ def check(cfg: ProposalsConfig) -> None:
             raise UserError(f"proposals.{name}={getattr(cfg, name)} must be at least 1")
     if not 0 < cfg.nms <= 1:
         raise UserError(f"proposals.nms={cfg.nms} must lie above 0 and up to 1")
-
-
-__all__ = ["ProposalsConfig", "check"]

@@ -116,6 +116,3 @@ def average_recall(counted: Sequence[Mapping[str, Any]], kind: str) -> list[floa
     found = np.sum([image["found"] for image in own], axis=0) / masks
     means: list[float] = found.mean(axis=1).tolist()
     return means
-
-
-__all__ = ["AT", "SIZES", "THRESHOLDS", "average_recall", "count_found", "given_proposals"]

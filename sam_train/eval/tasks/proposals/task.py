@@ -225,6 +225,3 @@ def _draw(curves: Mapping[str, Sequence[float]], numbers: Sequence[int], out: Pa
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.savefig(out, dpi=110)
-
-
-__all__ = ["Loaded", "ProposalItem", "Proposals"]
