@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_tools import command
 from sam_train.data.sample.decode import BadSample
+from sam_train.data.sample.draw import Picture, draw_picture
 from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.errors import UserError
-from sam_train.masks.draw import Picture, draw_picture
 from sam_train.runtime.files import write_atomically
 from sam_train.runtime.text import count
 

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from data_tools.tiles.grid import Window
 from sam_train.data.formats.records import SourceMask
-from sam_train.data.shards.writer import Segmentation
-from sam_train.masks.runs import compressed, run_lengths, runs_between
+from sam_train.masks.runs import Segmentation, compressed, run_lengths, runs_between
 
 Ints = npt.NDArray[np.int64]
 

@@ -20,12 +20,12 @@ from typing import Any
 import msgspec
 from pycocotools import mask as coco_mask
 
+from sam_train.data.sample.draw import draw_picture
 from sam_train.data.shards.writer import Annotation, ShardSample, annotation_from_rle, write_shard
 from sam_train.generate.generator import Proposals
 from sam_train.generate.inputs import Photo
 from sam_train.generate.journal import PhotoRecord
 from sam_train.masks.changes import compressed
-from sam_train.masks.draw import draw_picture
 from sam_train.runtime.files import write_atomically
 from sam_train.types import MASK_ID_BITS
 

@@ -10,13 +10,21 @@ here, too.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from sam_train.data.shards.writer import Segmentation
+
+class Segmentation(TypedDict):
+    """A mask in the form of SA-1B's JSON."""
+
+    size: list[int]
+    """[height, width]."""
+    counts: str
+    """COCO compressed run lengths, column-major, background first."""
+
 
 MAX_PIXELS = 2**31 - 1
 """Of a mask; pycocotools counts pixels in 32 bits."""

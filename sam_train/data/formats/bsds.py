@@ -21,8 +21,7 @@ from sam_train.data.formats.records import (
     list_images,
     require_folder,
 )
-from sam_train.data.shards.writer import Segmentation
-from sam_train.masks.runs import label_masks
+from sam_train.masks.runs import Segmentation, label_masks
 
 DEDUPE_IOU = 0.9
 

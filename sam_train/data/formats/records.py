@@ -10,8 +10,8 @@ from pathlib import Path
 from sam_train.data.photos.files import pages
 from sam_train.data.photos.formats import PHOTO_SUFFIXES
 from sam_train.data.photos.left_out import SkipImageError as SkipImageError  # noqa: PLC0414 - used by readers
-from sam_train.data.shards.writer import Segmentation
 from sam_train.errors import UserError
+from sam_train.masks.runs import Segmentation
 
 IMAGE_SUFFIXES = PHOTO_SUFFIXES
 

@@ -10,8 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from sam_train.data.shards.writer import Segmentation
-from sam_train.masks.runs import check_size, checked_rle, polygons_rle, union_rle
+from sam_train.masks.runs import Segmentation, check_size, checked_rle, polygons_rle, union_rle
 
 _NOTHING = (b"", b"null", b"[]", b"{}", b'""', b"[[]]")
 _DEEPEST = 4

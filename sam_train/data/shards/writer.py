@@ -20,21 +20,13 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 from webdataset.writer import TarWriter
 
+from sam_train.masks.runs import Segmentation
 from sam_train.runtime.files import write_atomically
 
 BoolMask = npt.NDArray[np.bool_]
 
 SAMPLES_PER_SHARD = 500
 SHARD_NAME = "sa_{:06d}.tar"
-
-
-class Segmentation(TypedDict):
-    """A mask as it stands in the JSON."""
-
-    size: list[int]
-    """[height, width]."""
-    counts: str
-    """COCO compressed run lengths, column-major, background first."""
 
 
 class Annotation(TypedDict):

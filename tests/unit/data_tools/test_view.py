@@ -13,8 +13,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data_tools.view import main
+from sam_train.data.sample.draw import OPACITY, colour, draw_picture
 from sam_train.data.shards.writer import annotate_masks
-from sam_train.masks.draw import OPACITY, colour, draw_picture
 
 H, W = 60, 80
 GREY = 100
