@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 
 from sam_train.cli import VERBS, main
 from sam_train.prompts import PromptsConfig
+from sam_train.settings.compose import compose_config, typed
 from sam_train.settings.explain import flat_keys
-from sam_train.settings.run import RunConfig, check_config, compose_config, typed
-from sam_train.train.losses import LossConfig
-from sam_train.train.optim import OptimConfig
+from sam_train.settings.run import RunConfig, check_config
+from sam_train.train.loss_config import LossConfig
+from sam_train.train.optim_config import OptimConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

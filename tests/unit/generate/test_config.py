@@ -13,7 +13,7 @@ from sam_train.errors import UserError
 from sam_train.generate import AutomaticMaskGenerator, GenerateConfig, MaskConfig
 from sam_train.generate.config import check, listed
 from sam_train.model import build_sam
-from sam_train.settings.run import load_config
+from sam_train.settings.compose import load_config
 
 
 def test_names_and_defaults_are_the_references() -> None:

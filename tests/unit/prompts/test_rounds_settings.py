@@ -10,7 +10,8 @@ import torch
 
 from sam_train.errors import UserError
 from sam_train.prompts import Draw, PromptsConfig, Schedule, Stage, schedule
-from sam_train.prompts.rounds import Carry, NoiseLimit, check, first_prompts, noisy_boxes
+from sam_train.prompts.config import Carry, NoiseLimit, check
+from sam_train.prompts.rounds import first_prompts, noisy_boxes
 
 
 def test_the_defaults_are_the_papers() -> None:

@@ -15,16 +15,10 @@ import pytest
 from sam_train.errors import UserError
 from sam_train.model.build import resolve
 from sam_train.settings import run as module
+from sam_train.settings.compose import compose_config, load_config, readable
 from sam_train.settings.explain import flat_keys
-from sam_train.settings.run import (
-    RunConfig,
-    _schema,
-    check_config,
-    compose_config,
-    config_dir,
-    load_config,
-    readable,
-)
+from sam_train.settings.recipes import config_dir
+from sam_train.settings.run import RunConfig, _schema, check_config
 from sam_train.settings.words import _WORDS
 from sam_train.train.config import parse_devices
 

@@ -15,15 +15,14 @@ from sam_train.errors import UserError
 from sam_train.model import Sam, build_sam
 from sam_train.train.muon import MuonWithAdamW
 from sam_train.train.optim import (
-    OptimConfig,
     build_optimizer,
-    check,
     freeze,
     layer_of,
     learning_rate_factor,
     orthogonalises,
     parameter_groups,
 )
+from sam_train.train.optim_config import OptimConfig, check
 
 
 @pytest.fixture(scope="module")
