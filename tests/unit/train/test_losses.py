@@ -347,8 +347,8 @@ def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None
         ({"focal_alpha": 1.1}, "loss.focal_alpha=1.1 must be from 0 to 1"),
         ({"points": PointsConfig(importance=-0.1)}, "loss.points.importance=-0.1 must be from"),
         ({"points": PointsConfig(importance=1.1)}, "loss.points.importance=1.1 must be from"),
-        ({"points": PointsConfig(number=0)}, "number and oversample must be at least 1"),
-        ({"points": PointsConfig(oversample=0.9)}, "number and oversample must be at least 1"),
+        ({"points": PointsConfig(number=0)}, "loss.points.number=0 must be at least 1"),
+        ({"points": PointsConfig(oversample=0.9)}, "loss.points.oversample=0.9 must be at least 1"),
         ({"points": PointsConfig(oversample=float("nan"))}, "must be at least 1"),
     ],
 )

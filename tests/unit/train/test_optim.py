@@ -173,8 +173,8 @@ def test_the_defaults_are_the_papers_for_vit_h() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "sgd"}, "optim.name=sgd is unknown: use adamw, muon"),
-        ({"schedule": "exp"}, "optim.schedule=exp is unknown: use step, cosine, linear"),
+        ({"name": "sgd"}, "optim.name=sgd: use one of adamw, muon"),
+        ({"schedule": "exp"}, "optim.schedule=exp: use one of step, cosine, linear"),
         ({"muon_momentum": 1.0}, "optim.muon_momentum=1.0 must be from 0 to below 1"),
         ({"muon_momentum": -0.1}, "optim.muon_momentum=-0.1 must be from 0 to below 1"),
         ({"betas": [0.9]}, "optim.betas=[0.9] must be two numbers"),
