@@ -81,7 +81,7 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb; what the user must mend ends in one line on stderr and exit status 2."""
+    """Run one verb. An error of the user's ends in one line on stderr and exit status 2."""
     try:
         _run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:

@@ -45,7 +45,7 @@ class RootConfig:
     name: str = setting("fit", resume="silent")
     """The run's name in run_dir and in loggers."""
     run_dir: str = setting("runs/${name}", path="one", resume="silent")
-    """Where everything of the run is written."""
+    """Folder of everything that the run writes."""
     seed: int = setting(0, resume="applies")
     """Decides initial weights, sample order, mask draws and prompts."""
     resume: str = setting("auto", path="one", resume="silent")

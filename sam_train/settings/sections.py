@@ -31,7 +31,7 @@ _KEY = "sam_train"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a field's metadata say."""
+    """A field's range, choices, quoting and effect on resume."""
 
     minimum: float | None = None
     above: float | None = None
@@ -124,7 +124,7 @@ class Section:
 
 
 SECTIONS: dict[str, Section] = {}
-"""All that is registered, by name."""
+"""The registered sections, by name."""
 _RUN_CHECKS: list[Check] = []
 
 

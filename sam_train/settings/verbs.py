@@ -23,7 +23,7 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {}
-"""All that is registered, by name."""
+"""The registered verbs, by name."""
 
 
 def verb(*, summary: str, example: str, order: int = 1000) -> Callable[[Run], Run]:

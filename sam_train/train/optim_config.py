@@ -37,7 +37,7 @@ class OptimConfig:
     weight_decay: float = setting(0.1, minimum=0, resume="restored")
     """Decoupled decay; never on norms, biases and position tables."""
     layer_decay: float = setting(0.8, above=0, resume="restored")
-    """Each encoder block learns at this fraction of the rate of the block after it."""
+    """Ratio of an encoder block's learning rate to that of the block after it."""
     frozen_blocks: int = setting(0, resume="refused")
     """The patch and position tables and this many first encoder blocks keep their weights; 0
     trains everything, as the paper. For fine-tuning on few photos: it also spares their backward
@@ -50,9 +50,9 @@ class OptimConfig:
     milestones: list[float] = setting([60_000 / 90_000, 86_666 / 90_000], resume="applies")
     """Fractions of max_steps at which `step` divides the rate (60,000 and 86,666 of 90,000)."""
     decay_factor: float = setting(0.1, above=0, resume="applies")
-    """What each milestone multiplies the rate by."""
+    """Factor of the rate at each milestone."""
     final_lr_fraction: float = setting(0.0, minimum=0, resume="applies")
-    """Where cosine and linear end, as a fraction of `lr`."""
+    """End of cosine and linear, as a fraction of `lr`."""
     grad_clip: float = setting(0.0, minimum=0, resume="applies")
     """Largest gradient norm; 0 leaves gradients alone (the paper names no clipping)."""
     ema: float = setting(0.0, minimum=0, below=1, resume="applies")

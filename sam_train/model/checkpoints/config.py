@@ -13,6 +13,6 @@ class InitConfig:
     """The parts of a checkpoint that `init_from=` (in `fit`) and `ckpt=` (elsewhere) take."""
 
     modules: list[str] = setting([])
-    """Those of image_encoder, prompt_encoder and mask_decoder to take from the file. `fit` begins
-    the others at random; elsewhere they come from `init_from=` under `ckpt=`. Empty: all that the
+    """Modules to take from the file: image_encoder, prompt_encoder, mask_decoder. `fit` begins the
+    others at random; elsewhere they come from `init_from=` under `ckpt=`. Empty: all that the
     checkpoint holds."""
