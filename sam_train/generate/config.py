@@ -28,7 +28,8 @@ class MaskConfig:
     stability_score_offset: float = setting(1.0, minimum=0)
     """The offset of the two cuts (paper B: 1)."""
     box_nms_thresh: float = 0.7
-    """Box IoU of two masks of a crop above which only the one of the higher predicted IoU stays (paper B: 0.7)."""
+    """Box IoU of two masks of a crop above which only the one of the higher predicted IoU stays
+    (paper B: 0.7)."""
     crop_n_layers: int = setting(0, minimum=0)
     """Layers of crops below the whole photo; layer n has 4^n (paper B: 2, so 1 + 4 + 16)."""
     crop_nms_thresh: float = 0.7
