@@ -28,9 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_train.model import Sam, build_sam
-from sam_train.prompts.rounds import Carry, carried_logits
+from sam_train.prompts.config import Carry
+from sam_train.prompts.rounds import carried_logits
 from sam_train.runtime.allocator import keep_freed_memory
-from sam_train.train.losses import LossConfig, mask_losses
+from sam_train.train.loss_config import LossConfig
+from sam_train.train.losses import mask_losses
 from sam_train.train.rounds_backward import backward_round_by_round
 from sam_train.types import FOREGROUND, PAD, Prediction, Prompts
 

@@ -34,7 +34,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_train.settings.run import load_config
+from sam_train.settings.compose import load_config
 from sam_train.train.module import SamModule
 from sam_train.train.trainer import build_trainer
 from sam_train.types import Batch

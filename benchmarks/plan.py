@@ -18,7 +18,7 @@ from sam_train.cluster.plan.measure import compare
 from sam_train.cluster.plan.memory import GIB, Simulator
 from sam_train.cluster.plan.settings import Setting
 from sam_train.cluster.plan.states import states_of
-from sam_train.settings.run import load_config
+from sam_train.settings.compose import load_config
 
 MODELS = ("vit_b", "vit_l", "vit_h")
 MEMORIES = {

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sam_train.errors import UserError
-from sam_train.eval.config import check as check_eval
 from sam_train.eval.frame.report import write_report
 from sam_train.eval.frame.result import TaskResult
 from sam_train.eval.frame.tasks import TASKS, Run, Task, load_task
@@ -22,7 +21,9 @@ from sam_train.runtime.inference import (
     start_inference,
 )
 from sam_train.runtime.parts import Part
-from sam_train.settings.run import RunConfig, load_config
+from sam_train.settings.compose import load_config
+from sam_train.settings.run import RunConfig
+from sam_train.settings.sections import check_section
 
 log = logging.getLogger("sam_train")
 
@@ -43,7 +44,7 @@ def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
     """
     overrides = ["name=evaluate", *overrides]
     cfg = load_config(overrides)
-    check_eval(cfg.eval)
+    check_section(cfg.eval)
     part = Part.from_environment()
     tasks, left_out = chosen_tasks(cfg)
     needs_model = any(task.needs_model(cfg) for task in tasks)

@@ -1,4 +1,4 @@
-"""What can be set about `export`, and what its settings mean together."""
+"""Settings of `export`, and what they mean together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from sam_train.errors import UserError
+from sam_train.settings.sections import section
 
 FORMATS = ("safetensors", "segment_anything", "huggingface", "onnx")
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -20,9 +21,10 @@ _BY_ENDING = {
 _ENDINGS = {name: ending for ending, name in _BY_ENDING.items()}
 
 
+@section("onnx", order=10, resume="harmless")
 @dataclass(kw_only=True)
 class OnnxConfig:
-    """How `export format=onnx` writes the mask decoder; as segment-anything's
+    """The mask decoder that `export format=onnx` writes; as segment-anything's
     scripts/export_onnx_model.py."""
 
     opset: int = 20
@@ -36,7 +38,7 @@ class OnnxConfig:
 
 
 def format_of(given: str | None, out: Path) -> str:
-    """The format to write: `format`, else by the ending of `out`.
+    """Return the format to write: `format`, else by the ending of `out`.
 
     Raises:
         UserError: unknown, or one that `out` does not fit.
@@ -59,7 +61,7 @@ def format_of(given: str | None, out: Path) -> str:
 
 
 def dtype_of(given: str | None, format: str) -> torch.dtype:
-    """The stored weights' dtype: `dtype`, else float16 in safetensors and float32 elsewhere.
+    """Return the stored weights' dtype: `dtype`, else float16 in safetensors and float32 elsewhere.
 
     Raises:
         UserError: unknown, or not possible in `format`.

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 
 from sam_train.errors import UserError
 from sam_train.export.files import stored, whole, write_json
-from sam_train.model.build import Architecture, ModelConfig, resolve
+from sam_train.model.build import Architecture, resolve
 from sam_train.model.checkpoints.relu_scale import RELU_SCALE, scale_relu
 from sam_train.model.checkpoints.state_dicts import to_huggingface
 from sam_train.model.checkpoints.weight_files import EXPORTED
+from sam_train.model.config import ModelConfig
 from sam_train.model.mask_decoder import MULTIMASKS
 from sam_train.model.sam import PIXEL_MEAN, PIXEL_STD, Sam
 

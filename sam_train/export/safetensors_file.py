@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from sam_train.errors import UserError
 from sam_train.export.files import stored, whole
-from sam_train.model.build import ModelConfig
 from sam_train.model.checkpoints.weight_files import MODEL_RECORD
+from sam_train.model.config import ModelConfig
 from sam_train.model.sam import Sam
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from sam_train.export.files import stored, whole, write_json
-from sam_train.model.build import ARCHITECTURES, Architecture, ModelConfig, resolve
+from sam_train.model.build import ARCHITECTURES, Architecture, resolve
 from sam_train.model.checkpoints.weight_files import BESIDE, EXPORTED
+from sam_train.model.config import ModelConfig
 from sam_train.model.mask_decoder import MULTIMASKS
 from sam_train.model.sam import Sam
 

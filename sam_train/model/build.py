@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ from typing import Any
 from torch import nn
 
 from sam_train.errors import UserError
+from sam_train.model.checkpoints.config import InitConfig
+from sam_train.model.config import ModelConfig
 from sam_train.model.encoders.vit import RECOMPUTE, ImageEncoderViT
 from sam_train.model.mask_decoder import MaskDecoder
 from sam_train.model.ops.layers import Activation
 from sam_train.model.prompt_encoder import PromptEncoder
 from sam_train.model.sam import Sam
+from sam_train.settings.sections import check_section
 
 ACTIVATIONS: dict[str, Activation] = {"gelu": nn.GELU, "relu": partial(nn.ReLU, inplace=True)}
 
@@ -71,58 +74,13 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-_SIZES = (
-    *("image_size", "patch_size", "embed_dim", "depth", "heads"),
-    *("prompt_dim", "decoder_depth", "decoder_heads", "decoder_mlp_dim"),
-)
-
-
-@dataclass(kw_only=True)
-class ModelConfig:
-    """Which model to build. Sizes left out are those of the name."""
-
-    name: str = "vit_b"
-    """vit_h, vit_l, vit_b (paper A), vit_s or vit_t (ours)."""
-    image_size: int | None = None
-    """S, side of the square input in pixels, a multiple of the patch size. Left out: 1024 (paper
-    A), for vit_t 256."""
-    drop_path: float = 0.0
-    """Stochastic depth of the ViT's last block, linear from 0 at the first (paper A: 0.4 for H
-    and L, 0.6 for B)."""
-    checkpoint_blocks: str = "none"
-    """What each ViT block recomputes in the backward pass, to save memory: none; selective
-    (everything but linear layers and fused attention: about half the memory of the encoder at
-    little cost); full (all of it: a third more computation)."""
-    decoder_depth: int | None = None
-    """Two-way blocks of the decoder: 2, or 3 as in the data engine's models (paper A)."""
-    patch_size: int | None = None
-    """Side of a patch in pixels (16)."""
-    window_size: int | None = None
-    """Side of an attention window in tokens (14)."""
-    embed_dim: int | None = None
-    """Width of the ViT."""
-    depth: int | None = None
-    """Blocks of the ViT; give `global_blocks` too."""
-    heads: int | None = None
-    """Attention heads of the ViT."""
-    global_blocks: list[int] = field(default_factory=list)
-    """ViT blocks with global attention; empty: those of the name."""
-    prompt_dim: int | None = None
-    """C, width of image embedding, prompts and decoder (256)."""
-    decoder_heads: int | None = None
-    """Attention heads of the decoder (8)."""
-    decoder_mlp_dim: int | None = None
-    """Width inside the decoder's MLP (2048)."""
-    decoder_activation: str | None = None
-    """gelu or relu, between upscaling layers."""
-
-
 def resolve(cfg: ModelConfig) -> Architecture:
     """The sizes that `cfg` means, checked.
 
     Raises:
         UserError: unknown name, or sizes that do not fit together.
     """
+    check_section(cfg)
     if cfg.name not in ARCHITECTURES:
         raise UserError(f"model.name={cfg.name} is not one of {', '.join(ARCHITECTURES)}")
     base = ARCHITECTURES[cfg.name]
@@ -133,8 +91,6 @@ def resolve(cfg: ModelConfig) -> Architecture:
             sizes[name] = tuple(given) if name == "global_blocks" else given
     arch = Architecture(**sizes)
     _check(arch)
-    if not 0 <= cfg.drop_path < 1:
-        raise UserError(f"model.drop_path={cfg.drop_path} must be from 0 to below 1")
     recompute_of(cfg)
     return arch
 
@@ -156,13 +112,6 @@ def recompute_of(cfg: ModelConfig) -> str:
 
 
 def _check(arch: Architecture) -> None:
-    for name in _SIZES:
-        if getattr(arch, name) < 1:
-            raise UserError(f"model.{name}={getattr(arch, name)} must be at least 1")
-    if arch.window_size < 0:
-        raise UserError(
-            f"model.window_size={arch.window_size} must not be negative; 0 looks at all of it"
-        )
     if arch.image_size % arch.patch_size or arch.image_size < arch.patch_size:
         lower = max(arch.image_size // arch.patch_size, 1) * arch.patch_size
         raise UserError(
@@ -253,7 +202,7 @@ def build_sam(
         raise UserError(f"build_sam: {', '.join(unknown)} is not a field of ModelConfig")
     sam = build_from_config(ModelConfig(name=name, image_size=image_size, **overrides))
     if checkpoint is not None:
-        from sam_train.model.checkpoints.init import InitConfig, load_whole  # noqa: PLC0415 (init needs Sam)
+        from sam_train.model.checkpoints.init import load_whole  # noqa: PLC0415 (init needs Sam)
 
         beneath = None if init_from is None else str(init_from)
         load_whole(sam, str(checkpoint), InitConfig(), beneath=beneath)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from sam_train.prompts.config import PromptsConfig, Stage
 from sam_train.prompts.rng import Draw
-from sam_train.prompts.rounds import PromptsConfig, Rounds, Schedule, Stage, schedule
+from sam_train.prompts.rounds import Rounds, Schedule, schedule
 
 __all__ = ["Draw", "PromptsConfig", "Rounds", "Schedule", "Stage", "schedule"]

@@ -12,16 +12,15 @@ Layout of the tokens in round r, [M, T_r] with T_r = 2 + min(r, points) for ever
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sam_train.errors import UserError
 from sam_train.masks.grid import mask_iou, to_grid, valid_grid
 from sam_train.prompts.clicks import error_click
+from sam_train.prompts.config import Carry, NoiseLimit, PromptsConfig, Stage
 from sam_train.prompts.rng import Draw, Stream
 from sam_train.types import (
     ABSENT,
@@ -33,68 +32,6 @@ from sam_train.types import (
     Prediction,
     Prompts,
 )
-
-
-class NoiseLimit(StrEnum):
-    """What `PromptsConfig.box_noise_limit` bounds."""
-
-    draw = "draw"
-    """The noise itself is clamped to it."""
-    deviation = "deviation"
-    """The standard deviation is at most it; the noise is unbounded."""
-
-
-class Carry(StrEnum):
-    """Which of several masks is fed on and decides the error region."""
-
-    predicted_iou = "predicted_iou"
-    """The one the model believes in, as a person would be shown it."""
-    real_iou = "real_iou"
-    """The one that fits best."""
-
-
-@dataclass(slots=True)
-class Stage:
-    """An early part of training with fewer rounds."""
-
-    until: float = 1.0
-    """The stage ends at this fraction of the training steps."""
-    points: int = 8
-    """Clicks after the first prompt."""
-    mask_only: int = 2
-    """Rounds without a new click."""
-
-
-@dataclass(slots=True)
-class PromptsConfig:
-    """How a person is simulated. Defaults: the paper, section A, "Training algorithm"."""
-
-    points: int = 8
-    """Clicks after the first prompt: "8 iteratively sampled points". Data engine: 4 (A)."""
-    mask_only: int = 2
-    """Rounds that add no click: the last one, and the others at random places between the clicks,
-    per mask (A: "one is inserted randomly among the 8", "the other is always at the end")."""
-    box_probability: float = 0.5
-    """A mask begins with its box with this probability, else with a point (A: equal). Data engine:
-    0 (A: point and mask prompts only)."""
-    box_noise: float = 0.1
-    """Standard deviation of the noise of a box coordinate, as a fraction of that side (A: 10 %)."""
-    box_noise_limit: float = 20.0
-    """Bound of that noise in pixels of the input frame (A: 20 pixels of 1024)."""
-    box_noise_limits: NoiseLimit = NoiseLimit.draw
-    """The wording leaves open what is bounded. `draw`: a box is never more than the bound off,
-    which is the plainer reading; a deviation over 20 pixels is rare anyway."""
-    carry: Carry = Carry.predicted_iou
-    """Which of three masks is fed on (A: highest predicted IoU). `real_iou` for runs so short that
-    the predicted IoU means nothing yet."""
-    multimask_first_round: bool = True
-    """Round 0, a single prompt, asks for three masks; later rounds for one (A)."""
-    feedback_gradient: bool = False
-    """Let gradient flow through the logits that are fed back, as sam2 does (the paper is silent).
-    Without it each round's graph is freed before the next; with it memory grows with the rounds."""
-    curriculum: list[Stage] = field(default_factory=list)
-    """Stages with fewer rounds before the full schedule, in order of `until`. Empty in the paper's
-    recipes; short runs leave the plateau of empty masks sooner with it."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -153,28 +90,6 @@ class Schedule:
             rank = keys.argsort(dim=1).argsort(dim=1)
             clicks[:, self._first_place : self._last_place + 1] = rank >= self.mask_only - 1
         return clicks
-
-
-def check(cfg: PromptsConfig) -> None:
-    """Refuse values that no run can mean.
-
-    Raises:
-        UserError: names the setting and what it may be.
-    """
-    if not 0 <= cfg.box_probability <= 1:
-        raise UserError(f"prompts.box_probability={cfg.box_probability} must be from 0 to 1")
-    for name in ("box_noise", "box_noise_limit"):
-        if not getattr(cfg, name) >= 0:
-            raise UserError(f"prompts.{name}={getattr(cfg, name)} must not be negative")
-    for stage in cfg.curriculum:
-        if not 0 < stage.until <= 1:
-            raise UserError(
-                f"prompts.curriculum: until={stage.until} is a fraction of the steps, 0 to 1"
-            )
-    try:
-        schedule(cfg)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def schedule(cfg: PromptsConfig, *, progress: float = 1.0) -> Schedule:

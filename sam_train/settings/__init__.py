@@ -1,1 +1,1 @@
-"""What can be set, and how the command line becomes typed settings."""
+"""Settings: sections that the rooms register, and the command line that becomes them."""

@@ -1,4 +1,4 @@
-"""Settings that do not fit, told in one line with the nearest thing that does."""
+"""Messages about settings that do not fit, with the nearest thing that does."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SEE = "See `python -m sam_train fit --cfg job` for all settings"
 
 
 def explain(error: Exception, keys: Sequence[str]) -> str:
-    """One line for a person: what does not fit and the nearest thing that does.
+    """Return one line for a person: the setting that does not fit, and the nearest that does.
 
     Args:
-        error: of Hydra or OmegaConf.
+        error: raised by Hydra or OmegaConf.
         keys: every valid setting, as `flat_keys` lists them.
     """
     if isinstance(error, MissingConfigException):
@@ -50,7 +50,7 @@ def explain(error: Exception, keys: Sequence[str]) -> str:
 
 
 def unknown_setting(key: str, keys: Sequence[str]) -> str:
-    """`no setting is called trainer.max_step: did you mean trainer.max_steps?`"""
+    """Return `no setting is called trainer.max_step: did you mean trainer.max_steps?`."""
     what = f"no setting is called {key}"
     section, _, last = key.rpartition(".")
     same = [k for k in keys if k.rpartition(".")[2] == last]
@@ -69,7 +69,7 @@ def unknown_setting(key: str, keys: Sequence[str]) -> str:
 
 
 def flat_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Every key of nested mappings, dotted, sections before what is in them."""
+    """Return every key of nested mappings, dotted, a section before its settings."""
     keys = []
     for name, value in tree.items():
         keys.append(f"{prefix}{name}")
@@ -79,7 +79,7 @@ def flat_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def unreadable(override: str) -> str:
-    """What to say of an override that Hydra's grammar refuses."""
+    """Return the message about an override that Hydra's grammar refuses."""
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override} is not understood: settings are KEY=VALUE, see --help"

@@ -1,6 +1,6 @@
-"""Words of other training programs, and what they are called here.
+"""Words of other training programs, and their names here.
 
-Only what no likeness of letters finds: `config_errors` asks here first.
+Only those that no likeness of letters finds; `explain` asks here first.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ PRECISIONS = {
     **dict.fromkeys(("32", "fp32", "float32", "float", "full", "tf32"), "32-true"),
     **dict.fromkeys(("64", "fp64", "float64", "double"), "64-true"),
 }
-"""What people write for values of `trainer.precision`."""
+"""Other programs' names for the values of `trainer.precision`."""
 
 
 def meaning_of(key: str) -> str | None:
-    """Return how to say here what `key` says elsewhere; None for a word nobody knows."""
+    """Return the settings here that `key` stands for elsewhere; None for an unknown word."""
     word = key.rpartition(".")[2].lower().replace("_", "").replace("-", "")
     return _WORDS.get(word)

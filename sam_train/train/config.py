@@ -1,7 +1,7 @@
-"""What can be set of the Trainer, its strategy and its loggers, and what of it no run can mean.
+"""Settings of the Trainer, its strategy and its loggers.
 
-Apart from what builds them, because every verb reads the settings and Lightning takes seconds to
-import.
+They stand apart from the code that builds these, because every verb reads the settings and
+Lightning takes seconds to import.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sam_train.errors import UserError
+from sam_train.settings.sections import check_section, run_check, section, setting
 from sam_train.settings.words import PRECISIONS as PRECISION_WORDS
+
+if TYPE_CHECKING:
+    from sam_train.settings.run import RunConfig
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 PROFILERS = ("simple", "advanced", "pytorch")
@@ -25,53 +29,55 @@ MATMUL_PRECISIONS = ("highest", "high", "medium")
 STRATEGIES = ("auto", "ddp", "fsdp2", "deepspeed")
 
 
+@section("trainer", order=160, resume="harmless")
 @dataclass
 class TrainerConfig:
-    """How long, on what and how precisely to train."""
+    """Length, machines and precision of training."""
 
-    max_steps: int = 90_000
+    max_steps: int = setting(90_000, minimum=1, resume="applies")
     """Updates of the weights (paper A: 90,000 for ViT-H)."""
     devices: str = "auto"
     """GPUs (or CPU processes) per node: a number, `auto`, or a list such as `[0,2]`."""
-    num_nodes: int = 1
+    num_nodes: int = setting(1, minimum=1)
     """Machines."""
-    accelerator: str = "auto"
+    accelerator: str = setting("auto", choices=ACCELERATORS)
     """auto, cpu or gpu; `gpu` where there is none is refused rather than trained on the CPU."""
-    strategy: str = "auto"
+    strategy: str = setting("auto", choices=STRATEGIES)
     """auto: ddp where there is more than one process. ddp: every process holds everything. fsdp2:
     the encoder's weights, gradients and moments split over processes. deepspeed: ZeRO."""
-    deepspeed: str = "zero2"
+    deepspeed: str = setting("zero2", path="one")
     """deepspeed: zero1, zero2 or zero3 of launch/deepspeed, or the path of another .json."""
     offload: bool = False
     """deepspeed: the optimizer's state and work on the CPU: less GPU memory, slower updates."""
     compile: bool = False
     """torch.compile for each encoder block: a minute at the start, faster steps on GPUs."""
-    precision: str = "32-true"
+    precision: str = setting("32-true", choices=PRECISIONS, resume="applies")
     """32-true, bf16-mixed (float32 weights, losses, norms and softmax statistics), 16-mixed (the
     same with float16 and a loss scale, for GPUs without bfloat16) or 64-true."""
-    matmul_precision: str = "highest"
-    """Of float32 matrix products and convolutions, as torch names it: highest, high (TF32 on GPUs)
-    or medium (on many CPUs a kernel twice as fast, which rounds to bfloat16 only where there is
-    AMX)."""
-    accumulate: int = 1
-    """Batches per update: `data.batch_size` images are split over ranks and this many turns. Every
-    mask counts the same whichever turn it falls into."""
-    log_every: int = 10
+    matmul_precision: str = setting("highest", choices=MATMUL_PRECISIONS, resume="applies")
+    """Precision of float32 matrix products and convolutions, as torch names it: highest, high (TF32
+    on GPUs) or medium (on many CPUs a kernel twice as fast, which rounds to bfloat16 only where
+    there is AMX)."""
+    accumulate: int = setting(1, minimum=1)
+    """Micro-batches per update: `data.batch_size` images are split over ranks and these. A mask
+    counts the same in any of them."""
+    log_every: int = setting(10, minimum=1)
     """Steps between rows of metrics.csv; only these read values back from the device (fsdp2 and
     muon also read whether the gradient is finite, at every update)."""
     deterministic: bool = False
     """Refuse kernels whose results vary from run to run (slower on GPUs)."""
     detect_anomaly: bool = False
     """Name the forward operation whose backward gave NaN (much slower)."""
-    profiler: str = ""
+    profiler: str = setting("", choices=("", *PROFILERS))
     """'' (off), simple, advanced or pytorch: Lightning's, into fit-profile.txt of run_dir."""
     threads: int = 0
     """CPU threads of torch in each process; 0 shares the cores out among them."""
 
 
+@section("logger", order=220, resume="harmless")
 @dataclass
 class LoggerConfig:
-    """Where figures go besides metrics.csv, which is always written."""
+    """Places where figures go besides metrics.csv, which is always written."""
 
     tensorboard: bool = False
     """Event files in run_dir/tensorboard."""
@@ -84,7 +90,7 @@ class LoggerConfig:
 
 
 def parse_devices(devices: str) -> str | int | list[int]:
-    """`trainer.devices` as Lightning takes it.
+    """Return `trainer.devices` as Lightning takes it.
 
     Raises:
         UserError: it is neither a number, `auto` nor a list of numbers.
@@ -106,7 +112,7 @@ def parse_devices(devices: str) -> str | int | list[int]:
 
 
 def uses_gpus(cfg: TrainerConfig) -> bool:
-    """As `engine.build` decides it."""
+    """Return whether the run would train on GPUs."""
     return cfg.accelerator != "cpu" and torch.cuda.is_available()
 
 
@@ -139,27 +145,19 @@ def lacks_bfloat16(cfg: TrainerConfig) -> str:
 
 
 def check(cfg: TrainerConfig) -> None:
-    """Refuse what no run can mean, and devices that are not there.
+    """Refuse values that no run can mean, and devices that are not there.
 
     Raises:
         UserError: names the setting and what it may be.
     """
-    for name in ("max_steps", "accumulate", "log_every", "num_nodes"):
-        if getattr(cfg, name) < 1:
-            raise UserError(f"trainer.{name}={getattr(cfg, name)} must be at least 1")
-    choices = {
-        "accelerator": ACCELERATORS,
-        "precision": PRECISIONS,
-        "matmul_precision": MATMUL_PRECISIONS,
-        "strategy": STRATEGIES,
-        "profiler": ("", *PROFILERS),
-    }
-    for name, allowed in choices.items():
-        if getattr(cfg, name) not in allowed:
-            listed = ", ".join(choice or "''" for choice in allowed)
-            meant = PRECISION_WORDS.get(cfg.precision.lower()) if name == "precision" else None
-            hint = f"; did you mean {meant}?" if meant else ""
-            raise UserError(f"trainer.{name}={getattr(cfg, name)}: use one of {listed}{hint}")
+    # The words of other programs get a hint that no list of choices gives.
+    meant = PRECISION_WORDS.get(cfg.precision.lower())
+    if cfg.precision not in PRECISIONS and meant:
+        listed = ", ".join(PRECISIONS)
+        raise UserError(
+            f"trainer.precision={cfg.precision}: use one of {listed}; did you mean {meant}?"
+        )
+    check_section(cfg)
     check_accelerator(cfg)
 
 
@@ -198,7 +196,7 @@ def check_strategy(
 
 
 def deepspeed_config(name: str, *, offload: bool, clip: float) -> dict[str, Any]:
-    """DeepSpeed's settings: a file of launch/deepspeed by its name, or any by its path.
+    """Read DeepSpeed's settings: a file of launch/deepspeed by its name, or any by its path.
 
     Raises:
         UserError: there is none, or it is not JSON.
@@ -224,3 +222,20 @@ def deepspeed_config(name: str, *, offload: bool, clip: float) -> dict[str, Any]
         config["zero_force_ds_cpu_optimizer"] = False
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return config
+
+
+@run_check
+def _check_run(cfg: RunConfig) -> None:
+    check(cfg.trainer)
+    check_strategy(
+        cfg.trainer.strategy,
+        optimizer=cfg.optim.name,
+        precision=cfg.trainer.precision,
+        deepspeed=cfg.trainer.deepspeed,
+        offload=cfg.trainer.offload,
+    )
+    if cfg.data.batch_size % cfg.trainer.accumulate:
+        raise UserError(
+            f"data.batch_size={cfg.data.batch_size} is not divisible by "
+            f"trainer.accumulate={cfg.trainer.accumulate}"
+        )

@@ -24,7 +24,8 @@ from sam_train.runtime.log import rank_zero, start_log
 from sam_train.runtime.mishaps import one_line
 from sam_train.runtime.open_files import allow_many
 from sam_train.runtime.run_owner import RunOwner, owned
-from sam_train.settings.run import RunConfig, check_config, compose_config, typed
+from sam_train.settings.compose import compose_config, typed
+from sam_train.settings.run import RunConfig, check_config
 from sam_train.train.averaging import WeightAverage
 from sam_train.train.averaging import check as check_average
 from sam_train.train.checkpoints.differences import report_differences

@@ -6,96 +6,16 @@ ranks here. Shapes and frames: see `types`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sam_train.errors import UserError
 from sam_train.masks.grid import mask_iou, to_grid
 from sam_train.prompts.rng import Draw, Stream
+from sam_train.train.loss_config import IouMasks, LossConfig, PointsConfig, Resolution
 from sam_train.types import Prediction
-
-
-class Resolution(StrEnum):
-    """Where predicted and true masks are compared."""
-
-    grid = "grid"
-    """The decoder's g x g logits (256 x 256 in the paper's model): R = g."""
-    input = "input"
-    """Logits upscaled bilinearly to the input frame: R = S, 16 times the cells."""
-    points = "points"
-    """Points drawn mostly where the logits are undecided, against targets of R = S."""
-
-
-class IouMasks(StrEnum):
-    """Which masks' predicted IoU is trained."""
-
-    all = "all"
-    """The mean over the K masks."""
-    best = "best"
-    """Only the mask that the mask loss chose."""
-
-
-@dataclass(slots=True)
-class PointsConfig:
-    """Importance sampling as in PointRend (Kirillov et al. 2020); for `resolution=points`."""
-
-    number: int = 12544
-    """Points per mask: 112 x 112, as Mask2Former takes."""
-    oversample: float = 3.0
-    """Candidates per point that is chosen by its logit."""
-    importance: float = 0.75
-    """Fraction of the points chosen for a logit near 0; the rest is uniform over the photo."""
-
-
-@dataclass(slots=True)
-class LossConfig:
-    """Weights and readings of the loss. Citations: the paper, section A."""
-
-    focal_weight: float = 20.0
-    """A: focal to dice 20:1."""
-    dice_weight: float = 1.0
-    """A: focal to dice 20:1."""
-    iou_weight: float = 1.0
-    """A: the mean squared error of the predicted IoU enters with 1.0."""
-    focal_alpha: float = 0.25
-    """Weight of foreground; background has 1 - alpha. The paper is silent: RetinaNet's, and sam2
-    trains with it."""
-    focal_gamma: float = 2.0
-    """Exponent of the focal loss. The paper is silent: RetinaNet's, and sam2 trains with it."""
-    dice_smoothing: float = 1.0
-    """Added to numerator and denominator of the dice ratio, in cells. The paper is silent: the
-    field's 1 keeps a mask of no cells at all finite and hardly touches any other."""
-    resolution: Resolution = Resolution.grid
-    """Where masks are compared. The paper is silent: the logits' own grid needs no upscaling, and
-    a 16th of the memory of the input frame."""
-    iou_masks: IouMasks = IouMasks.all
-    """Whose predicted IoU is trained. The paper is silent: the highest of all three is what is fed
-    on and shown, so all three must be comparable."""
-    points: PointsConfig = field(default_factory=PointsConfig)
-    """How points are drawn with `resolution=points`."""
-
-
-def check(cfg: LossConfig) -> None:
-    """Refuse values that no run can mean.
-
-    Raises:
-        UserError: names the setting and what it may be.
-    """
-    for name in ("focal_weight", "dice_weight", "iou_weight", "focal_gamma", "dice_smoothing"):
-        if not getattr(cfg, name) >= 0:
-            raise UserError(f"loss.{name}={getattr(cfg, name)} must not be negative")
-    for name, share in {
-        "focal_alpha": cfg.focal_alpha,
-        "points.importance": cfg.points.importance,
-    }.items():
-        if not 0 <= share <= 1:
-            raise UserError(f"loss.{name}={share} must be from 0 to 1")
-    if cfg.points.number < 1 or not cfg.points.oversample >= 1:
-        raise UserError("loss.points: number and oversample must be at least 1")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -15,53 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sam_train.errors import UserError
 from sam_train.train.muon import MuonWithAdamW
-
-OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("step", "cosine", "linear")
-
-
-@dataclass
-class OptimConfig:
-    """Defaults are the paper's ViT-H (A, "Training recipe") unless a line says otherwise."""
-
-    name: str = "adamw"
-    """adamw: the paper's. muon: Muon for the matrices inside the encoder's blocks and the decoder,
-    AdamW for the rest; for training from scratch on few steps (`docs/log.md` has the comparison).
-    """
-    lr: float = 8e-4
-    """Learning rate after warm-up, of the parameters that stand last (neck, prompts, decoder)."""
-    muon_lr: float = 1e-2
-    """Like `lr`, for the matrices that Muon updates. An update's root mean square is 0.2 times the
-    rate, about AdamW's, whatever the matrix's shape."""
-    muon_momentum: float = 0.95
-    """Muon's decay of the gradient's moving sum (its author's)."""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    """Adam's decay of the gradient's first and second moments."""
-    weight_decay: float = 0.1
-    """Decoupled decay; never on norms, biases and position tables."""
-    layer_decay: float = 0.8
-    """Each encoder block learns at this fraction of the rate of the block after it."""
-    frozen_blocks: int = 0
-    """The patch and position tables and this many first encoder blocks keep their weights; 0
-    trains everything, as the paper. For fine-tuning on few photos: it also spares their backward
-    pass, two thirds of their time."""
-    warmup_steps: int = 250
-    """The rate rises linearly from 0 to `lr` over this many steps."""
-    schedule: str = "step"
-    """step: the paper's; cosine, linear: from `lr` to `final_lr_fraction * lr` at max_steps, for
-    small runs, where a long tail at a small rate is worth more than a long stretch at a large."""
-    milestones: list[float] = field(default_factory=lambda: [60_000 / 90_000, 86_666 / 90_000])
-    """Fractions of max_steps at which `step` divides the rate (60,000 and 86,666 of 90,000)."""
-    decay_factor: float = 0.1
-    """What each milestone multiplies the rate by."""
-    final_lr_fraction: float = 0.0
-    """Where cosine and linear end, as a fraction of `lr`."""
-    grad_clip: float = 0.0
-    """Largest gradient norm; 0 leaves gradients alone (the paper names no clipping)."""
-    ema: float = 0.0
-    """Above 0, for instance 0.999: what is measured, validated and exported is an average of the
-    weights, which keeps this much of itself at each step (less in the first hundreds). Training
-    itself does not see it. The paper names none."""
+from sam_train.train.optim_config import OptimConfig
 
 
 def layer_of(name: str, depth: int) -> int:
@@ -133,32 +86,6 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
-
-
-def check(cfg: OptimConfig) -> None:
-    """Refuse values that no run can mean.
-
-    Raises:
-        UserError: names the setting and what it may be.
-    """
-    if cfg.name not in OPTIMIZERS:
-        raise UserError(f"optim.name={cfg.name} is unknown: use {', '.join(OPTIMIZERS)}")
-    if not 0 <= cfg.muon_momentum < 1:
-        raise UserError(f"optim.muon_momentum={cfg.muon_momentum} must be from 0 to below 1")
-    if cfg.schedule not in SCHEDULES:
-        raise UserError(f"optim.schedule={cfg.schedule} is unknown: use {', '.join(SCHEDULES)}")
-    if len(cfg.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.betas):
-        raise UserError(f"optim.betas={cfg.betas} must be two numbers from 0 to below 1")
-    if any(not 0 < m <= 1 for m in cfg.milestones):
-        raise UserError(f"optim.milestones={cfg.milestones} are fractions of max_steps, 0 to 1")
-    if not 0 <= cfg.ema < 1:
-        raise UserError(f"optim.ema={cfg.ema} must be from 0 to below 1")
-    for name in ("lr", "muon_lr", "layer_decay", "decay_factor"):
-        if not getattr(cfg, name) > 0:
-            raise UserError(f"optim.{name}={getattr(cfg, name)} must be above 0")
-    for name in ("weight_decay", "warmup_steps", "final_lr_fraction", "grad_clip"):
-        if getattr(cfg, name) < 0:
-            raise UserError(f"optim.{name}={getattr(cfg, name)} must not be negative")
 
 
 def learning_rate_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], float]:

@@ -32,7 +32,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
 from sam_train.cli import main as command_line
 from sam_train.data.datamodule import SamDataModule
-from sam_train.settings.run import load_config
+from sam_train.settings.compose import load_config
 from sam_train.train.module import SamModule
 from sam_train.train.parallel.full_state import full_state, load_full_state
 from sam_train.train.trainer import build_trainer

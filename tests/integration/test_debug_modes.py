@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sam_train.cli import main
-from sam_train.settings.run import load_config
+from sam_train.settings.compose import load_config
 from sam_train.train.optim import learning_rate_factor
 
 TIMES = ("images_per_second", "data_wait")

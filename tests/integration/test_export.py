@@ -22,8 +22,8 @@ import sam_train
 from data_tools.scenes import close_up
 from sam_train.cli import main
 from sam_train.errors import UserError
-from sam_train.export import save_weights
 from sam_train.export.check import check_export
+from sam_train.export.safetensors_file import save_weights
 from sam_train.export.segment_anything import save_segment_anything
 from sam_train.masks.frame import InputFrame
 from sam_train.model import ModelConfig, Sam, build_from_config

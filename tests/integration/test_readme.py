@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from sam_train.cli import VERBS, main
+from sam_train.cli import main
 from sam_train.prompts import PromptsConfig
+from sam_train.settings.compose import compose_config, typed
 from sam_train.settings.explain import flat_keys
-from sam_train.settings.run import RunConfig, check_config, compose_config, typed
-from sam_train.train.losses import LossConfig
-from sam_train.train.optim import OptimConfig
+from sam_train.settings.run import RunConfig, check_config
+from sam_train.settings.verbs import find_verbs
+from sam_train.train.loss_config import LossConfig
+from sam_train.train.optim_config import OptimConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -78,7 +80,7 @@ def test_the_pages_have_commands() -> None:
 @pytest.mark.parametrize("command", TRAINING)
 def test_settings_compose_and_fit_together(command: str) -> None:
     verb, *words = arguments_of_fit(command) or []
-    assert verb in VERBS or verb == "--help"
+    assert verb in find_verbs() or verb == "--help"
     if "--cfg" in words:
         main([verb, *words])
         return
@@ -150,7 +152,7 @@ def test_every_recipe_mode_and_verb_is_mentioned() -> None:
     for group in ("experiment", "debug"):
         for recipe in (ROOT / "conf" / group).glob("*.yaml"):
             assert re.search(rf"`(\+{group}=)?{recipe.stem}`", text), recipe
-    for verb in VERBS:
+    for verb in find_verbs():
         assert f"python -m sam_train {verb} " in text
 
 

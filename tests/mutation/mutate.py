@@ -41,9 +41,12 @@ FILES = {
     for file, name in {
         "sam_train/prompts/clicks.py": "clicks",
         "sam_train/prompts/rng.py": "rng",
+        "sam_train/prompts/config.py": "rounds",
         "sam_train/prompts/rounds.py": "rounds",
+        "sam_train/train/loss_config.py": "losses",
         "sam_train/train/losses.py": "losses",
         "sam_train/train/optim.py": "optim",
+        "sam_train/train/optim_config.py": "optim",
         "sam_train/data/feed/order.py": "order",
         "sam_train/data/sample/select.py": "select",
         "sam_train/masks/rle_kernels.py": "rle",

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from sam_train import cli
+from sam_train.settings.verbs import VERBS, Verb, find_verbs
 
 
 def ends(*arguments: str) -> int:
@@ -23,7 +24,7 @@ def test_help_shows_every_verb_with_an_example(
 ) -> None:
     cli.main(arguments)
     said = capsys.readouterr().out
-    for name, verb in cli.VERBS.items():
+    for name, verb in find_verbs().items():
         assert f"\n  {name}" in said
         assert verb.summary in said
         assert f"\n            python -m sam_train {name} " in said
@@ -35,7 +36,7 @@ def test_help_shows_every_verb_with_an_example(
 
 
 def test_the_examples_compose(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in cli.VERBS.values():
+    for verb in find_verbs().values():
         _, _, _, name, *settings = verb.example.split()
         cli.main([name, *settings, "--cfg", "job"])
         assert capsys.readouterr().out.startswith("name: ")
@@ -82,8 +83,8 @@ def test_ctrl_c_says_how_to_go_on(
     def interrupted(overrides: object) -> None:
         raise KeyboardInterrupt
 
-    verb = cli.Verb("waits", "python -m sam_train wait", interrupted)
-    monkeypatch.setitem(cli.VERBS, "wait", verb)
+    verb = Verb(name="wait", summary="waits", example="python -m sam_train wait", run=interrupted)
+    monkeypatch.setitem(VERBS, "wait", verb)
     assert ends("wait") == 130
     err = capsys.readouterr().err
     assert err.count("\n") == 1

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sam_train.cluster.doctor.config import check
 from sam_train.cluster.doctor.findings import FAIL, OK, Finding, ask_all, left_behind, table
 from sam_train.cluster.doctor.meeting import Meeting
 from sam_train.cluster.doctor.network import checks_between
 from sam_train.cluster.doctor.node import checks_of
 from sam_train.cluster.doctor.place import Place, find_place, start_others
 from sam_train.runtime.open_files import allow_many
-from sam_train.settings.run import RunConfig, load_config
+from sam_train.settings.compose import load_config
+from sam_train.settings.run import RunConfig
+from sam_train.settings.sections import check_section
 from sam_train.train.config import uses_gpus
 
 _MAKE_ALIKE = "make it the same on all nodes: environment, code, conf/ and command line"
@@ -61,7 +62,7 @@ def examine(overrides: Sequence[str]) -> Verdict:
     """
     begin = time.monotonic()
     cfg = load_config(overrides)
-    check(cfg.doctor)
+    check_section(cfg.doctor)
     # As training does.
     allow_many()
     place = find_place(cfg.trainer)

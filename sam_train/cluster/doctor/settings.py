@@ -7,7 +7,7 @@ import sys
 from omegaconf import OmegaConf
 
 from sam_train.errors import UserError
-from sam_train.settings.run import compose_config
+from sam_train.settings.compose import compose_config
 
 
 def main(arguments: list[str]) -> None:

@@ -16,7 +16,8 @@ from sam_train.cluster.plan.settings import devices_of
 from sam_train.cluster.plan.table import show
 from sam_train.data.feed.loader import check_masks_per_gpu
 from sam_train.errors import UserError
-from sam_train.settings.run import RunConfig, check_config, load_config
+from sam_train.settings.compose import load_config
+from sam_train.settings.run import RunConfig, check_config
 
 
 def plan(overrides: Sequence[str]) -> Path:

@@ -16,15 +16,11 @@ from torch import Tensor
 from sam_train.eval.clicks.box_prompt import BoxObserver, measure_boxes
 from sam_train.eval.clicks.original_size import at_original_size
 from sam_train.eval.clicks.scores import ClickScores, ClickTally
+from sam_train.eval.config import CLICKS, FIRST_CLICKS
 from sam_train.eval.frame.by_group import photo_sums
 from sam_train.masks.error_region import Bitmap, Click, centre, deepest_error, mask_iou
 from sam_train.model import Sam
 from sam_train.types import BACKGROUND, FOREGROUND, PAD, RLE, Batch, Prediction, Prompts
-
-CLICKS = (1, 2, 3, 5, 9)
-"""Where the paper and those after it report."""
-
-FIRST_CLICKS = ("centre", "random")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from sam_train.errors import UserError
-from sam_train.model.build import ARCHITECTURES, ModelConfig, build_from_config
+from sam_train.model.build import ARCHITECTURES, build_from_config
 from sam_train.model.checkpoints.report import InitReport
 from sam_train.model.checkpoints.state_dicts import ENCODER, MODULES, StateDict
+from sam_train.model.config import ModelConfig
 
 _NAMED = 4
 # Less of an encoder than this, with nobody having said so, is not a start that anybody means.

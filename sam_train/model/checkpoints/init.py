@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from sam_train.model.checkpoints.checks import (
     refuse_missing,
     refuse_shape,
 )
+from sam_train.model.checkpoints.config import InitConfig
 from sam_train.model.checkpoints.copies import Choice, Entry, choose
 from sam_train.model.checkpoints.relatives import refuse_relative
 from sam_train.model.checkpoints.relu_scale import recorded_scale, scale_relu
@@ -43,16 +44,6 @@ from sam_train.model.checkpoints.state_dicts import (
     resize_relative_positions,
 )
 from sam_train.model.checkpoints.weight_files import EXPORTED, read_folder_config, read_weights
-
-
-@dataclass(kw_only=True)
-class InitConfig:
-    """How `init_from=` (in `fit`) and `ckpt=` (elsewhere) are applied."""
-
-    modules: list[str] = field(default_factory=list)
-    """Of image_encoder, prompt_encoder and mask_decoder those to take from the file. `fit` begins
-    the others at random; elsewhere they come from `init_from=` under `ckpt=`. Empty: all that the
-    checkpoint holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

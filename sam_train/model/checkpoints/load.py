@@ -11,9 +11,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sam_train.errors import UserError
-from sam_train.model.build import ModelConfig, build_from_config
-from sam_train.model.checkpoints.init import InitConfig, load_whole
+from sam_train.model.build import build_from_config
+from sam_train.model.checkpoints.config import InitConfig
+from sam_train.model.checkpoints.init import load_whole
 from sam_train.model.checkpoints.weight_files import read_model_record
+from sam_train.model.config import ModelConfig
 from sam_train.model.sam import Sam
 
 

@@ -1,4 +1,4 @@
-"""What a run that is continued does otherwise than before, and what comes of it."""
+"""Settings that differ from the checkpoint's when a run resumes, and the effect of each."""
 
 from __future__ import annotations
 
@@ -8,28 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam_train.errors import UserError
+from sam_train.settings.run import schema
+from sam_train.settings.sections import Resume, settings_of
 
 log = logging.getLogger("sam_train")
 
-_UNSAID = ("name", "run_dir", "resume", "ckpt", "out")
-_REFUSED = ("optim.name", "optim.frozen_blocks")
-# Lightning restores the optimizer's groups, which hold these.
-_KEPT = (
-    *("optim.lr", "optim.muon_lr", "optim.muon_momentum", "optim.betas"),
-    *("optim.weight_decay", "optim.layer_decay"),
-)
-_HARMLESS = (
-    *("init", "init_from", "callbacks", "checkpoint", "logger", "health", "plan", "export"),
-    *("model.checkpoint_blocks", "data.val", "data.val_images", "data.val_masks_per_image"),
-    *("data.index", "data.workers", "data.start_method", "data.cache", "data.prefetch"),
-    *(
-        f"trainer.{name}"
-        for name in (
-            *("devices", "num_nodes", "accelerator", "strategy", "deepspeed", "offload"),
-            *("compile", "log_every", "detect_anomaly", "profiler", "threads", "accumulate"),
-        )
-    ),
-)
+_EFFECTS: dict[Resume, str] = {
+    "refused": "the optimizer's state would not fit",
+    "restored": "none: the checkpoint's value goes on",
+    "harmless": "none on what is learnt",
+    "applies": "from here on",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,47 +28,41 @@ class Difference:
     name: str
     then: Any
     now: Any
+    resume: Resume
 
     @property
     def effect(self) -> str:
-        """What comes of it, in a few words."""
-        if _is_among(self.name, _REFUSED):
-            return "the optimizer's state would not fit"
-        if _is_among(self.name, _KEPT):
-            return "none: the checkpoint's value goes on"
-        if _is_among(self.name, _HARMLESS):
-            return "none on what is learnt"
-        return "from here on"
-
-
-def _is_among(name: str, names: tuple[str, ...]) -> bool:
-    return any(name == known or name.startswith(f"{known}.") for known in names)
+        """The effect in a few words."""
+        return _EFFECTS[self.resume]
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """The settings that differ, by name; those that only one side knows are another version's."""
+    """Return the settings that differ; those that only one side knows are another version's."""
     old, new = dict(_flat(then)), dict(_flat(now))
+    effects = {name: said.resume for name, said in settings_of(schema())}
     return [
-        Difference(name=name, then=old[name], now=new[name])
+        Difference(name=name, then=old[name], now=new[name], resume=effect)
         for name in new
-        if name in old and old[name] != new[name] and name not in _UNSAID
+        if name in old and old[name] != new[name]
+        # A setting without a declared effect may well have one.
+        if (effect := effects.get(name) or "applies") != "silent"
     ]
 
 
 def report_differences(then: Mapping[str, Any], now: Mapping[str, Any], *, source: str) -> None:
-    """Say how the settings differ from the checkpoint's, in a short table.
+    """Log a short table of the settings that differ from the checkpoint's.
 
     Raises:
         UserError: one of them cannot be changed in the middle of a run.
     """
     found = differences(then, now)
     for one in found:
-        if _is_among(one.name, _REFUSED):
+        if one.resume == "refused":
             raise UserError(
                 f"{one.name}={one.now}, but {source} was trained with {one.then}: {one.effect}; "
                 "set it as it was, or start afresh with init_from= and another run_dir="
             )
-    harmless = [one for one in found if _is_among(one.name, _HARMLESS)]
+    harmless = [one for one in found if one.resume == "harmless"]
     rows = [one for one in found if one not in harmless]
     if rows:
         log.warning("settings that differ from the checkpoint's\n%s", _table(rows))

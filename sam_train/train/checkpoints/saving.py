@@ -19,12 +19,12 @@ from sam_train.errors import UserError
 from sam_train.runtime.agreement import Agreement
 from sam_train.runtime.background import Background, snapshot
 from sam_train.runtime.run_owner import RunOwner
+from sam_train.train.checkpoints.config import CheckpointConfig
 from sam_train.train.checkpoints.resume import RUN_RECORD, Found
 from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
 from sam_train.train.checkpoints.rotation import (
     GIVEN_UP,
     LAST,
-    CheckpointConfig,
     path_of,
     steps_in,
     to_keep,

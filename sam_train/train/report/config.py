@@ -1,29 +1,34 @@
-"""What can be set of what a person sees of a run."""
+"""Settings of what a person sees of a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sam_train.errors import UserError
-from sam_train.eval.clicks.interactive import CLICKS, FIRST_CLICKS
+from sam_train.eval.config import CLICKS, FIRST_CLICKS
+from sam_train.settings.sections import check_section, run_check, section, setting
+
+if TYPE_CHECKING:
+    from sam_train.settings.run import RunConfig
 
 
 @dataclass
 class ClickValidationConfig:
     """Measuring during training; `validate` measures all of data.val."""
 
-    every: int = 5000
+    every: int = setting(5000, minimum=0)
     """Steps between measurements; 0: only before the first step and after the last."""
-    images: int = 64
+    images: int = setting(64, minimum=1)
     """Held-out images, the first of data.val, on all ranks together: a subset, because a large
     set would take longer than the training between."""
-    clicks: list[int] = field(default_factory=lambda: list(CLICKS))
+    clicks: list[int] = setting(list(CLICKS))
     """Numbers of clicks to report (paper D: 1, 2, 3, 5, 9)."""
-    first: str = "centre"
+    first: str = setting("centre", choices=FIRST_CLICKS)
     """The first click: centre (farthest from the boundary, paper D) or random (its variant)."""
-    max_masks: int = 64
+    max_masks: int = setting(64, minimum=1)
     """Masks decoded at once; lower it where memory is short."""
-    film_rows: int = 4
+    film_rows: int = setting(4, minimum=0)
     """Masks in each filmstrip; 0 draws none."""
 
 
@@ -35,15 +40,7 @@ def check_validation(cfg: ClickValidationConfig) -> None:
     """
     if not cfg.clicks or min(cfg.clicks) < 1:
         raise UserError(f"callbacks.validation.clicks={cfg.clicks} must be numbers from 1")
-    if cfg.first not in FIRST_CLICKS:
-        raise UserError(
-            f"callbacks.validation.first={cfg.first}: use one of {', '.join(FIRST_CLICKS)}"
-        )
-    for name, least in {"images": 1, "max_masks": 1, "every": 0, "film_rows": 0}.items():
-        if getattr(cfg, name) < least:
-            raise UserError(
-                f"callbacks.validation.{name}={getattr(cfg, name)} must be at least {least}"
-            )
+    check_section(cfg, "callbacks.validation")
 
 
 @dataclass
@@ -53,18 +50,18 @@ class EvaluationConfig:
 
     every: int = 0
     """Steps between measurements, also before the first and behind the last; 0: never."""
-    tasks: list[str] = field(default_factory=lambda: ["points"])
-    """As `task` of `evaluate`. Of points only the games with a centred first click, and no NoC,
-    which takes twice as many clicks as all else."""
+    tasks: list[str] = setting(["points"])
+    """Tasks of `evaluate`, as its `task`. Points runs only with a centred first click, and without
+    NoC, which takes twice as many clicks as all else."""
     images: int = 32
-    """Of each data set, the same at each measurement and in every run."""
+    """Images of each data set, the same at each measurement and in every run."""
     masks: int = 500
-    """Of each data set, about; the tighter of the two bounds counts."""
+    """Masks of each data set, about; the tighter of the two bounds counts."""
 
 
 @dataclass
 class ProgressConfig:
-    """How training shows that it advances."""
+    """The signs that training advances."""
 
     bar: bool = True
     """A live bar where the output is a terminal; without one, lines as in a file."""
@@ -72,6 +69,7 @@ class ProgressConfig:
     """Seconds between lines where the output is not a terminal: batch systems keep every line."""
 
 
+@section("callbacks", order=210, resume="harmless")
 @dataclass
 class CallbacksConfig:
     """Everything that watches a run; nothing here changes what is learnt."""
@@ -82,3 +80,8 @@ class CallbacksConfig:
     """Tasks of `evaluate` on a few images, and their trend."""
     progress: ProgressConfig = field(default_factory=ProgressConfig)
     """The bar, or lines where there is no terminal."""
+
+
+@run_check
+def _check_run(cfg: RunConfig) -> None:
+    check_validation(cfg.callbacks.validation)

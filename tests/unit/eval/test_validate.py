@@ -17,10 +17,10 @@ from sam_train.cli import main
 from sam_train.data.shards.groups_file import write_groups
 from sam_train.data.shards.writer import ShardSample, annotation, write_shards
 from sam_train.errors import UserError
-from sam_train.eval import ClickScores
+from sam_train.eval.clicks.scores import ClickScores
 from sam_train.eval.validate import validate
-from sam_train.export import save_weights
 from sam_train.export.run import export
+from sam_train.export.safetensors_file import save_weights
 from sam_train.model import ModelConfig, build_from_config
 from sam_train.model.checkpoints.load import load_sam
 from sam_train.train.fit import fit

@@ -13,7 +13,7 @@ from sam_train.errors import UserError
 from sam_train.generate import AutomaticMaskGenerator, GenerateConfig, MaskConfig
 from sam_train.generate.config import check, listed
 from sam_train.model import build_sam
-from sam_train.settings.run import load_config
+from sam_train.settings.compose import load_config
 
 
 def test_names_and_defaults_are_the_references() -> None:
@@ -51,8 +51,8 @@ def test_the_preset_is_the_papers() -> None:
         ({"parts": 3}, "go together"),
         ({"crop_n_layers": 6, "crop_n_points_downscale_factor": 2}, "no point"),
         ({"points_per_batch": 0}, "points_per_batch=0 must be at least 1"),
-        ({"stability_score_offset": -1.0}, "stability_score_offset=-1.0 must be at least 0"),
-        ({"crop_overlap_ratio": 1.0}, "must be below 1"),
+        ({"stability_score_offset": -1.0}, "stability_score_offset=-1.0 must not be negative"),
+        ({"crop_overlap_ratio": 1.0}, "must be from 0 to below 1"),
         ({"samples_per_shard": 0}, "samples_per_shard=0 must be at least 1"),
     ],
 )

@@ -10,7 +10,8 @@ import torch
 
 from sam_train.errors import UserError
 from sam_train.prompts import Draw, PromptsConfig, Schedule, Stage, schedule
-from sam_train.prompts.rounds import Carry, NoiseLimit, check, first_prompts, noisy_boxes
+from sam_train.prompts.config import Carry, NoiseLimit, check
+from sam_train.prompts.rounds import first_prompts, noisy_boxes
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -43,11 +44,11 @@ def test_a_stage_is_the_papers_rounds_but_for_what_it_says() -> None:
         ({"box_noise": -0.1}, r"prompts\.box_noise=-0\.1 must not be negative"),
         ({"box_noise": float("nan")}, "box_noise=nan"),
         ({"box_noise_limit": -1.0}, r"prompts\.box_noise_limit=-1\.0 must not be negative"),
-        ({"curriculum": [Stage(until=0.0)]}, "until=0.0 is a fraction of the steps"),
-        ({"curriculum": [Stage(until=1.5)]}, "until=1.5 is a fraction of the steps"),
+        ({"curriculum": [Stage(until=0.0)]}, "until=0.0 must be above 0 and at most 1"),
+        ({"curriculum": [Stage(until=1.5)]}, "until=1.5 must be above 0 and at most 1"),
         ({"curriculum": [Stage(until=0.6), Stage(until=0.5)]}, "must rise from stage to stage"),
-        ({"points": -1}, "points=-1 and mask_only=2 must not be negative"),
-        ({"mask_only": -1}, "points=8 and mask_only=-1 must not be negative"),
+        ({"points": -1}, r"prompts\.points=-1 must not be negative"),
+        ({"mask_only": -1}, r"prompts\.mask_only=-1 must not be negative"),
         ({"curriculum": [Stage(until=0.5, points=-3)]}, "points=-3"),
     ],
 )

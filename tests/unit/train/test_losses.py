@@ -18,16 +18,9 @@ from torch.nn import functional as F
 
 from sam_train.errors import UserError
 from sam_train.prompts import Draw
-from sam_train.train.losses import (
-    IouMasks,
-    LossConfig,
-    LossTerms,
-    PointsConfig,
-    Resolution,
-    check,
-    focal_and_dice,
-    mask_losses,
-)
+from sam_train.settings.sections import check_section
+from sam_train.train.loss_config import IouMasks, LossConfig, PointsConfig, Resolution
+from sam_train.train.losses import LossTerms, focal_and_dice, mask_losses
 from sam_train.types import Prediction
 
 
@@ -354,22 +347,22 @@ def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None
         ({"focal_alpha": 1.1}, "loss.focal_alpha=1.1 must be from 0 to 1"),
         ({"points": PointsConfig(importance=-0.1)}, "loss.points.importance=-0.1 must be from"),
         ({"points": PointsConfig(importance=1.1)}, "loss.points.importance=1.1 must be from"),
-        ({"points": PointsConfig(number=0)}, "number and oversample must be at least 1"),
-        ({"points": PointsConfig(oversample=0.9)}, "number and oversample must be at least 1"),
+        ({"points": PointsConfig(number=0)}, "loss.points.number=0 must be at least 1"),
+        ({"points": PointsConfig(oversample=0.9)}, "loss.points.oversample=0.9 must be at least 1"),
         ({"points": PointsConfig(oversample=float("nan"))}, "must be at least 1"),
     ],
 )
 def test_check_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        check(LossConfig(**options))
+        check_section(LossConfig(**options))
 
 
 def test_check_takes_what_lies_on_a_bound() -> None:
-    check(LossConfig())
+    check_section(LossConfig())
     zeros = dict.fromkeys(("focal_weight", "dice_weight", "iou_weight", "focal_gamma"), 0.0)
     for share in (0.0, 1.0):
         points = PointsConfig(number=1, oversample=1.0, importance=share)
-        check(LossConfig(**zeros, dice_smoothing=0.0, focal_alpha=share, points=points))
+        check_section(LossConfig(**zeros, dice_smoothing=0.0, focal_alpha=share, points=points))
 
 
 def test_masks_of_another_side_are_refused() -> None:

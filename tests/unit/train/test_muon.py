@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sam_train.model import build_sam
 from sam_train.train.muon import MuonWithAdamW
-from sam_train.train.optim import OptimConfig, build_optimizer, orthogonalises
+from sam_train.train.optim import build_optimizer, orthogonalises
+from sam_train.train.optim_config import OptimConfig
 
 BETAS = (0.9, 0.98)
 

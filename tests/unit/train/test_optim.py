@@ -15,15 +15,14 @@ from sam_train.errors import UserError
 from sam_train.model import Sam, build_sam
 from sam_train.train.muon import MuonWithAdamW
 from sam_train.train.optim import (
-    OptimConfig,
     build_optimizer,
-    check,
     freeze,
     layer_of,
     learning_rate_factor,
     orthogonalises,
     parameter_groups,
 )
+from sam_train.train.optim_config import OptimConfig, check
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +173,8 @@ def test_the_defaults_are_the_papers_for_vit_h() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "sgd"}, "optim.name=sgd is unknown: use adamw, muon"),
-        ({"schedule": "exp"}, "optim.schedule=exp is unknown: use step, cosine, linear"),
+        ({"name": "sgd"}, "optim.name=sgd: use one of adamw, muon"),
+        ({"schedule": "exp"}, "optim.schedule=exp: use one of step, cosine, linear"),
         ({"muon_momentum": 1.0}, "optim.muon_momentum=1.0 must be from 0 to below 1"),
         ({"muon_momentum": -0.1}, "optim.muon_momentum=-0.1 must be from 0 to below 1"),
         ({"betas": [0.9]}, "optim.betas=[0.9] must be two numbers"),

@@ -1,33 +1,35 @@
-"""What a person may set about `task=edges`."""
+"""Settings of `task=edges`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from sam_train.errors import UserError
+from sam_train.settings.sections import check_section, section, setting
 
 
+@section("edges", order=90, resume="harmless")
 @dataclass
 class EdgesConfig:
-    """Which maps, against what, and how closely."""
+    """Edge maps, their ground truth, and how closely the two must agree."""
 
-    maps: str = ""
+    maps: str = setting("", path="one")
     """Folder of edge maps of any program, named as the ground truths: `.png` (grey / 255) or `.mat`
     with `ucm2` (contours at double resolution) or `segs` (label maps). Left out: they are made by
     `ckpt` from `images`."""
-    images: str = ""
+    images: str = setting("", path="one")
     """Folder of photos, named as the ground truths; BSDS500's images/test."""
-    ground_truth: str = ""
+    ground_truth: str = setting("", path="one")
     """Folder of BSDS ground truths (`.mat`); every one of them needs a map or a photo."""
     thresholds: int = 99
-    """How many, evenly between 0 and 1 (the benchmark's own number)."""
+    """Number of thresholds, evenly between 0 and 1 (the benchmark's own number)."""
     max_distance: float = 0.0075
-    """How far apart corresponding pixels may lie, as a fraction of the image's diagonal."""
-    points_per_side: int = 16
+    """Greatest distance of corresponding pixels, as a fraction of the image's diagonal."""
+    points_per_side: int = setting(16, minimum=1)
     """Grid of points that prompt the model: 16 x 16 give 768 masks (paper D.2)."""
-    nms: float = 0.7
-    """Of two masks whose boxes overlap more than this, the less confident one goes (paper B; D.2
-    names no other)."""
+    nms: float = setting(0.7, above=0, maximum=1)
+    """Box overlap of two masks above which the less confident one goes (paper B; D.2 names no
+    other)."""
 
 
 def check(cfg: EdgesConfig) -> None:
@@ -48,14 +50,11 @@ def check(cfg: EdgesConfig) -> None:
     if cfg.maps and cfg.images:
         raise UserError("edges.maps and edges.images are both set: leave one of them out")
     check_benchmark(thresholds=cfg.thresholds, max_distance=cfg.max_distance)
-    if cfg.points_per_side < 1:
-        raise UserError(f"edges.points_per_side={cfg.points_per_side} must be at least 1")
-    if not 0 < cfg.nms <= 1:
-        raise UserError(f"edges.nms={cfg.nms} must lie between 0 and 1")
+    check_section(cfg)
 
 
 def check_benchmark(*, thresholds: int, max_distance: float) -> None:
-    """The benchmark's own two settings.
+    """Refuse values of the benchmark's own two settings.
 
     Raises:
         UserError: names the option and what it may be.

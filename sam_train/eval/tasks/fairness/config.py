@@ -1,24 +1,26 @@
-"""What a person may set about `task=fairness`."""
+"""Settings of `task=fairness`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sam_train.errors import UserError
+from sam_train.settings.sections import section, setting
 
 
+@section("fairness", order=120, resume="harmless")
 @dataclass
 class FairnessConfig:
-    """Who is in which group, and how masks are clicked."""
+    """The groups of people, and the clicks on their masks."""
 
-    groups: str = ""
+    groups: str = setting("", path="one")
     """A CSV with a header: a column `image` (a photo's name in its data set, with or without
     folder and ending), if need be `mask` (an annotation's id, a label's value, a mask's number in
     its shard) and `dataset`; every other column is an attribute, and each of its values a group.
     An empty cell says nothing."""
-    columns: list[str] = field(default_factory=list)
+    columns: list[str] = setting([])
     """Attributes of the CSV that are looked at; empty: all."""
-    points: list[int] = field(default_factory=lambda: [1, 3])
+    points: list[int] = setting([1, 3])
     """Numbers of points that mIoU is given at; the first is a random pixel of the mask, each next
     one lies in the middle of what is wrong (paper C, D.1)."""
 

@@ -1,37 +1,39 @@
-"""What can be set about `task=instances`; the defaults are the paper's (D.4)."""
+"""Settings of `task=instances`; the defaults are the paper's (D.4)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from sam_train.errors import UserError
+from sam_train.settings.sections import check_section, section, setting
 
 SCORES = ("auto", "box", "predicted_iou", "product")
 
 
+@section("instances", order=110, resume="harmless")
 @dataclass
 class InstancesConfig:
     """COCO and LVIS AP of masks that boxes prompt."""
 
-    ground_truth: str = ""
+    ground_truth: str = setting("", path="one")
     """COCO or LVIS JSON. Left out: the only set of these kinds in eval.datasets."""
-    images: str = ""
+    images: str = setting("", path="one")
     """Its photos. Left out: `images` beside the JSON, or the JSON's folder."""
-    boxes: str = ""
+    boxes: str = setting("", path="one")
     """Boxes of any detector as COCO's results JSON: image_id, category_id, bbox [x, y, w, h],
     score. Left out: the boxes of the ground truth."""
-    results: str = ""
+    results: str = setting("", path="one")
     """Finished masks of any program as COCO's results JSON: nothing is prompted, no checkpoint is
     needed."""
-    refine: int = 1
+    refine: int = setting(1, minimum=0)
     """Extra rounds: the most confident mask goes back as mask prompt together with the box (paper:
     1)."""
-    max_boxes: int | None = None
+    max_boxes: int | None = setting(None, minimum=1)
     """Boxes of an image that are prompted, the best first. null: all, with LVIS 300, as many as
     its rules count."""
-    score: str = "auto"
-    """What ranks the masks: box, the detector's score, as in the paper; predicted_iou; product of
-    both. auto: box, or predicted_iou for the boxes of the ground truth, which have none."""
+    score: str = setting("auto", choices=SCORES)
+    """The ranking of the masks: box, the detector's score, as in the paper; predicted_iou; product
+    of both. auto: box, or predicted_iou for the boxes of the ground truth, which have none."""
 
 
 def check(cfg: InstancesConfig) -> None:
@@ -40,11 +42,6 @@ def check(cfg: InstancesConfig) -> None:
     Raises:
         UserError: names the setting and what it may be.
     """
-    if cfg.refine < 0:
-        raise UserError(f"instances.refine={cfg.refine} must not be negative")
-    if cfg.max_boxes is not None and cfg.max_boxes < 1:
-        raise UserError(f"instances.max_boxes={cfg.max_boxes} must be at least 1, or null")
-    if cfg.score not in SCORES:
-        raise UserError(f"instances.score={cfg.score}: use one of {', '.join(SCORES)}")
+    check_section(cfg)
     if cfg.boxes and cfg.results:
         raise UserError("instances.boxes are prompts, instances.results finished masks: give one")

@@ -18,7 +18,6 @@ from sam_train.eval.frame.groups import read_groups
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture, Row, TaskResult, Value
 from sam_train.eval.frame.tasks import Run, Task
-from sam_train.eval.tasks.probe.config import check
 from sam_train.eval.tasks.probe.embed import Crop, cut_out, embed_masks
 from sam_train.eval.tasks.probe.nearest import (
     Floats,
@@ -29,6 +28,7 @@ from sam_train.eval.tasks.probe.nearest import (
     usual_similarity,
 )
 from sam_train.eval.tasks.probe.picture import Cell, draw_neighbours
+from sam_train.settings.sections import check_section
 
 if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
@@ -73,7 +73,7 @@ class Probe(Task[EvalImage]):
 
     def check(self, cfg: RunConfig) -> None:
         """See `Task`."""
-        check(cfg.probe)
+        check_section(cfg.probe)
         read_specs(cfg.eval.datasets)
         if cfg.probe.groups:
             read_groups(cfg.probe.groups, columns=cfg.probe.columns, option=_OPTION)

@@ -1,40 +1,28 @@
-"""What can be set about `task=proposals`; the defaults are the paper's (D.3)."""
+"""Settings of `task=proposals`; the defaults are the paper's (D.3)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sam_train.errors import UserError
+from sam_train.settings.sections import section, setting
 
 
+@section("proposals", order=100, resume="harmless")
 @dataclass
 class ProposalsConfig:
     """Mask AR@1000 without categories, by size and by LVIS's frequency."""
 
-    ground_truth: str = ""
+    ground_truth: str = setting("", path="one")
     """LVIS or COCO JSON. Left out: the only set of these kinds in eval.datasets."""
-    images: str = ""
+    images: str = setting("", path="one")
     """Its photos. Left out: `images` beside the JSON, or the JSON's folder."""
-    results: str = ""
+    results: str = setting("", path="one")
     """Masks of any program as COCO's results JSON: image_id, segmentation, score; then no
     checkpoint is needed. Left out: masks of the checkpoint, see below."""
-    limit: int = 1000
+    limit: int = setting(1000, minimum=1)
     """Masks of an image that count: those of the highest score."""
-    points_per_side: int = 64
+    points_per_side: int = setting(64, minimum=1)
     """Grid of points on the photo, without crops."""
-    nms: float = 0.9
+    nms: float = setting(0.9, above=0, maximum=1)
     """Box IoU above which the less sure of two masks is dropped; no other filter, as more than
     1000 masks are wanted. Then the best by the mean of predicted IoU and stability."""
-
-
-def check(cfg: ProposalsConfig) -> None:
-    """Refuse values that mean nothing.
-
-    Raises:
-        UserError: names the setting and what it may be.
-    """
-    for name in ("limit", "points_per_side"):
-        if getattr(cfg, name) < 1:
-            raise UserError(f"proposals.{name}={getattr(cfg, name)} must be at least 1")
-    if not 0 < cfg.nms <= 1:
-        raise UserError(f"proposals.nms={cfg.nms} must lie above 0 and up to 1")

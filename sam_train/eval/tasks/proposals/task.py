@@ -18,7 +18,6 @@ from sam_train.eval.coco.truth import FREQUENCIES, find_truth
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture, Row, TaskResult, Value
 from sam_train.eval.frame.tasks import Run, Task
-from sam_train.eval.tasks.proposals.config import check
 from sam_train.eval.tasks.proposals.recall import (
     AT,
     SIZES,
@@ -26,6 +25,7 @@ from sam_train.eval.tasks.proposals.recall import (
     count_found,
     given_proposals,
 )
+from sam_train.settings.sections import check_section
 from sam_train.types import RLE
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Proposals(Task[ProposalItem]):
     def check(self, cfg: RunConfig) -> None:
         """See `Task`."""
         own = cfg.proposals
-        check(own)
+        check_section(own)
         find_truth(own.ground_truth, own.images, cfg.eval.datasets, task=self.name)
 
     def needs_model(self, cfg: RunConfig) -> bool:

@@ -12,7 +12,7 @@ from sam_train.cli import main
 from sam_train.cluster.plan.run import plan
 from sam_train.cluster.plan.states import whole_model
 from sam_train.errors import UserError
-from sam_train.settings.run import load_config
+from sam_train.settings.compose import load_config
 
 SMALL = [
     *(

@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from sam_train.errors import UserError
-from sam_train.eval import ClickResult, evaluate_clicks
+from sam_train.eval.clicks.interactive import ClickResult, evaluate_clicks
 from sam_train.model import Sam, build_sam
 from sam_train.types import (
     BACKGROUND,

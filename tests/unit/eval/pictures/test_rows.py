@@ -7,8 +7,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from sam_train.eval import ClickResult
 from sam_train.eval.clicks.box_prompt import BoxResult
+from sam_train.eval.clicks.interactive import ClickResult
 from sam_train.eval.pictures.rows import ClickFilm, rows_from_rounds
 from sam_train.model import build_sam
 from sam_train.types import (

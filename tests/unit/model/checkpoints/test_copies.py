@@ -12,7 +12,9 @@ from tiny_sam import changed, copy_of, part, randomised, tiny
 from torch import Tensor
 
 from sam_train.errors import UserError
-from sam_train.model.checkpoints.init import InitConfig, InitReport, load_whole
+from sam_train.model.checkpoints.config import InitConfig
+from sam_train.model.checkpoints.init import load_whole
+from sam_train.model.checkpoints.report import InitReport
 from sam_train.model.sam import Sam
 
 State = dict[str, Tensor]

@@ -13,7 +13,9 @@ from tiny_sam import changed, copy_of, randomised, tiny
 from torch import Tensor
 
 from sam_train.errors import UserError
-from sam_train.model.checkpoints.init import InitConfig, InitReport, initialise
+from sam_train.model.checkpoints.config import InitConfig
+from sam_train.model.checkpoints.init import initialise
+from sam_train.model.checkpoints.report import InitReport
 from sam_train.model.sam import Sam
 
 

@@ -10,7 +10,8 @@ from tiny_sam import changed, copy_of, part, randomised, tiny
 from torch import Tensor
 
 from sam_train.errors import UserError
-from sam_train.model.checkpoints.init import InitConfig, initialise, load_whole
+from sam_train.model.checkpoints.config import InitConfig
+from sam_train.model.checkpoints.init import initialise, load_whole
 
 # Names as the programs write them.
 SAM2 = (

@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 from tiny_sam import changed, copy_of, randomised, tiny
 
 from sam_train.errors import UserError
-from sam_train.model.checkpoints.init import InitConfig, load_whole
+from sam_train.model.checkpoints.config import InitConfig
+from sam_train.model.checkpoints.init import load_whole
 from sam_train.model.checkpoints.weight_files import read_weights
 
 HARMLESS = {

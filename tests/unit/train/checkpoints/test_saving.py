@@ -20,9 +20,11 @@ from sam_train.errors import UserError
 from sam_train.runtime.agreement import Agreement
 from sam_train.runtime.background import Background, snapshot
 from sam_train.settings.run import RunConfig
+from sam_train.settings.sections import check_section
+from sam_train.train.checkpoints.config import CheckpointConfig
 from sam_train.train.checkpoints.resume import candidates, inspect
 from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
-from sam_train.train.checkpoints.rotation import CheckpointConfig, check, steps_in, to_keep
+from sam_train.train.checkpoints.rotation import steps_in, to_keep
 from sam_train.train.checkpoints.saving import Saver, begin_course, identity
 from sam_train.train.checkpoints.whole_files import (
     DamagedFileError,
@@ -217,7 +219,7 @@ def test_what_stays() -> None:
 )
 def test_settings_that_mean_nothing(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"checkpoint.{name}="):
-        check(CheckpointConfig(**{name: value}))
+        check_section(CheckpointConfig(**{name: value}))
 
 
 def test_a_course_that_is_given_up_is_not_taken_for_the_newest(tmp_path: Path) -> None:

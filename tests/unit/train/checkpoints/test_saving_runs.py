@@ -23,9 +23,9 @@ from sam_train.errors import UserError
 from sam_train.runtime.agreement import Agreement
 from sam_train.runtime.run_owner import RunOwner
 from sam_train.train.checkpoints import saving
+from sam_train.train.checkpoints.config import CheckpointConfig
 from sam_train.train.checkpoints.resume import RUN_RECORD, inspect
 from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
-from sam_train.train.checkpoints.rotation import CheckpointConfig
 from sam_train.train.checkpoints.saving import RNG_RECORD, Saver, Wish
 from sam_train.train.checkpoints.whole_files import write_whole
 from sam_train.train.report.meter import Recorder

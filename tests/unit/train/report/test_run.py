@@ -17,7 +17,7 @@ from PIL import Image
 
 from sam_train.data.datamodule import SamDataModule
 from sam_train.data.shards.writer import ShardSample, annotation, write_shards
-from sam_train.eval import ClickScores
+from sam_train.eval.clicks.scores import ClickScores
 from sam_train.settings.run import RunConfig
 from sam_train.train.module import SamModule
 from sam_train.train.report.callbacks import build_callbacks

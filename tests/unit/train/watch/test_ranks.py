@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sam_train.errors import UserError
-from sam_train.train.watch import HealthConfig, check
+from sam_train.train.watch.config import HealthConfig, check
 from sam_train.train.watch.ranks import RankWatch, Stopwatch, compare, shares
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from places import REAL_DATA
 
-from sam_train.eval.tasks.edges import evaluate_edges
+from sam_train.eval.tasks.edges.run import evaluate_edges
 
 BENCH = REAL_DATA / "bsds500_bench"
 

@@ -10,11 +10,12 @@ from sam_train.errors import UserError
 from sam_train.eval.frame.result import TaskResult
 from sam_train.eval.frame.tasks import Run
 from sam_train.eval.frame.work import run_task
-from sam_train.eval.tasks.edges import EdgeResult, EdgesConfig, evaluate_edges
-from sam_train.eval.tasks.edges.config import check
+from sam_train.eval.tasks.edges.config import EdgesConfig, check
 from sam_train.eval.tasks.edges.counts import ImageCounts, count_image
 from sam_train.eval.tasks.edges.plot import draw_precision_recall
 from sam_train.eval.tasks.edges.readers import Pair
+from sam_train.eval.tasks.edges.result import EdgeResult
+from sam_train.eval.tasks.edges.run import evaluate_edges
 from sam_train.eval.tasks.edges.task import Edges
 from sam_train.runtime.parts import Part
 from sam_train.settings.run import RunConfig

@@ -12,7 +12,7 @@ from scipy import stats
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.frame.records import Record
 from sam_train.eval.tasks.fairness.scores import draw_groups, result_of, score
-from sam_train.settings.run import load_config
+from sam_train.settings.compose import load_config
 
 
 def photo(*masks: tuple[str, float, float]) -> Record:

@@ -1,0 +1,60 @@
+"""Settings of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sam_train.settings.sections import run_check, section, setting
+
+if TYPE_CHECKING:
+    from sam_train.settings.run import RunConfig
+
+
+@section("model", order=30, resume="applies")
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The model to build. Sizes left out are those of the name."""
+
+    name: str = "vit_b"
+    """vit_h, vit_l, vit_b (paper A), vit_s or vit_t (ours)."""
+    image_size: int | None = setting(None, minimum=1)
+    """S, side of the square input in pixels, a multiple of the patch size. Left out: 1024 (paper
+    A), for vit_t 256."""
+    drop_path: float = setting(0.0, minimum=0, below=1)
+    """Stochastic depth of the ViT's last block, linear from 0 at the first (paper A: 0.4 for H
+    and L, 0.6 for B)."""
+    checkpoint_blocks: str = setting("none", resume="harmless")
+    """Recomputation in the backward pass of each ViT block, to save memory: none; selective
+    (everything but linear layers and fused attention: about half the memory of the encoder at
+    little cost); full (all of it: a third more computation)."""
+    decoder_depth: int | None = setting(None, minimum=1)
+    """Two-way blocks of the decoder: 2, or 3 as in the data engine's models (paper A)."""
+    patch_size: int | None = setting(None, minimum=1)
+    """Side of a patch in pixels (16)."""
+    window_size: int | None = setting(None, minimum=0)
+    """Side of an attention window in tokens (14); 0 attends to the whole image."""
+    embed_dim: int | None = setting(None, minimum=1)
+    """Width of the ViT."""
+    depth: int | None = setting(None, minimum=1)
+    """Blocks of the ViT; give `global_blocks` too."""
+    heads: int | None = setting(None, minimum=1)
+    """Attention heads of the ViT."""
+    global_blocks: list[int] = setting([])
+    """ViT blocks with global attention; empty: those of the name."""
+    prompt_dim: int | None = setting(None, minimum=1)
+    """C, width of image embedding, prompts and decoder (256)."""
+    decoder_heads: int | None = setting(None, minimum=1)
+    """Attention heads of the decoder (8)."""
+    decoder_mlp_dim: int | None = setting(None, minimum=1)
+    """Width inside the decoder's MLP (2048)."""
+    decoder_activation: str | None = None
+    """gelu or relu, between upscaling layers."""
+
+
+@run_check
+def _check_run(cfg: RunConfig) -> None:
+    # The sizes stand beside what is built of them, and importing that takes a second.
+    from sam_train.model.build import resolve  # noqa: PLC0415
+
+    resolve(cfg.model)
