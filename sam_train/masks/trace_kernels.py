@@ -12,6 +12,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from numba.extending import intrinsic
 
 from sam_train.masks.upscale import Axis
@@ -25,6 +26,8 @@ own, strong) that all pixels are above: 0 to 3."""
 # What a mask's state holds while its columns are walked.
 _AT, _INSIDE, _WEAK, _STRONG, _AREA, _TOP, _BOTTOM, _LEFT, _RIGHT = range(9)
 
+Array = npt.NDArray[Any]
+"""An array of the element type that the compiled signature says."""
 _GRID = numba.float32[:, ::1]
 _FLOATS = numba.float32[::1]
 _INT32 = numba.int32[::1]
@@ -47,7 +50,7 @@ _fused: Any = intrinsic(_fuse)
 
 
 @numba.njit(numba.int32(numba.float32, _FLOATS), nogil=True, cache=True)
-def _kind(value, cuts):  # type: ignore[no-untyped-def]
+def _kind(value: float, cuts: Array) -> int:
     margin = np.float32(MARGIN) * max(np.float32(1), cuts[2])
     kind = 0
     for cut in cuts:
@@ -59,7 +62,7 @@ def _kind(value, cuts):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(numba.void(_INT32, _INT32, numba.int64, numba.int64), nogil=True, cache=True)
-def _stretches(kinds, until, begin, stop):  # type: ignore[no-untyped-def]
+def _stretches(kinds: Array, until: Array, begin: int, stop: int) -> None:
     """Among begin to stop - 1: rows i to until[i] are of one kind."""
     until[stop - 1] = stop - 1
     for i in range(stop - 2, begin - 1, -1):
@@ -69,7 +72,9 @@ def _stretches(kinds, until, begin, stop):  # type: ignore[no-untyped-def]
 @numba.njit(
     numba.void(_GRID, numba.int64, numba.int64, _FLOATS, _INT32, _INT32), nogil=True, cache=True
 )
-def _classify(logits, left, right, cuts, kinds, until):  # type: ignore[no-untyped-def]
+def _classify(
+    logits: Array, left: int, right: int, cuts: Array, kinds: Array, until: Array
+) -> None:
     """Each row of the cell columns left to right: kinds[i]; rows i to until[i] are alike."""
     for i in range(len(kinds)):
         kinds[i] = _kind(logits[i, left], cuts)
@@ -87,9 +92,19 @@ def _classify(logits, left, right, cuts, kinds, until):  # type: ignore[no-untyp
     nogil=True,
     cache=True,
 )  # fmt: skip
-def _input_pixels(  # type: ignore[no-untyped-def]
-    logits, rows, columns, x, begin, stop, cuts, across, pair, kinds, until
-):
+def _input_pixels(
+    logits: Array,
+    rows: Axis,
+    columns: Axis,
+    x: int,
+    begin: int,
+    stop: int,
+    cuts: Array,
+    across: Array,
+    pair: Array,
+    kinds: Array,
+    until: Array,
+) -> None:
     """The input pixels of rows begin to stop - 1 in the two columns that crop column x lies
     between, to `pair`, and the kinds of their rows."""
     for side in range(2):
@@ -112,7 +127,9 @@ def _input_pixels(  # type: ignore[no-untyped-def]
 @numba.njit(
     numba.int64(numba.int64, _INT32, _INT32, _INT32, _INT32, numba.int64), nogil=True, cache=True
 )
-def _alike_until(y, depends, ends, kinds, until, height):  # type: ignore[no-untyped-def]
+def _alike_until(
+    y: int, depends: Array, ends: Array, kinds: Array, until: Array, height: int
+) -> int:
     """Where the crop rows end that are of one kind with y; y itself if it is mixed.
 
     Args: depends[y] is the first row of cells or pixels that y depends on; ends[i] lies behind
@@ -129,7 +146,16 @@ def _alike_until(y, depends, ends, kinds, until, height):  # type: ignore[no-unt
     nogil=True,
     cache=True,
 )  # fmt: skip
-def _add_pieces(y, height, depends, ends, kinds, until, pieces, n):  # type: ignore[no-untyped-def]
+def _add_pieces(
+    y: int,
+    height: int,
+    depends: Array,
+    ends: Array,
+    kinds: Array,
+    until: Array,
+    pieces: Array,
+    n: int,
+) -> int:
     """Rows y to height - 1 as pieces of one kind, or mixed, behind the first n in `pieces`, where
     they stand as (end, kind). Returns how many there are then."""
     while y < height:
@@ -152,9 +178,19 @@ def _add_pieces(y, height, depends, ends, kinds, until, pieces, n):  # type: ign
     nogil=True,
     cache=True,
 )  # fmt: skip
-def _refine(  # type: ignore[no-untyped-def]
-    logits, rows, columns, x, cuts, coarse, number, across, pair, fine, pieces
-):
+def _refine(
+    logits: Array,
+    rows: Axis,
+    columns: Axis,
+    x: int,
+    cuts: Array,
+    coarse: Array,
+    number: int,
+    across: Array,
+    pair: Array,
+    fine: Array,
+    pieces: Array,
+) -> int:
     """The pieces of crop column x by its input pixels, where the cells alone leave it open."""
     n = 0
     begin = 0
@@ -177,7 +213,7 @@ def _refine(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(numba.void(numba.boolean, numba.int64, _INT32, _INT64), nogil=True, cache=True)
-def _turn(on, position, out, state):  # type: ignore[no-untyped-def]
+def _turn(on: bool, position: int, out: Array, state: Array) -> None:
     """From here on pixels are `on`: a change is noted where they were not."""
     if on != (state[_INSIDE] != 0):
         out[state[_AT]] = position
@@ -190,7 +226,7 @@ def _turn(on, position, out, state):  # type: ignore[no-untyped-def]
     nogil=True,
     cache=True,
 )
-def _alike(kind, y, stop, base, out, state):  # type: ignore[no-untyped-def]
+def _alike(kind: int, y: int, stop: int, base: int, out: Array, state: Array) -> None:
     """Pixels y to stop - 1 of a column, all of one kind."""
     _turn(kind >= 2, base + y, out, state)
     state[_WEAK] += stop - y if kind >= 1 else 0
@@ -209,7 +245,19 @@ def _alike(kind, y, stop, base, out, state):  # type: ignore[no-untyped-def]
     nogil=True,
     cache=True,
 )  # fmt: skip
-def _mixed(rows, pair, left, right, cuts, y, stop, base, column, out, state):  # type: ignore[no-untyped-def]
+def _mixed(
+    rows: Axis,
+    pair: Array,
+    left: float,
+    right: float,
+    cuts: Array,
+    y: int,
+    stop: int,
+    base: int,
+    column: Array,
+    out: Array,
+    state: Array,
+) -> None:
     """Pixels y to stop - 1 of a column, each with its own value, between the input pixels `pair`
     with the weights left and right."""
     for k in range(rows.second[0, y], rows.second[1, stop - 1] + 1):
@@ -232,15 +280,17 @@ def _mixed(rows, pair, left, right, cuts, y, stop, base, column, out, state):  #
 
 
 @numba.njit(numba.boolean(_PAIRS, numba.int64), nogil=True, cache=True)
-def _equal(pairs, x):  # type: ignore[no-untyped-def]
+def _equal(pairs: Array, x: int) -> bool:
     """Whether column x holds the same pair as the one before."""
-    return pairs[0, x] == pairs[0, x - 1] and pairs[1, x] == pairs[1, x - 1]
+    return bool(pairs[0, x] == pairs[0, x - 1] and pairs[1, x] == pairs[1, x - 1])
 
 
 @numba.njit(
     numba.void(_GRID, _AXIS, _AXIS, _FLOATS, _INT64, _INT32, _INT64), nogil=True, cache=True
 )
-def _trace_one(logits, rows, columns, cuts, place, out, state):  # type: ignore[no-untyped-def]
+def _trace_one(
+    logits: Array, rows: Axis, columns: Axis, cuts: Array, place: Array, out: Array, state: Array
+) -> None:
     """Changes of one mask to out[state[AT]:]; state[AT] = -1 if there is no room."""
     inside, height, width = rows.first.shape[1], rows.second.shape[1], columns.second.shape[1]
     kinds, until = np.empty(len(logits), np.int32), np.empty(len(logits), np.int32)
@@ -287,7 +337,17 @@ def _trace_one(logits, rows, columns, cuts, place, out, state):  # type: ignore[
     nogil=True,
     cache=True,
 )  # fmt: skip
-def trace(logits, first, rows, columns, cuts, place, out, starts, found):  # type: ignore[no-untyped-def]
+def trace(
+    logits: Array,
+    first: int,
+    rows: Axis,
+    columns: Axis,
+    cuts: Array,
+    place: Array,
+    out: Array,
+    starts: Array,
+    found: Array,
+) -> int:
     """Masks from `first` on: the changes of mask k to out[starts[k]:starts[k + 1]]; to found[k]
     its weak, strong and own area and its box. Returns the first mask that found no room."""
     height, width = rows.second.shape[1], columns.second.shape[1]
