@@ -40,7 +40,7 @@ ROOM_CIRCLES = {
 """Rooms that import each other. Take lines out; never add one."""
 
 LATE_IMPORTS = Path(__file__).parent / "late_imports.toml"
-LATE_IMPORTS_TO_MEND = 6
+LATE_IMPORTS_TO_MEND = 5
 """Late imports that hide a circle. Lower it; never raise it."""
 
 
