@@ -1,4 +1,4 @@
-"""What a person may set about the data; `SamDataModule` is its owner."""
+"""Settings of the data; `SamDataModule` is their owner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MASK_SAMPLING = ("nearest", "area")
 
 @dataclass
 class DataConfig:
-    """Where the shards are, how many images and masks a step takes, and how they are read.
+    """Shards, images and masks of a step, and the way in which they are read.
 
     The input side S and the loss grid R belong to the model and the loss, not to the data.
     """
@@ -40,8 +40,8 @@ class DataConfig:
     """Images per optimizer step over ALL ranks and accumulated micro-batches (256 for ViT-H, 128
     for ViT-L and ViT-B; paper A). Must be divisible by ranks x accumulation."""
     masks_per_image: int = 64
-    """At most this many masks of an image are drawn per step (paper A: 64 per GPU, with one image
-    on each). Which ones is decided by (seed, epoch, sample) alone."""
+    """Limit of the masks of an image that are drawn per step (paper A: 64 per GPU, with one image
+    on each). The draw depends on (seed, epoch, sample) alone."""
     masks_per_gpu: int | None = None
     """Most masks that a GPU may be given at a time; null is no bound, and the paper's recipes set
     its 64 (paper A). An upper limit on settings, not a draw: images on a GPU x `masks_per_image`
@@ -83,7 +83,7 @@ class DataConfig:
     val_images: int | None = None
     """Only the first images of the validation shards, in shard order; null takes all."""
     val_masks_per_image: int | None = None
-    """At most this many masks of a validation image, the same in every run; null takes all."""
+    """Limit of the masks of a validation image, the same in every run; null takes all."""
     val_batch_size: int = 1
     """Validation images per rank and batch; has no influence on the result."""
     workers: int = 2
@@ -91,7 +91,7 @@ class DataConfig:
     prefetch: int = 4
     """Batches that each worker prepares ahead."""
     start_method: str | None = None
-    """How workers start: fork, spawn or forkserver; null is the platform's own."""
+    """Start method of workers: fork, spawn or forkserver; null is the platform's own."""
     cache: bool = False
     """Keep the resized photos and the parsed masks in memory, for sets that fit: 3 S^2 bytes an
     image, once per worker. With `scale_jitter` the photos are kept in their own size."""

@@ -34,11 +34,11 @@ VERBS = frozenset(
     Abort Accept Accumulate Add Advance Align Allocate Answer Append Apply Ask Assemble Assign
     Attach Average Begin Bind Bin Blend Block Blur Bound Bring Broadcast Build Cache Call Change
     Check Choose Clamp Clear Clip Close Collate Collect Combine Compare Compile Complete Compose
-    Compress Compute Convert Convolve Copy Correct Count Cover Create Crop Cut Decide Decode
+    Compress Compute Convert Convolve Copy Cast Correct Count Cover Create Crop Cut Decide Decode
     Deduplicate Delete Derive Describe Detach Detect Disable Discard Divide Download Draw Drop
     Embed Empty Encode End Enable Enforce Enlarge Ensure Enter Erase Erode Estimate Evaluate
     Exchange Exclude Exit Expand Explain Export Extend Extract Fail Fetch Fill Filter Find Finish
-    Fit Flatten Flip Flush Follow Forget Format Forward Free Freeze Gather Generate Get Give Go
+    Fit Flatten Flip Flush Follow Forget Format Forward Fuse Free Freeze Gather Generate Get Give Go
     Group Grow Guess Handle Hash Hide Hold Ignore Index Initialise Insert Install Interpolate
     Interrupt Invert Iterate Join Keep Label Lay Leave Let Limit Link List Load Locate Lock Log
     Look Lower Make Map Mark Match Maximise Mean Measure Merge Mirror Mix Move Multiply Name
@@ -104,7 +104,8 @@ def docstrings(source: Source) -> Iterator[Docstring]:
             continue
         where = f"{source.place}:{getattr(node, 'lineno', 1)}"
         text = ast.get_docstring(node)
-        if text:
+        # A constructor's may have nothing to say but its arguments.
+        if text and not text.startswith(("Args:", "Raises:")):
             kind = "function" if isinstance(node, Function) and not is_a_property(node) else "thing"
             yield Docstring(where, text, kind)
         for field, below in zip(node.body, node.body[1:], strict=False):

@@ -15,8 +15,8 @@ from sam_train.types import Batch, Sample
 
 
 def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None = None) -> Batch:
-    """One batch of B >= 1 samples; see `types.Batch` for shapes. Images are padded with zeros at
-    the right and bottom.
+    """Join samples to one batch of B >= 1; see `types.Batch` for shapes. Images are padded with
+    zeros at the right and bottom.
 
     Args:
         memory: uint8 [block_size(samples)], where images and behind them masks are written; None:
@@ -54,7 +54,7 @@ def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None
 
 
 def block_size(samples: Sequence[Sample], *, image_size: int) -> int:
-    """Bytes of the images and masks of a batch."""
+    """Return the bytes of the images and masks of a batch."""
     return len(samples) * 3 * image_size**2 + sum(s.masks.size for s in samples)
 
 
@@ -74,7 +74,8 @@ class Collator:
     def __call__(
         self, samples: Sequence[Sample | UserError | None]
     ) -> Batch | Parcel | UserError | None:
-        """The batch of what is usable; None if nothing is; an error if there is one."""
+        """Collate the usable samples; return None if there is none, and an error if there is
+        one."""
         usable: list[Sample] = []
         for sample in samples:
             if isinstance(sample, UserError):

@@ -51,12 +51,12 @@ class SizedLoader(Loader):
         self._batches = batches
 
     def __len__(self) -> int:
-        """Batches in a pass; fewer come if all samples of one are unusable."""
+        """Return the batches in a pass; fewer come if all samples of one are unusable."""
         return self._batches
 
 
 def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[Any]:
-    """torch's loader with the processes that `cfg` asks for.
+    """Make torch's loader with the processes that `cfg` asks for.
 
     Args:
         batches: `batch_sampler` and `collate_fn`, or `batch_size=None` for ready batches.
@@ -93,7 +93,7 @@ def make_train_loader(
     world_size: int = 1,
     accumulate: int = 1,
 ) -> Loader:
-    """An endless loader of this rank's micro-batches.
+    """Make an endless loader of this rank's micro-batches.
 
     Args:
         image_size: S.
@@ -174,7 +174,7 @@ def make_val_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> SizedLoader:
-    """A loader over this rank's share of the first `val_images` images, in shard order.
+    """Make a loader over this rank's share of the first `val_images` images, in shard order.
 
     Ranks take every `world_size`-th image and none twice, so the last ranks may have one less.
     """

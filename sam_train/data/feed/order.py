@@ -36,7 +36,7 @@ _ROUNDS = 6
 
 
 def hash64(*parts: int) -> int:
-    """A 64-bit hash of integers, in order (SplitMix64's finaliser, chained)."""
+    """Hash integers to 64 bits, one after the other (SplitMix64's finaliser, chained)."""
     h = 0
     for part in parts:
         h = ((h ^ (part & _MASK)) + _GOLDEN) & _MASK
@@ -47,7 +47,7 @@ def hash64(*parts: int) -> int:
 
 
 def hash_each(base: int, values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """uint64 [n]: one hash per value, keyed by `base` (a `hash64`)."""
+    """Hash each value to uint64 [n], keyed by `base` (a `hash64`)."""
     h = (values.astype(np.uint64) ^ np.uint64(base)) + np.uint64(_GOLDEN)
     h = (h ^ (h >> np.uint64(30))) * np.uint64(_MIX_1)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(_MIX_2)
@@ -57,7 +57,7 @@ def hash_each(base: int, values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a position of the order stands for."""
+    """The sample that a position of the order stands for."""
 
     epoch: int
     index: int
@@ -97,7 +97,7 @@ class Order:
         self._layouts: dict[int, _Layout] = {}
 
     def place(self, position: int) -> Place:
-        """Epoch and sample at a position >= 0."""
+        """Return epoch and sample at a position >= 0."""
         epoch, index = divmod(position, self.samples)
         key = hash64(self.seed, STREAM_ORDER, epoch)
         if self._window == 0:
@@ -105,7 +105,8 @@ class Order:
         return Place(epoch, self._layout(epoch, key).sample(index))
 
     def replacement(self, position: int, attempt: int) -> Place:
-        """The sample to take when the first `attempt` choices for this position were unusable.
+        """Return the sample to take when the first `attempt` choices for this position were
+        unusable.
 
         Of all shards whatever the window is: it may be the window's shard that is lost.
         """
@@ -134,7 +135,7 @@ class _Layout:
         self._key = key
 
     def sample(self, index: int) -> int:
-        """The sample at place `index` of the epoch."""
+        """Return the sample at place `index` of the epoch."""
         window = int(np.searchsorted(self._windows, index, side="right")) - 1
         begin, end = self._windows[window : window + 2].tolist()
         index = begin + permute(index - begin, end - begin, key=hash64(self._key, window))
@@ -143,7 +144,8 @@ class _Layout:
 
 
 def permute(index: int, count: int, *, key: int) -> int:
-    """Where the permutation of 0 .. count - 1 that `key` names takes `index`; O(1)."""
+    """Return the place to which the permutation of 0 .. count - 1 that `key` names takes `index`;
+    O(1)."""
     half = ((count - 1).bit_length() + 1) // 2
     # A Feistel network permutes the 4^half >= count numbers; walking along its cycle until the
     # number is below count permutes those. The domain is below 4 count: under 4 walks on average.
@@ -162,7 +164,7 @@ def _feistel(value: int, half: int, key: int) -> int:
 
 
 def micro_batch(batch_size: int, *, world_size: int, accumulate: int) -> int:
-    """Images of one rank in one of a step's turns.
+    """Return the images of one rank in one micro-batch of a step.
 
     Raises:
         UserError: `batch_size` cannot be divided evenly.

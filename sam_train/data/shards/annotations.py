@@ -24,7 +24,7 @@ from sam_train.masks import rle
 MAX_POLYGON_PIXELS = 3 * 2**24
 """Photos above this have no polygons read: pycocotools' encoder can overrun its buffer there."""
 _CHARACTERS = 7
-"""Of the longest number: 35 bits, more than any photo has pixels."""
+"""Characters of the longest number: 35 bits, more than any photo has pixels."""
 
 
 class _Segmentation(msgspec.Struct):
@@ -169,7 +169,7 @@ def _read_polygons(segmentation: list[Any], found: Annotations, *, height: int, 
 
 
 def _polygons(values: list[Any]) -> Iterator[list[float]]:
-    """Each polygon as x, y, x, y: written so, or as pairs, alone or in a list of several.
+    """Return each polygon as x, y, x, y: written so, or as pairs, alone or in a list of several.
 
     A polygon that holds anything but numbers comes as an empty one.
     """
@@ -191,13 +191,13 @@ def _polygons(values: list[Any]) -> Iterator[list[float]]:
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:
-    """The values as numbers; empty where one of them is none."""
+    """Return the values as numbers; empty where one of them is none."""
     found = [_number(value) for value in values]
     return [] if None in found else [number for number in found if number is not None]
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, also where it is written as text; None for anything else."""
+    """Return a finite number, also where it is written as text; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -104,7 +104,7 @@ def annotation(
     point_coords: Sequence[float] | None = None,
     crop_box: Sequence[float] | None = None,
 ) -> Annotation:
-    """The annotation of one mask.
+    """Make the annotation of one mask.
 
     Args:
         mask: bool [H, W], original frame, at least one pixel set.
@@ -136,7 +136,8 @@ def annotate_masks(
     point_coords: Sequence[Sequence[float]] | None = None,
     crop_box: Sequence[float] | None = None,
 ) -> list[Annotation]:
-    """As `annotation`, for bool [N, H, W] at once, numbered from `first_id`."""
+    """Make annotations as `annotation` does, for bool [N, H, W] at once, numbered from
+    `first_id`."""
     if masks.ndim != 3:
         raise ValueError(f"masks must be [N, H, W], got shape {list(masks.shape)}")
     # pycocotools wants [H, W, N] in Fortran order: that is [N, W, H] in C order, transposed.
@@ -181,7 +182,8 @@ def annotation_from_rle(
     point_coords: Sequence[float] | None = None,
     crop_box: Sequence[float] | None = None,
 ) -> Annotation:
-    """As `annotation`, from a COCO RLE: compressed (str or bytes) or plain lists of runs.
+    """Make an annotation as `annotation` does, from a COCO RLE: compressed (str or bytes) or plain
+    lists of runs.
 
     Raises:
         ValueError: the mask has no pixel.
@@ -232,7 +234,7 @@ def _entry(
 
 
 def _middle(columns: npt.NDArray[np.uint8], left: int = 0) -> list[float]:
-    """(x, y) of the median foreground pixel in column-major order: always on the mask.
+    """Return (x, y) of the median foreground pixel in column-major order: always on the mask.
 
     `columns` is uint8 [w, H], the part of the mask from column `left` on.
     """
@@ -242,7 +244,7 @@ def _middle(columns: npt.NDArray[np.uint8], left: int = 0) -> list[float]:
 
 
 def shard_path(out: Path, index: int) -> Path:
-    """Where shard `index` of a dataset lies."""
+    """Return the path of shard `index` of a dataset."""
     return out / SHARD_NAME.format(index)
 
 
@@ -251,7 +253,7 @@ class TarEntry:
     """The two files of one sample, as they stand in a shard."""
 
     key: str
-    """Their name without extension: `sa_12`."""
+    """Names of the files without extension: `sa_12`."""
     jpeg: bytes
     json: bytes
 

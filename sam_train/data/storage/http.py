@@ -25,7 +25,7 @@ _CHUNK = 1 << 18
 
 @dataclass(slots=True, kw_only=True)
 class Patience:
-    """How long a server may take."""
+    """Time limits for a server's answers."""
 
     attempts: int = 5
     """Tries of one request."""
@@ -66,15 +66,15 @@ class HttpSource(Source):
     """A file that a web server gives in ranges. Connections are kept alive, per process."""
 
     def facts(self) -> Facts:
-        """See `Source`. Asks for one byte: signed links answer no HEAD, and it shows that the
-        server knows ranges."""
+        """Ask for one byte. Signed links answer no HEAD, and the answer shows that the server knows
+        ranges."""
         part = self._request(Span(0, 1))
         if part.total is None:
             raise OSError(f"{self.name}: the server does not say how long it is")
         return Facts(part.total, part.stamp)
 
     def read_many(self, spans: Sequence[Span], *, size: int | None = None) -> list[bytes]:
-        """See `Source`."""
+        """Read each merged span by one range request, tried again where that can help."""
         groups = merged(spans)
         blocks = []
         for group in groups:

@@ -26,12 +26,12 @@ class Pair:
     """The two files of one sample, in memory."""
 
     key: str
-    """Their name without extension."""
+    """Names of the files without extension."""
     entry: Entry
 
 
 def read_pairs(path: str, *, left_out: Callable[[str], None]) -> Iterator[Pair]:
-    """The samples of one shard in the order in which they are complete.
+    """Yield the samples of one shard in the order in which they are complete.
 
     Args:
         path: of the shard, a URL, or a `pipe:` command.
@@ -130,7 +130,7 @@ def _open(path: str) -> Iterator[_Tape]:
 
 
 class _Command:
-    """What a shell command prints."""
+    """The output of a shell command."""
 
     def __init__(self, pipe: Any) -> None:
         # Not webdataset's own read: once the command has failed, it drops what was still printed.
@@ -139,7 +139,7 @@ class _Command:
         self._data = b""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly these bytes, shorter only at the end; what lies before is gone.
+        """Read exactly these bytes, fewer only at the end; earlier bytes are gone.
 
         Raises:
             OSError: the output ended and the command's exit status is not 0.

@@ -34,7 +34,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the block before a member says; a long name stands in a block of its own."""
+    """Fields of the block before a member; a long name stands in a block of its own."""
 
     name: str
     size: int
@@ -57,7 +57,7 @@ def list_members(read_at: Callable[[int, int], bytes], *, size: int) -> Listing:
 def walk_members(
     read_at: Callable[[int, int], bytes], listing: Listing, *, size: int | None
 ) -> Iterator[Member]:
-    """The members one by one, as their headers are met; never looks back.
+    """Yield the members one by one, as their headers are met; never look back.
 
     Args:
         read_at: as for `list_members`; its offsets only rise.
@@ -104,7 +104,8 @@ def walk_members(
 
 
 def parse_header(block: bytes) -> Header | None:
-    """The header in a block of 512 bytes; None if its checksum or its size is wrong."""
+    """Parse the header in a block of 512 bytes; return None if its checksum or its size is
+    wrong."""
     size = _number(block[124:136])
     checksum = _number(block[148:156])
     # The checksum counts its own field as spaces.
@@ -127,7 +128,7 @@ def _number(field_: bytes) -> int | None:
 
 
 def _parse_pax(payload: bytes, *, name: str | None) -> tuple[str | None, int | None]:
-    """The `path` and `size` of a pax record list; records that cannot be read are passed over."""
+    """Parse the `path` and `size` of a pax record list; unreadable records are passed over."""
     length: int | None = None
     at = 0
     # By position: cutting the rest off a record at a time would copy a damaged megabyte of tiny
