@@ -1,4 +1,4 @@
-"""What can be set about `export`, and what its settings mean together."""
+"""Settings of `export`, and their meaning together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENDINGS = {name: ending for ending, name in _BY_ENDING.items()}
 
 @dataclass(kw_only=True)
 class OnnxConfig:
-    """How `export format=onnx` writes the mask decoder; as segment-anything's
+    """Options of the mask decoder that `export format=onnx` writes, as of segment-anything's
     scripts/export_onnx_model.py."""
 
     opset: int = 20
@@ -36,7 +36,7 @@ class OnnxConfig:
 
 
 def format_of(given: str | None, out: Path) -> str:
-    """The format to write: `format`, else by the ending of `out`.
+    """Return the format to write: `format`, else by the ending of `out`.
 
     Raises:
         UserError: unknown, or one that `out` does not fit.
@@ -59,7 +59,7 @@ def format_of(given: str | None, out: Path) -> str:
 
 
 def dtype_of(given: str | None, format: str) -> torch.dtype:
-    """The stored weights' dtype: `dtype`, else float16 in safetensors and float32 elsewhere.
+    """Return the stored weights' dtype: `dtype`, else float16 in safetensors and float32 elsewhere.
 
     Raises:
         UserError: unknown, or not possible in `format`.

@@ -47,7 +47,7 @@ def tidy(changes: Changes, photo: tuple[int, int], *, min_area: int, keep_larges
 
 
 def _flip(changes: Changes) -> Changes:
-    """The background as a mask."""
+    """Return the background as a mask."""
     if len(changes) and changes[0] == 0:
         return changes[1:].copy()
     return np.concatenate([np.zeros(1, np.int32), changes])
@@ -63,7 +63,7 @@ def _root(parents: Array, k: int) -> int:
 
 @numba.njit(numba.int64(_INT32, numba.int64, numba.int64, _INT64, _INT64), nogil=True, cache=True)
 def _cut_at_columns(changes: Array, height: int, width: int, begins: Array, ends: Array) -> int:
-    """Runs of foreground, none longer than its column, to begins and ends. Returns how many."""
+    """Cut foreground into runs no longer than a column, to begins and ends. Returns how many."""
     n = 0
     for i in range(0, len(changes), 2):
         begin = np.int64(changes[i])
@@ -108,7 +108,7 @@ def _join(begins: Array, ends: Array, n: int, height: int, parents: Array) -> No
 def _without_small(
     changes: Array, height: int, width: int, min_area: int, keep_largest: bool
 ) -> tuple[Array, bool]:
-    """The mask without its regions below min_area pixels, and whether there were any."""
+    """Remove regions below min_area pixels; returns the mask and whether there were any."""
     room = len(changes) + width + 1
     begins, ends = np.empty(room, np.int64), np.empty(room, np.int64)
     n = _cut_at_columns(changes, height, width, begins, ends)

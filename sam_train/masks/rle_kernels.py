@@ -32,7 +32,7 @@ _INT64 = numba.int64[::1]
 def _parse_one(
     data: Array, p: int, stop: int, pixels: int, first: int, ends: Array, found: Array
 ) -> int:
-    """One string data[p:stop] to ends[first:]; found[0] = runs. Returns the status."""
+    """Parse one string data[p:stop] to ends[first:]; found[0] = runs. Returns the status."""
     n = 0
     position = np.int64(0)
     before_last, last = np.int64(0), np.int64(0)
@@ -75,7 +75,7 @@ def _parse_one(
     cache=True,
 )
 def _measure(ends: Array, first: int, stop: int, height: int, extents: Array, k: int) -> int:
-    """Area of the runs ends[first:stop]; their extent to extents[k]."""
+    """Measure the area of the runs ends[first:stop] and write their extent to extents[k]."""
     area = 0
     x0, y0, x1, y1 = 1 << 31, height, -1, -1
     for i in range(first + 1, stop, 2):
@@ -121,7 +121,7 @@ def parse(
     areas: Array,
     extents: Array,
 ) -> None:
-    """See `rle.parse`; status, areas and extents hold zeros before."""
+    """Parse as `rle.parse`; status, areas and extents hold zeros before."""
     found = np.zeros(1, dtype=np.int64)
     for k in range(len(offsets) - 1):
         first = starts[k]
@@ -138,7 +138,7 @@ def parse(
 def _crop_one(
     ends: Array, first: int, stop: int, height: int, corners: Array, out: Array, at: int
 ) -> int:
-    """The runs ends[first:stop] inside the window to out[at:]; returns where they stop."""
+    """Crop the runs ends[first:stop] to the window, to out[at:]; returns where they stop."""
     y0, x0, y1, x1 = corners[0], corners[1], corners[2], corners[3]
     rows = y1 - y0
     start = at
@@ -191,7 +191,7 @@ def crop(
     areas: Array,
     extents: Array,
 ) -> None:
-    """See `rle.crop`; areas and extents hold zeros before."""
+    """Crop as `rle.crop`; areas and extents hold zeros before."""
     rows = corners[2] - corners[0]
     at = 0
     for k in range(len(starts) - 1):
@@ -217,7 +217,7 @@ def crop(
 def pixels_at(
     ends: Array, starts: Array, height: int, masks: Array, ranks: Array, out: Array
 ) -> None:
-    """See `rle.pixels_at`."""
+    """Find pixels as `rle.pixels_at`."""
     for k in range(len(masks)):
         left = ranks[k]
         for i in range(starts[masks[k]] + 1, starts[masks[k] + 1], 2):
@@ -246,7 +246,7 @@ def pixels_at(
 def rasterise(
     ends: Array, starts: Array, height: int, masks: Array, rows: Array, columns: Array, out: Array
 ) -> None:
-    """See `rle.rasterise`; out holds zeros before."""
+    """Rasterise as `rle.rasterise`; out holds zeros before."""
     for k in range(len(masks)):
         for i in range(starts[masks[k]] + 1, starts[masks[k] + 1], 2):
             begin, last = ends[i - 1], ends[i] - 1
@@ -279,7 +279,7 @@ def rasterise(
 def sampled(
     ends: Array, starts: Array, height: int, masks: Array, rows: Array, columns: Array, out: Array
 ) -> None:
-    """See `rle.sampled`; out holds zeros before."""
+    """Mark the masks that at least one cell of `rle.rasterise` shows; out holds zeros before."""
     for k in range(len(masks)):
         for i in range(starts[masks[k]] + 1, starts[masks[k] + 1], 2):
             begin, last = ends[i - 1], ends[i] - 1
@@ -347,7 +347,7 @@ def rasterise_area(
     extents: Array,
     out: Array,
 ) -> None:
-    """See `rle.rasterise_area`; out holds zeros before."""
+    """Rasterise as `rle.rasterise_area`; out holds zeros before."""
     cells = out.shape[1]
     # A run costs a few additions whatever its length: its two edges in the column's sums.
     sums = np.zeros((cells, cells + 1), dtype=np.int64)

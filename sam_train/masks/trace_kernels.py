@@ -18,8 +18,8 @@ from numba.extending import intrinsic
 from sam_train.masks.upscale import Axis
 
 MARGIN = 1e-3
-"""How far from every threshold cells must lie for their pixels to be left alone, as a part of the
-offset where that is above 1: a thousand times what rounding can add."""
+"""Distance from every threshold at which cells leave their pixels alone, as a part of the offset
+where that is above 1. It is a thousand times what rounding can add."""
 _MIXED = -1
 """Some pixels may lie on either side of a threshold. The other kinds count the thresholds (weak,
 own, strong) that all pixels are above: 0 to 3."""
@@ -38,7 +38,7 @@ _AXIS = _NAMED([_PAIRS, _GRID, _PAIRS, _GRID, _PAIRS, _INT32, _INT32], Axis)
 
 
 def _fuse(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once: what compilers make of torch's loop."""
+    """Fuse a * b + c, rounded once: what compilers make of torch's loop."""
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.fma(*values)
@@ -63,7 +63,7 @@ def _kind(value: float, cuts: Array) -> int:
 
 @numba.njit(numba.void(_INT32, _INT32, numba.int64, numba.int64), nogil=True, cache=True)
 def _stretches(kinds: Array, until: Array, begin: int, stop: int) -> None:
-    """Among begin to stop - 1: rows i to until[i] are of one kind."""
+    """Find stretches among begin to stop - 1: rows i to until[i] are of one kind."""
     until[stop - 1] = stop - 1
     for i in range(stop - 2, begin - 1, -1):
         until[i] = until[i + 1] if kinds[i] == kinds[i + 1] else i
@@ -75,7 +75,8 @@ def _stretches(kinds: Array, until: Array, begin: int, stop: int) -> None:
 def _classify(
     logits: Array, left: int, right: int, cuts: Array, kinds: Array, until: Array
 ) -> None:
-    """Each row of the cell columns left to right: kinds[i]; rows i to until[i] are alike."""
+    """Classify each row of the cell columns left to right: kinds[i]; rows i to until[i] are
+    alike."""
     for i in range(len(kinds)):
         kinds[i] = _kind(logits[i, left], cuts)
         for j in range(left + 1, right + 1):
@@ -105,8 +106,8 @@ def _input_pixels(
     kinds: Array,
     until: Array,
 ) -> None:
-    """The input pixels of rows begin to stop - 1 in the two columns that crop column x lies
-    between, to `pair`, and the kinds of their rows."""
+    """Interpolate the input pixels of rows begin to stop - 1 in the two columns that crop column x
+    lies between, to `pair`, and classify their rows."""
     for side in range(2):
         at = columns.second[side, x]
         c0, c1 = columns.first[0, at], columns.first[1, at]
@@ -130,7 +131,7 @@ def _input_pixels(
 def _alike_until(
     y: int, depends: Array, ends: Array, kinds: Array, until: Array, height: int
 ) -> int:
-    """Where the crop rows end that are of one kind with y; y itself if it is mixed.
+    """Return where the crop rows end that are of one kind with y; y itself if it is mixed.
 
     Args: depends[y] is the first row of cells or pixels that y depends on; ends[i] lies behind
     the last crop row that depends on no row after i.
@@ -156,8 +157,8 @@ def _add_pieces(
     pieces: Array,
     n: int,
 ) -> int:
-    """Rows y to height - 1 as pieces of one kind, or mixed, behind the first n in `pieces`, where
-    they stand as (end, kind). Returns how many there are then."""
+    """Add rows y to height - 1 as pieces of one kind, or mixed, behind the first n in `pieces`,
+    where they stand as (end, kind). Returns how many there are then."""
     while y < height:
         stop = _alike_until(y, depends, ends, kinds, until, height)
         kind = kinds[depends[y]] if stop > y else _MIXED
@@ -191,7 +192,8 @@ def _refine(
     fine: Array,
     pieces: Array,
 ) -> int:
-    """The pieces of crop column x by its input pixels, where the cells alone leave it open."""
+    """Refine the pieces of crop column x by its input pixels, where the cells alone leave it
+    open."""
     n = 0
     begin = 0
     for piece in range(number):
@@ -214,7 +216,7 @@ def _refine(
 
 @numba.njit(numba.void(numba.boolean, numba.int64, _INT32, _INT64), nogil=True, cache=True)
 def _turn(on: bool, position: int, out: Array, state: Array) -> None:
-    """From here on pixels are `on`: a change is noted where they were not."""
+    """Turn pixels `on` or off from here; a change is noted where they were not."""
     if on != (state[_INSIDE] != 0):
         out[state[_AT]] = position
         state[_AT] += 1
@@ -227,7 +229,7 @@ def _turn(on: bool, position: int, out: Array, state: Array) -> None:
     cache=True,
 )
 def _alike(kind: int, y: int, stop: int, base: int, out: Array, state: Array) -> None:
-    """Pixels y to stop - 1 of a column, all of one kind."""
+    """Add pixels y to stop - 1 of a column, all of one kind."""
     _turn(kind >= 2, base + y, out, state)
     state[_WEAK] += stop - y if kind >= 1 else 0
     state[_STRONG] += stop - y if kind >= 3 else 0
@@ -258,8 +260,8 @@ def _mixed(
     out: Array,
     state: Array,
 ) -> None:
-    """Pixels y to stop - 1 of a column, each with its own value, between the input pixels `pair`
-    with the weights left and right."""
+    """Add pixels y to stop - 1 of a column, each with its own value, between the input pixels
+    `pair` with the weights left and right."""
     for k in range(rows.second[0, y], rows.second[1, stop - 1] + 1):
         column[k] = _fused(pair[1, k], right, pair[0, k] * left)
     weak = strong = area = 0
@@ -281,7 +283,7 @@ def _mixed(
 
 @numba.njit(numba.boolean(_PAIRS, numba.int64), nogil=True, cache=True)
 def _equal(pairs: Array, x: int) -> bool:
-    """Whether column x holds the same pair as the one before."""
+    """Return whether column x holds the same pair as the one before."""
     return bool(pairs[0, x] == pairs[0, x - 1] and pairs[1, x] == pairs[1, x - 1])
 
 
@@ -291,7 +293,7 @@ def _equal(pairs: Array, x: int) -> bool:
 def _trace_one(
     logits: Array, rows: Axis, columns: Axis, cuts: Array, place: Array, out: Array, state: Array
 ) -> None:
-    """Changes of one mask to out[state[AT]:]; state[AT] = -1 if there is no room."""
+    """Trace the changes of one mask to out[state[AT]:]; state[AT] = -1 if there is no room."""
     inside, height, width = rows.first.shape[1], rows.second.shape[1], columns.second.shape[1]
     kinds, until = np.empty(len(logits), np.int32), np.empty(len(logits), np.int32)
     coarse, pieces = np.empty((height, 2), np.int32), np.empty((height, 2), np.int32)
@@ -348,8 +350,9 @@ def trace(
     starts: Array,
     found: Array,
 ) -> int:
-    """Masks from `first` on: the changes of mask k to out[starts[k]:starts[k + 1]]; to found[k]
-    its weak, strong and own area and its box. Returns the first mask that found no room."""
+    """Trace masks from `first` on: the changes of mask k to out[starts[k]:starts[k + 1]]; to
+    found[k] its weak, strong and own area and its box. Returns the first mask that found no
+    room."""
     height, width = rows.second.shape[1], columns.second.shape[1]
     state = np.zeros(9, np.int64)
     for k in range(first, len(logits)):
