@@ -24,7 +24,7 @@ _READ_ONLY = numba.types.Array(numba.int32, 1, "C", readonly=True)
 
 
 def shrink(masks: Runs, frame: InputFrame) -> list[npt.NDArray[np.int64]]:
-    """Every mask at `frame.size`.
+    """Shrink every mask to `frame.size`.
 
     Args:
         masks: of the photo, original frame.
@@ -77,7 +77,7 @@ def _shrink(
     out: Array,
     stops: Array,
 ) -> None:
-    """rows, columns: see `transforms.cell_starts`; mask k goes to out[stops[k]:stops[k + 1]]."""
+    """Shrink mask k to out[stops[k]:stops[k + 1]]; rows, columns: see `frame.cell_starts`."""
     at = np.int64(0)
     for k in range(len(starts) - 1):
         first = at

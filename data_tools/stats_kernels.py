@@ -17,7 +17,8 @@ _INT64 = numba.int64[::1]
 
 @numba.njit(numba.int64(_INT64, _INT64, numba.int64), nogil=True, cache=True)
 def _twice_hull(xs: Array, ys: Array, n: int) -> int:
-    """Twice the area of the convex hull of n points sorted by (x, y): Andrew's monotone chain."""
+    """Compute twice the area of the convex hull of n points sorted by (x, y), by Andrew's monotone
+    chain."""
     chain = np.empty(2 * n + 1, dtype=np.int64)
     k = 0
     for i in range(n):
@@ -54,7 +55,7 @@ def _twice_hull(xs: Array, ys: Array, n: int) -> int:
 def shapes(
     ends: Array, starts: Array, height: int, extents: Array, masks: Array, out: Array
 ) -> None:
-    """For each of the masks, none of them empty: centre of mass and area of the convex hull.
+    """Measure each of the masks, none of them empty: centre of mass and area of the convex hull.
 
     out [m, 3]: x and y of the mean over pixel centres (a pixel's is its index + 0.5), and the
     hull of all corners of its pixels, in pixels.
