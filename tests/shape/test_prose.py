@@ -31,39 +31,45 @@ VERBS = frozenset(
     re.findall(
         r"\w+",
         """
-    Abort Accept Accumulate Add Advance Align Allocate Answer Append Apply Ask Assemble Assign
-    Attach Average Begin Bind Bin Blend Block Blur Bound Bring Broadcast Build Cache Call Change
-    Check Choose Clamp Clear Clip Close Collate Collect Combine Compare Compile Complete Compose
-    Compress Compute Convert Convolve Copy Cast Correct Count Cover Create Crop Cut Decide Decode
-    Deduplicate Delete Derive Describe Detach Detect Disable Discard Divide Download Draw Drop
-    Embed Empty Encode End Enable Enforce Enlarge Ensure Enter Erase Erode Estimate Evaluate
-    Exchange Exclude Exit Expand Explain Export Extend Extract Fail Fetch Fill Filter Find Finish
-    Fit Flatten Flip Flush Follow Forget Format Forward Fuse Free Freeze Gather Generate Get Give Go
-    Group Grow Guess Handle Hash Hide Hold Ignore Index Initialise Insert Install Interpolate
-    Interrupt Invert Iterate Join Keep Label Lay Leave Let Limit Link List Load Locate Lock Log
-    Look Lower Make Map Mark Match Maximise Mean Measure Merge Mirror Mix Move Multiply Name
-    Normalise Note Number Offer Open Optimise Order Pack Pad Paint Pair Parse Pass Patch Perturb
-    Pick Place Plan Play Plot Pool Predict Prefer Prepare Print Profile Project Prune Pull Push Put
-    Quantise Quote Raise Rank Rasterise Read Rebuild Receive Recompute Record Recover Reduce Refuse
-    Register Reject Release Reload Remember Remove Rename Render Reorder Repeat Replace Replay
-    Report Require Resample Reset Reshape Resize Resolve Restore Resume Retry Return Reuse Round
-    Route Run Sample Save Say Scale Scan Score Search Select Send Separate Set Shade Shard Share
-    Shift Show Shrink Shuffle Shut Simplify Skip Smooth Snap Sort Split Spread Stack Start State
-    Step Stop Store Stream Strip Subtract Sum Summarise Swap Take Tell Test Thin Tile Tokenise Total
-    Trace Track Train Transform Translate Trim Truncate Try Tune Turn Undo Unpack Update Upscale
-    Use Validate Verify View Wait Walk Warn Watch Weigh Weight Widen Wrap Write Yield Zero
-    """,
+        Abort Accept Accumulate Add Advance Align Allocate Answer Append Apply Arrange Ask
+        Assemble Assign Attach Attend Average Become Begin Bin Bind Blend Block Blur Bound Bring
+        Broadcast Build Cache Call Cancel Cast Change Check Choose Claim Clamp Classify Clear
+        Clip Close Collate Collect Combine Compare Compile Complete Compose Compress Compute
+        Connect Convert Convolve Copy Correct Count Cover Create Crop Cut Decide Declare Decode
+        Deduplicate Delete Derive Describe Detach Detect Develop Disable Discard Divide Download
+        Draw Drop Embed Empty Enable Encode End Enforce Enlarge Ensure Enter Enumerate Erase
+        Erode Estimate Evaluate Exchange Exclude Exit Expand Explain Export Extend Extract Fail
+        Fall Fetch Fill Filter Find Fingerprint Finish Fit Flatten Flip Flush Follow Forget
+        Format Forward Free Freeze Fuse Gather Generate Get Give Go Group Grow Guess Handle Hash
+        Hide Hold Ignore Import Index Initialise Insert Inspect Install Interpolate Interrupt
+        Intersect Invert Iterate Join Keep Label Lay Learn Leave Let Limit Link List Load Locate
+        Lock Log Look Lower Make Map Mark Match Maximise Mean Measure Merge Minimise Mirror Mix
+        Move Multiply Name Negate Normalise Note Number Observe Offer Offset Open Optimise Order
+        Outline Pack Pad Paint Pair Parse Pass Patch Permute Perturb Pick Place Plan Play Plot
+        Poll Pool Predict Prefer Prepare Preserve Print Profile Project Prune Publish Pull Push
+        Put Quantise Quote Raise Rank Rasterise Read Rebuild Receive Recompute Record Recover
+        Reduce Refine Refuse Register Reject Release Reload Remember Remove Rename Render
+        Reorder Repeat Replace Replay Report Require Resample Rescale Reset Reshape Resize
+        Resolve Restore Resume Retain Retry Return Reuse Rewrite Rotate Round Route Run Sample
+        Save Say Scale Scan Score Search Seed Select Send Separate Serialise Set Shade Shard
+        Share Shift Shorten Show Shrink Shuffle Shut Sign Silence Simplify Skip Slice Smooth
+        Snap Sort Spawn Split Spread Stack Start State Step Stop Store Stream Strip Submit
+        Subtract Suggest Sum Summarise Swap Switch Take Tell Test Thin Tile Time Toggle Tokenise
+        Total Trace Track Train Transform Translate Treat Trim Truncate Trust Try Tune Turn Undo
+        Unpack Unwrap Update Upload Upscale Use Validate Verify View Visit Wait Walk Warn Watch
+        Weigh Weight Widen Wrap Write Yield Zero
+        """,
     )
 )
 """First words of functions' docstrings. Add a verb that is missing; never a noun."""
 
-HALF_SENTENCES_ALLOWED = 0.218
+HALF_SENTENCES_ALLOWED = 0.161
 """Share of docstrings that begin with half a sentence. Lower it; never raise it."""
-NOT_VERBS_ALLOWED = 0.657
+NOT_VERBS_ALLOWED = 0.411
 """Share of functions' docstrings that begin with no verb. Lower it; never raise it."""
-FIELD_HALF_SENTENCES_ALLOWED = 0.226
+FIELD_HALF_SENTENCES_ALLOWED = 0.185
 """Share of fields' docstrings that begin with half a sentence. Lower it; never raise it."""
-COMMENTS_PER_100_LINES = {"train": 1.6, "model": 1.0, "prompts": 0.6, "data": 1.2}
+COMMENTS_PER_100_LINES = {"train": 1.6, "model": 1.1, "prompts": 0.6, "data": 1.3}
 """The fewest comments of a room for 100 lines of its files. Raise it; never lower it."""
 LONG_FILES: dict[str, str] = {}
 """Files of more than 400 lines, each with its reason."""
