@@ -122,6 +122,7 @@ class SamDataModule(LightningDataModule):
         fraction = self.cfg.max_area_fraction
         found = (
             survey(shards, samples=samples, grid=grid, max_area_fraction=fraction)
+            # One rank reads, all learn: the answer must be the same, and shards are read once.
             if self._ranks()["rank"] == 0
             else None
         )
@@ -131,6 +132,7 @@ class SamDataModule(LightningDataModule):
     def position(self) -> int:
         """First position that no finished optimizer step has consumed."""
         step = self.trainer.global_step if self.trainer is not None else self._start_step
+        # From the step alone, so that a resume needs no counter of its own.
         return self.start_position + (step - self._start_step) * self.cfg.batch_size
 
     def train_dataloader(self) -> Loader:

@@ -69,7 +69,7 @@ NOT_VERBS_ALLOWED = 0.411
 """Share of functions' docstrings that begin with no verb. Lower it; never raise it."""
 FIELD_HALF_SENTENCES_ALLOWED = 0.185
 """Share of fields' docstrings that begin with half a sentence. Lower it; never raise it."""
-COMMENTS_PER_100_LINES = {"train": 1.6, "model": 1.1, "prompts": 0.6, "data": 1.3}
+COMMENTS_PER_100_LINES = {"train": 1.6, "model": 1.1, "prompts": 0.6, "data": 1.9}
 """The fewest comments of a room for 100 lines of its files. Raise it; never lower it."""
 LONG_FILES: dict[str, str] = {}
 """Files of more than 400 lines, each with its reason."""

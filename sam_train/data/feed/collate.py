@@ -25,8 +25,10 @@ def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None
     if memory is None:
         memory = torch.empty(block_size(samples, image_size=image_size), dtype=torch.uint8)
     counts = torch.tensor([len(s.masks) for s in samples])
+    # [B, 3, S, S] uint8: normalised on the device, where it is free.
     shape = (len(samples), 3, image_size, image_size)
     grid_size = samples[0].masks.shape[-1]
+    # Views, not copies: the block may be shared memory that a worker fills.
     images = memory[: math.prod(shape)].view(shape)
     masks = memory[math.prod(shape) :].view(-1, grid_size, grid_size)
     # numpy copies on one thread; torch would wake its pool for each image, which in the training
@@ -34,6 +36,7 @@ def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None
     for image, sample in zip(images.numpy(), samples, strict=True):
         height, width, _ = sample.image.shape
         image[:, :height, :width] = sample.image.transpose(2, 0, 1)
+        # The block holds an earlier batch: only the padding is cleared, the rest is overwritten.
         image[:, height:] = 0
         image[:, :height, width:] = 0
     np.concatenate([s.masks for s in samples], out=masks.numpy())
@@ -43,6 +46,7 @@ def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None
         image_sizes=torch.tensor([s.image.shape[:2] for s in samples]),
         original_sizes=torch.tensor([s.original_size for s in samples]),
         masks=masks,
+        # Masks are one flat list: mask m belongs to image image_index[m].
         image_index=torch.repeat_interleave(torch.arange(len(samples)), counts),
         points=torch.from_numpy(np.concatenate([s.points for s in samples])),
         boxes=torch.from_numpy(np.concatenate([s.boxes for s in samples])),

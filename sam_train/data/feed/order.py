@@ -19,6 +19,7 @@ from torch.utils.data import Sampler
 from sam_train.errors import UserError
 
 # Every use of randomness in the data has its own stream, so that none echoes another.
+# Never renumber: recorded runs and resumed ones must draw the same.
 STREAM_ORDER = 1
 STREAM_SUBSET = 2
 STREAM_POINT = 3
@@ -29,9 +30,11 @@ STREAM_TURNS = 7
 STREAM_BUFFER = 8
 
 _MASK = (1 << 64) - 1
+# Constants of SplitMix64 (Steele et al. 2014).
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
+# Four rounds make a Feistel network a good shuffle (Luby, Rackoff 1988); two are to spare.
 _ROUNDS = 6
 
 
@@ -39,6 +42,7 @@ def hash64(*parts: int) -> int:
     """Hash integers to 64 bits, one after the other (SplitMix64's finaliser, chained)."""
     h = 0
     for part in parts:
+        # Python ints have no width: the mask makes them uint64, as in `hash_each`.
         h = ((h ^ (part & _MASK)) + _GOLDEN) & _MASK
         h = ((h ^ (h >> 30)) * _MIX_1) & _MASK
         h = ((h ^ (h >> 27)) * _MIX_2) & _MASK
@@ -98,6 +102,7 @@ class Order:
 
     def place(self, position: int) -> Place:
         """Return epoch and sample at a position >= 0."""
+        # A step may cross the end of an epoch; the next epoch begins within the batch.
         epoch, index = divmod(position, self.samples)
         key = hash64(self.seed, STREAM_ORDER, epoch)
         if self._window == 0:
@@ -127,6 +132,7 @@ class _Layout:
     """The shards of one epoch, in its order and in windows."""
 
     def __init__(self, first: npt.NDArray[np.int64], *, window: int, key: int) -> None:
+        # Sorting hashes permutes the shards, the same on every platform.
         shards = np.argsort(hash_each(hash64(key, STREAM_SHARDS), np.arange(len(first) - 1)))
         self._source = first[:-1][shards]
         # [P + 1] where each of the permuted shards begins in the epoch.
@@ -146,6 +152,7 @@ class _Layout:
 def permute(index: int, count: int, *, key: int) -> int:
     """Return the place to which the permutation of 0 .. count - 1 that `key` names takes `index`;
     O(1)."""
+    # Bits of each half of the Feistel network, rounded up.
     half = ((count - 1).bit_length() + 1) // 2
     # A Feistel network permutes the 4^half >= count numbers; walking along its cycle until the
     # number is below count permutes those. The domain is below 4 count: under 4 walks on average.
@@ -203,6 +210,7 @@ class PositionBatches(Sampler[list[int]]):
         self._start = start
         self._batch_size = batch_size
         self._micro = micro_batch(batch_size, world_size=world_size, accumulate=accumulate)
+        # A rank owns one contiguous part of the step; its micro-batches are parts of that.
         self._offset = rank * accumulate * self._micro
         self._accumulate = accumulate
 

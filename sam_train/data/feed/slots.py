@@ -19,6 +19,7 @@ from torch import Tensor
 from sam_train.runtime.allocator import keep_freed_memory
 from sam_train.types import Batch
 
+# The two large tensors; everything else of a batch is a few kilobytes.
 _IN_BLOCK = ("images", "masks")
 
 
@@ -43,6 +44,7 @@ class SharedSlots:
         """Take the next block, uint8 [size]; it still holds the bytes of an earlier batch."""
         turn = self._turn
         self._turn = (turn + 1) % len(self._blocks)
+        # Blocks only grow: the number of masks differs from batch to batch.
         if self._blocks[turn].numel() < size:
             self._blocks[turn] = torch.empty(size, dtype=torch.uint8)
             self._blocks[turn].share_memory_()  # type: ignore[no-untyped-call]
@@ -67,6 +69,7 @@ class Parcel:
         block: holds `batch.images` and, behind them, `batch.masks`.
         """
         values = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in _IN_BLOCK}
+        # numpy arrays travel by value; a tensor would become shared memory again.
         rest = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in values.items()}
         return cls(block, [getattr(batch, name).shape for name in _IN_BLOCK], rest)
 
@@ -79,6 +82,7 @@ class Parcel:
         return self._batch(self.block.pin_memory()).pin_memory()
 
     def _batch(self, block: Tensor) -> Batch:
+        # Images first, masks behind them, as `collate` wrote them.
         images, masks = self.shapes
         split = images.numel()
         values: dict[str, Any] = {

@@ -97,6 +97,7 @@ class StreamShards(Shards):
     def fingerprint(self) -> Fingerprint:
         """Fingerprint of the shards' names: nothing more is known of them."""
         names = [self.name(shard).encode() for shard in range(len(self.urls))]
+        # The number of samples is unknown until every shard has been read.
         return Fingerprint(shards=len(self.urls), samples=None, digest=digest([b"\n".join(names)]))
 
     def hold(self, sample: int, *, key: str, entry: Entry) -> None:
@@ -105,6 +106,7 @@ class StreamShards(Shards):
 
     def key(self, sample: int) -> str:
         """Name for messages; of what is not in memory, the shard and the place in it."""
+        # A sample's number is its shard and its place in it, in one integer.
         shard, row = sample >> _ROW_BITS, sample & ((1 << _ROW_BITS) - 1)
         key = self._held[sample][0] if sample in self._held else f"sample {row}"
         return f"{self.name(shard)}/{key}"
@@ -194,12 +196,15 @@ class StreamDataset(IterableDataset[Handed | UserError]):
         self._counts = {}
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        # Readers are the workers of all ranks; each takes every n-th shard of the epoch.
         reader, readers = self._rank * workers + number, self._world_size * workers
         size = self._cfg.shuffle_buffer
+        # From what was consumed, so that a resumed run draws from the buffer anew.
         seed = hash64(self._seed, STREAM_BUFFER, self._consumed.before, reader)
         pipeline = wds.DataPipeline(
             lambda: islice(self._consumed.remaining(), reader, None, readers),
             self._pairs,
+            # `initial`: nothing goes out before the buffer is full.
             wds.shuffle(size, initial=size, rng=Random(seed)),
             self._samples,
             self._batches,
@@ -219,6 +224,7 @@ class StreamDataset(IterableDataset[Handed | UserError]):
                 failed += 1
                 self._report_failure(turn, error, failed=failed, begun=begun)
             state.ended = True
+            # As many shards in a row as there are: a whole pass gave nothing.
             fruitless = 0 if state.read else fruitless + 1
             if fruitless >= len(self._shards.urls):
                 raise UserError(

@@ -30,11 +30,13 @@ class Turns(Loader):
         """Yield batches with `step_masks`; a step that the loader cannot fill any more is left
         out."""
         batches = iter(self._batches)
+        # The whole first step, before anything of it goes out.
         step = deque(islice(batches, self._turns))
         while len(step) == self._turns:
             masks = sum(batch.num_masks for batch in step)
             following: deque[Batch] = deque()
             while step:
+                # Popped before it goes out, so that no batch is held longer than needed.
                 yield replace(step.popleft(), step_masks=masks)
                 # One for each that went out: the workers, who prepare only a few ahead, would
                 # otherwise stand still during a step of many turns.

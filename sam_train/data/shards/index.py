@@ -97,6 +97,7 @@ def compact(found: ShardIndex) -> ShardPart:
     prefix, numbers, names = _pack_names(found.keys)
     records = np.empty((len(found.keys), _FIELDS), dtype="<u4")
     for k, members in ((0, found.jpegs), (2, found.jsons)):
+        # Members begin on blocks of 512 bytes: uint32 reaches 2 TiB.
         records[:, k] = members[:, 0] // BLOCK
         records[:, k + 1] = np.minimum(members[:, 1], _MAX_U32)  # refused when it is read
     records[:, 4] = numbers
@@ -123,6 +124,7 @@ def compact(found: ShardIndex) -> ShardPart:
 
 def _pack_names(keys: Sequence[str]) -> tuple[str | None, list[int], bytes]:
     split = [_NUMBERED.fullmatch(key) for key in keys]
+    # SA-1B's keys are `sa_N`: one prefix and a number each, no names stored.
     prefixes = {match[1] if match is not None else None for match in split}
     if len(prefixes) == 1 and None not in prefixes:
         return prefixes.pop(), [int(match[2]) for match in split if match is not None], b""
@@ -172,6 +174,7 @@ class Index:
         mark: CRC-32 of the table in the file.
         """
         self.rows = list(rows)
+        # A leading 0 makes first[s + 1] - first[s] the samples of shard s.
         self.first = np.cumsum([0, *(row.samples for row in self.rows)], dtype=np.int64)
         """int64 [P + 1]: shard s owns the samples first[s] .. first[s + 1] - 1."""
         self.path = path
@@ -210,6 +213,7 @@ class Index:
         number, row = int(self._records[at, 4]), self.rows[shard]
         if row.prefix is not None:
             return f"{row.prefix}{number}"
+        # Without a prefix the fifth number is where the name ends in the shard's text.
         begin = int(self._records[at - 1, 4]) if sample else 0
         base = int(self._names_first[shard])
         if not begin <= number <= row.names_size:
@@ -228,6 +232,7 @@ class Index:
         if not len(numbers):
             return np.empty(0, dtype=np.int64)
         names = self._records[self.first[shard] : self.first[shard + 1], 4]
+        # By bisection: 11 million keys against a list of exclusions.
         nearest = np.minimum(np.searchsorted(numbers, names), len(numbers) - 1)
         return np.flatnonzero(numbers[nearest] == names)
 
@@ -250,11 +255,13 @@ class Index:
         table = msgspec.json.encode(self.rows)
         file.write(_HEADER.pack(_MAGIC, _VERSION, zlib.crc32(table), len(table), len(self)))
         file.write(table)
+        # The records begin on a page, so that they can be mapped.
         file.write(bytes(-(_HEADER.size + len(table)) % _PAGE))
         file.write(np.ascontiguousarray(self._records, dtype="<u4").data)
         file.write(self._names)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # A worker reopens the file by its path rather than receiving 220 MB.
         if self.path is None:
             return Index, (self.rows, self._records, bytes(self._names))
         return _reopen, (self.path, self._mark)
@@ -282,6 +289,7 @@ def open_index(path: str | Path) -> Index:
             _, version, mark, table_size, samples = _HEADER.unpack(header)
             if version != _VERSION:
                 raise UserError(f"{path} has version {version}, not {_VERSION}; {advice}.")
+            # Mapped read-only: the processes of a node share one copy in the page cache.
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             # No more than there is: read() takes the memory before it looks.
             table = file.read(min(table_size, _MAX_TABLE, len(mapped)))

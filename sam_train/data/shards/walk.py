@@ -67,6 +67,7 @@ def index_shard(path: str) -> ShardIndex:
         problem = one_line(error).removeprefix(f"{short_name(path)}: ")
         raise UserError(f"Shard {path} cannot be read ({problem}); check access to it.") from None
     found = {m.name: m for m in listing.members}
+    # A tar may hold a name twice; the last one counts, as when it is unpacked.
     pairs = pair_up([m.name for m in listing.members], last_wins=True)
     keys = pairs.keys
     return ShardIndex(

@@ -147,6 +147,7 @@ def annotate_masks(
     for i, rle in enumerate(encoded):
         area = _area(rle, name=first_id + i)
         extent = coco_mask.toBbox(rle)
+        # Only the mask's own columns are searched for its middle.
         left, right = int(extent[0]), int(extent[0] + extent[2])
         result.append(
             _entry(
@@ -219,6 +220,7 @@ def _entry(
     x, y, w, h = (float(value) for value in coco_mask.toBbox(rle))
     box = [0.0, 0.0, float(width), float(height)] if crop_box is None else map(float, crop_box)
     return {
+        # SA-1B's boxes end on the last pixel, COCO's behind it.
         "bbox": [x, y, w - 1.0, h - 1.0],
         "area": area,
         "segmentation": {
@@ -238,6 +240,7 @@ def _middle(columns: npt.NDArray[np.uint8], left: int = 0) -> list[float]:
 
     `columns` is uint8 [w, H], the part of the mask from column `left` on.
     """
+    # The median of the pixels, not of the box: it lies on the mask, however that is bent.
     on = np.flatnonzero(columns)
     x, y = divmod(int(on[on.size // 2]), columns.shape[1])
     return [float(left + x), float(y)]
@@ -315,6 +318,7 @@ def write_shards(
     out.mkdir(parents=True, exist_ok=True)
     stream = iter(samples)
     paths: list[Path] = []
+    # One sample ahead, so that no empty shard is begun at the end.
     for head in stream:
         path = shard_path(out, first_shard + len(paths))
         write_shard(chain([head], islice(stream, samples_per_shard - 1)), path)

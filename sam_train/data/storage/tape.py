@@ -51,6 +51,7 @@ def read_pairs(path: str, *, left_out: Callable[[str], None]) -> Iterator[Pair]:
         def read_at(offset: int, length: int) -> bytes:
             nonlocal begin
             data = tape.read_at(offset, length)
+            # The first bytes name a compressed archive, whose headers look damaged.
             begin = begin or data[:MAGIC]
             return data
 
@@ -69,6 +70,7 @@ def read_pairs(path: str, *, left_out: Callable[[str], None]) -> Iterator[Pair]:
             if len(files) == 2:
                 del halves[key]
                 yield Pair(key=key, entry=Entry(jpeg=files["jpg"], json=files["json"]))
+            # Bounded memory: a stream cannot go back for the other half.
             elif len(halves) > _MAX_HALVES:
                 left_out(_alone(halves, next(iter(halves))))
         if listing.damage:
@@ -144,6 +146,7 @@ class _Command:
         Raises:
             OSError: the output ended and the command's exit status is not 0.
         """
+        # Bytes of the output that nobody asked for, to be dropped as they come.
         skip = offset - self._begin - len(self._data)
         parts = [self._data[offset - self._begin :]]
         have = len(parts[0])
@@ -152,6 +155,7 @@ class _Command:
             have += len(parts[-1])
             skip -= len(chunk)
         data = b"".join(parts)
+        # What was read beyond the request waits for the next one.
         self._begin, self._data = offset + min(length, len(data)), data[length:]
         return data[:length]
 

@@ -79,6 +79,7 @@ def walk_members(
         if header is None:
             listing.damage = f"damaged header at byte {offset}"
             return
+        # A pax size says what octal digits cannot. It counts for the member, not for headers.
         bytes_here = header.size if length is None or header.kind in b"LKxg" else length
         begin = offset + BLOCK
         if size is not None and begin + bytes_here > size:
@@ -89,17 +90,21 @@ def walk_members(
                 listing.damage = f"damaged header at byte {offset}"
                 return
             payload = read_at(begin, bytes_here)
+            # L and K are GNU's long name and long link, x and g are pax headers.
             if header.kind == b"L":
                 name = payload.rstrip(b"\0").decode("utf-8", "replace")
             elif header.kind == b"x":
                 name, length = _parse_pax(payload, name=name)
         else:
             member = Member(name or header.name, begin, bytes_here)
+            # Regular files: 0, 7 (contiguous) and the old NUL.
             if header.kind in b"07\0" and _is_safe(member.name):
                 yield member
             elif header.kind != b"5":
                 listing.refused.append(member.name)
+            # They were of this member alone.
             name, length = None, None
+        # Rounded up to whole blocks of 512 bytes.
         offset = begin + -(-bytes_here // BLOCK) * BLOCK
 
 
@@ -112,6 +117,7 @@ def parse_header(block: bytes) -> Header | None:
     if size is None or checksum != sum(block) - sum(block[148:156]) + 8 * 32:
         return None
     name = block[:100].split(b"\0", 1)[0]
+    # ustar splits a long path in two fields.
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
     full = prefix + b"/" + name if prefix else name
     return Header(full.decode("utf-8", "replace"), size, block[156:157])
@@ -137,6 +143,7 @@ def _parse_pax(payload: bytes, *, name: str | None) -> tuple[str | None, int | N
         digits = payload[at:space]
         if not digits.isdigit() or not space - at < int(digits) <= len(payload) - at:
             break
+        # A record is `LENGTH KEY=VALUE\n`; LENGTH counts itself.
         key, _, value = payload[space + 1 : at + int(digits) - 1].partition(b"=")
         if key == b"path":
             name = value.decode("utf-8", "replace")
