@@ -52,14 +52,14 @@ SAVE_EVERY = 60.0
 
 @dataclass(slots=True, kw_only=True)
 class _Plan:
-    """What is there and what is to do, by path."""
+    """Shards that are there and the work that is left, by path."""
 
     paths: list[str]
     kept: dict[str, ShardPart] = field(default_factory=dict)
     walk: dict[str, int] = field(default_factory=dict)
     """Sizes in bytes."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Why a shard is not in the index."""
+    """The reason why a shard is not in the index."""
     gone: int = 0
     """Shards that the old index had and this one will not."""
 
@@ -79,7 +79,7 @@ def _walked(path: str) -> ShardPart | str:
 
 
 def _stored_name(path: str, folder: Path) -> str:
-    """As the index of `folder` names a shard: it may move together with what lies below it."""
+    """Name a shard as the index of `folder` does: it may move together with the files below it."""
     if is_remote(path):
         return path
     place = Path(os.path.abspath(path))  # noqa: PTH100 - links stay links
@@ -160,7 +160,7 @@ def _write(plan: _Plan, out: Path) -> Index:
 
 
 def _problems(plan: _Plan) -> list[str]:
-    """A line about each shard that is not usable as a whole, and the lost ones."""
+    """Describe each shard that is not usable as a whole, and the lost ones, a line each."""
     lines = [f"not in the index: {path}: {reason}" for path, reason in plan.failed.items()]
     for path in plan.paths:
         part = plan.kept.get(path)
@@ -180,7 +180,7 @@ def _problems(plan: _Plan) -> list[str]:
 
 
 def index(args: argparse.Namespace) -> command.Answer:
-    """Do what the arguments say.
+    """Index the shards that the arguments name.
 
     Raises:
         UserError: the patterns match nothing, or there is no place for the index.
@@ -216,7 +216,7 @@ def _answer(plan: _Plan, last: str) -> command.Answer:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Make the command's options."""
     parser = command.parser("index", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS",
@@ -231,7 +231,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 1 where a shard could not be read, see
+    """Run the command line; returns the exit status: 1 where a shard could not be read, see
     `command.run`."""
     return command.run(
         lambda: index(parser().parse_args(argv)),

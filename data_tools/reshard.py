@@ -47,7 +47,7 @@ class _Folder:
 
 
 def reshard(args: argparse.Namespace) -> command.Answer:
-    """Do what the arguments say; returns what to print.
+    """Write the shards that the arguments ask for; returns the closing lines.
 
     Raises:
         UserError: a path or option is wrong, or the disk is too small.
@@ -158,7 +158,7 @@ def _groups(
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Make the command's options."""
     parser = command.parser("reshard", description=__doc__, examples=EXAMPLES)
     whole = command.between(1, sys.maxsize, int)
     part = command.between(0, 1, float)
@@ -194,8 +194,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, 1 if something was left out, 2 for what the
-    user must mend."""
+    """Run the command line; returns the exit status: 0, 1 if something was left out, 2 for an error
+    that the user must mend."""
     return command.run(
         lambda: reshard(parser().parse_args(argv)),
         stopped="stopped; the same command goes on with the shards that are missing",

@@ -7,6 +7,8 @@ large photo or of the small one, so a hundred masks take milliseconds.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +16,15 @@ import numpy.typing as npt
 from sam_train.masks.frame import InputFrame
 from sam_train.masks.rle import Runs
 
+Array = npt.NDArray[Any]
+"""An array of the element type that the compiled signature says."""
 _INT32 = numba.int32[::1]
 _INT64 = numba.int64[::1]
 _READ_ONLY = numba.types.Array(numba.int32, 1, "C", readonly=True)
 
 
 def shrink(masks: Runs, frame: InputFrame) -> list[npt.NDArray[np.int64]]:
-    """Every mask at `frame.size`.
+    """Shrink every mask to `frame.size`.
 
     Args:
         masks: of the photo, original frame.
@@ -62,10 +66,18 @@ def shrink(masks: Runs, frame: InputFrame) -> list[npt.NDArray[np.int64]]:
     nogil=True,
     cache=True,
 )
-def _shrink(  # type: ignore[no-untyped-def]
-    ends, starts, height, rows, columns, new_height, new_width, out, stops
-):
-    """rows, columns: see `transforms.cell_starts`; mask k goes to out[stops[k]:stops[k + 1]]."""
+def _shrink(
+    ends: Array,
+    starts: Array,
+    height: int,
+    rows: Array,
+    columns: Array,
+    new_height: int,
+    new_width: int,
+    out: Array,
+    stops: Array,
+) -> None:
+    """Shrink mask k to out[stops[k]:stops[k + 1]]; rows, columns: see `frame.cell_starts`."""
     at = np.int64(0)
     for k in range(len(starts) - 1):
         first = at

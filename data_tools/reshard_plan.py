@@ -1,4 +1,4 @@
-"""Which samples go into which shard: decided before anything is written, by names and sizes."""
+"""The assignment of samples to shards, decided by names and sizes before anything is written."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Split:
     sizes: npt.NDArray[np.int64]
     """[n] bytes that photo and JSON take in a tar, with their headers."""
     digest: str
-    """Of their names and sizes: says whether an earlier run meant the same samples."""
+    """Fingerprint of their names and sizes: says whether an earlier run meant the same samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What is to be written."""
+    """Samples that are to be written."""
 
     train: Split
     val: Split
@@ -47,7 +47,8 @@ class Chosen:
 
 
 def tar_size(*sizes: int) -> int:
-    """Bytes that files of these sizes take in a tar: whole blocks, and a header each."""
+    """Compute the bytes that files of these sizes take in a tar: whole blocks, and a header
+    each."""
     return sum(BLOCK * (1 - (-size // BLOCK)) for size in sizes)
 
 
@@ -106,7 +107,7 @@ def choose(shards: Shards, rule: Rule, *, ids: Collection[str] | None = None) ->
 def cut(
     sizes: npt.NDArray[np.int64], *, samples: int | None = None, size: float | None = None
 ) -> list[range]:
-    """Neighbouring samples of each shard, none of them empty.
+    """Cut each shard into runs of neighbouring samples, none of them empty.
 
     Args:
         sizes: [n] bytes of each sample.
@@ -126,7 +127,7 @@ def cut(
 
 
 def shrinkage(shards: Shards, split: Split, size: Size) -> float:
-    """How many bytes remain of one, judged by a few samples spread over the split."""
+    """Estimate the share of bytes that remains, by a few samples spread over the split."""
     if size.long_side is None or not len(split.samples):
         return 1.0
     before = after = 0

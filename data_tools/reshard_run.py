@@ -51,7 +51,7 @@ class Done:
 
     @property
     def is_final(self) -> bool:
-        """Whether another run would find the same."""
+        """Return whether another run would find the same."""
         return not any(skip.reason == UNREADABLE for skip in self.skips)
 
 
@@ -61,7 +61,7 @@ class _Header(msgspec.Struct):
 
 
 class Journal:
-    """What a folder already holds."""
+    """Shards that a folder already holds."""
 
     def __init__(self, out: Path, *, settings: dict[str, Any], digest: str) -> None:
         """Read the journal of an earlier run, or begin one.
@@ -166,7 +166,7 @@ def _entries(part: Part, *, size: Size, done: Done) -> Iterator[TarEntry]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What a folder holds at the end."""
+    """Contents of a folder at the end."""
 
     tally: Tally
     shards: int

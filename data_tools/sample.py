@@ -41,7 +41,7 @@ MASKS_PER_SCENE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleConfig:
-    """What decides every byte of a sample dataset."""
+    """Settings that decide every byte of a sample dataset."""
 
     scenes: int = 1000
     """Number of photos."""
@@ -50,18 +50,18 @@ class SampleConfig:
     width: int = 256
     """Pixels."""
     zoom: float = 1.0
-    """How close the camera is: 2 shows a quarter of a scene, with everything twice as large."""
+    """Closeness of the camera: 2 shows a quarter of a scene, with everything twice as large."""
     per_scene: int = 0
     """Photos taken of each scene; 0: as many as `zoom` leaves room for, its square."""
     seed: int = 0
-    """Of the collection; use another one for validation."""
+    """Seed of the collection; use another one for validation."""
     shard_size: int = 500
     """Photos per tar."""
     revision: int = REVISION
-    """Of the drawing code: shards drawn by another revision are not mixed in."""
+    """Revision of the drawing code: shards drawn by another one are not mixed in."""
 
     def check(self) -> None:
-        """Raises UserError for values that make no dataset."""
+        """Refuse values that make no dataset, with a UserError."""
         if self.scenes < 1 or self.shard_size < 1:
             raise UserError("--scenes and --shard-size must be at least 1")
         if min(self.height, self.width) < 16:
@@ -116,7 +116,7 @@ class SampleConfig:
         return -(-self.scenes // self.shard_size)
 
     def indices(self, shard: int) -> range:
-        """Numbers of the photos in one tar."""
+        """List the numbers of the photos in one tar."""
         first = shard * self.shard_size
         return range(first, min(first + self.shard_size, self.scenes))
 
@@ -139,7 +139,7 @@ def draw_sample(index: int, *, cfg: SampleConfig) -> ShardSample:
 
 
 def missing_shards(cfg: SampleConfig, out: Path) -> list[int]:
-    """Numbers of the tars that `out` still lacks.
+    """List the numbers of the tars that `out` still lacks.
 
     Raises:
         UserError: `out` holds something else, which is not overwritten.
@@ -223,7 +223,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Make the command line."""
     default = SampleConfig()
     p = command.parser(
         "sample",
@@ -254,7 +254,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str] | None = None) -> str:
-    """Do what the command line says; returns the closing line."""
+    """Draw the samples that the command line asks for; returns the closing line."""
     args = parser().parse_args(arguments)
     height, width = args.size
     cfg = SampleConfig(
@@ -289,7 +289,7 @@ def _counted(cfg: SampleConfig) -> str:
 
 
 def _is_other_sample(cfg: SampleConfig, out: Path) -> bool:
-    """Whether `out` holds sample data, as its manifest shows, that differs from `cfg`."""
+    """Return whether `out` holds sample data, as its manifest shows, that differs from `cfg`."""
     manifest = out / MANIFEST
     return (
         manifest.is_file() and manifest.read_text() != json.dumps(cfg.manifest(), indent=1) + "\n"
@@ -297,7 +297,7 @@ def _is_other_sample(cfg: SampleConfig, out: Path) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 2 after an error the user can mend."""
+    """Run the command line; returns 2 after an error that the user can mend."""
     return command.run(lambda: run(argv), stopped="stopped; run it again to go on")
 
 

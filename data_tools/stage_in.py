@@ -47,8 +47,8 @@ _ASKING = 16
 
 
 def staged_names(paths: Sequence[str]) -> list[str]:
-    """What the copies are called: as the originals where that keeps their order, which is that of
-    their whole paths; else with their number in front."""
+    """Name the copies: as the originals where that keeps their order, which is that of their whole
+    paths; else with their number in front."""
     names = [short_name(path) for path in paths]
     if len(set(names)) == len(names) and names == sorted(names):
         return names
@@ -56,7 +56,7 @@ def staged_names(paths: Sequence[str]) -> list[str]:
 
 
 def stage_in(args: argparse.Namespace) -> str:
-    """Do what the arguments say.
+    """Copy the shards that the arguments name.
 
     Raises:
         UserError: no such shard, or no room.
@@ -99,7 +99,7 @@ def stage_in(args: argparse.Namespace) -> str:
 
 
 def index_of_copies(copies: Mapping[str, str], *, fresh: Set[str], parallel: int) -> Index:
-    """Without it every rank would walk the headers at every start.
+    """Index the copies: else every rank would walk the headers at every start.
 
     Args:
         copies: each copy's original.
@@ -132,8 +132,8 @@ def _indexed(paths: Sequence[str]) -> dict[str, ShardPart]:
 def _copy_all(
     todo: Sequence[tuple[str, Path, int]], advance: Callable[[float], None], *, parallel: int
 ) -> None:
-    """Once a copy fails, or Ctrl-C comes, those under way are left and no other is begun: a shard
-    is 10 GB, and the error would be said when the last of them is there."""
+    """Copy all shards. Once a copy fails, or Ctrl-C comes, no other is begun and those under way
+    are left: a shard is 10 GB, and the error would wait for the last of them."""
     ending = Event()
 
     def on(length: float) -> None:
@@ -166,7 +166,7 @@ def _copy(path: str, place: Path, size: int, on: Callable[[float], None]) -> Non
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Make the command line."""
     parser = command.parser("stage_in", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS",
@@ -181,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status, see `command.run`."""
+    """Run the command line; returns the exit status, see `command.run`."""
     return command.run(
         lambda: stage_in(parser().parse_args(argv)),
         stopped="stopped; run it again, and it goes on from here",

@@ -26,7 +26,7 @@ from sam_train.runtime.files import write_json
 from sam_train.runtime.text import count
 
 REVISION = 1
-"""Of the figures: parts kept by another revision are not taken."""
+"""Revision of the figures: parts kept by another one are not taken."""
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 EXAMPLES = """examples:
   python -m data_tools.stats 'data/sa1b/*.tar' --out stats
@@ -37,7 +37,7 @@ changed are read again."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Make the command's options."""
     parser = command.parser("stats", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS",
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def stats(args: argparse.Namespace) -> command.Answer:
-    """Do what the arguments say.
+    """Measure the shards that the arguments name, and write the figures.
 
     Raises:
         UserError: no shard matches, or none holds a usable sample.
@@ -72,7 +72,7 @@ def stats(args: argparse.Namespace) -> command.Answer:
 def measure(
     paths: Sequence[str], *, workers: int = 0, parts: Path | None = None, fresh: bool = False
 ) -> Stats:
-    """The figures of all shards together.
+    """Measure all shards together.
 
     Args:
         workers: processes beside this one; the result does not depend on it.
@@ -96,7 +96,7 @@ def measure(
 
 
 def as_json(total: Stats, *, shards: int) -> dict[str, Any]:
-    """What stats.json holds."""
+    """Return the content of stats.json."""
     return {
         "format": "sam_train stats 1",
         "shards": shards,
@@ -126,7 +126,7 @@ def _describe(quantity: Quantity, axis: Axis) -> dict[str, Any]:
 
 
 def percentile(quantity: Quantity, axis: Axis, percent: float) -> float:
-    """A percentile, exact to the width of a bin (whole numbers: exact)."""
+    """Find a percentile, exact to the width of a bin (whole numbers: exact)."""
     below = np.cumsum(quantity.bins)
     rank = percent / 100 * below[-1]
     place = int(np.searchsorted(below, rank))
@@ -162,7 +162,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; returns the exit status."""
     return command.run(
         lambda: stats(parser().parse_args(argv)), stopped="stopped; run it again to go on"
     )

@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
+import numpy.typing as npt
 
+Array = npt.NDArray[Any]
+"""An array of the element type that the compiled signature says."""
 _INT32 = numba.int32[::1]
 _INT64 = numba.int64[::1]
 
 
 @numba.njit(numba.int64(_INT64, _INT64, numba.int64), nogil=True, cache=True)
-def _twice_hull(xs, ys, n):  # type: ignore[no-untyped-def]
-    """Twice the area of the convex hull of n points sorted by (x, y): Andrew's monotone chain."""
+def _twice_hull(xs: Array, ys: Array, n: int) -> int:
+    """Compute twice the area of the convex hull of n points sorted by (x, y), by Andrew's monotone
+    chain."""
     chain = np.empty(2 * n + 1, dtype=np.int64)
     k = 0
     for i in range(n):
@@ -46,8 +52,10 @@ def _twice_hull(xs, ys, n):  # type: ignore[no-untyped-def]
     nogil=True,
     cache=True,
 )
-def shapes(ends, starts, height, extents, masks, out):  # type: ignore[no-untyped-def]
-    """For each of the masks, none of them empty: centre of mass and area of the convex hull.
+def shapes(
+    ends: Array, starts: Array, height: int, extents: Array, masks: Array, out: Array
+) -> None:
+    """Measure each of the masks, none of them empty: centre of mass and area of the convex hull.
 
     out [m, 3]: x and y of the mean over pixel centres (a pixel's is its index + 0.5), and the
     hull of all corners of its pixels, in pixels.
@@ -58,9 +66,9 @@ def shapes(ends, starts, height, extents, masks, out):  # type: ignore[no-untype
         columns = extents[mask, 2] - left + 1
         tops = np.full(columns, height, dtype=np.int64)
         bottoms = np.full(columns, -1, dtype=np.int64)
-        area, sum_x, sum_y = np.int64(0), np.int64(0), np.int64(0)
+        area, sum_x, sum_y = 0, 0, 0
         for i in range(starts[mask] + 1, starts[mask + 1], 2):
-            begin, last = np.int64(ends[i - 1]), np.int64(ends[i]) - 1
+            begin, last = int(ends[i - 1]), int(ends[i]) - 1
             if last < begin:
                 continue
             for x in range(begin // height, last // height + 1):
@@ -77,7 +85,7 @@ def shapes(ends, starts, height, extents, masks, out):  # type: ignore[no-untype
         ys = np.empty(2 * (columns + 1), dtype=np.int64)
         n = 0
         for edge in range(columns + 1):
-            top, bottom = height, np.int64(-1)
+            top, bottom = height, -1
             for x in range(max(edge - 1, 0), min(edge + 1, columns)):
                 top, bottom = min(top, tops[x]), max(bottom, bottoms[x])
             if bottom >= 0:

@@ -35,7 +35,8 @@ class Axis:
         return np.linspace(self.low, self.high, self.bins + 1)
 
     def count(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        """int64 [bins]: how many of the values lie in each bin (its low edge included)."""
+        """Count into int64 [bins] how many of the values lie in each bin (its low edge
+        included)."""
         place = np.floor((values - self.low) * (self.bins / (self.high - self.low)))
         return np.bincount(
             np.clip(place, 0, self.bins - 1).astype(np.int64), minlength=self.bins
@@ -87,14 +88,14 @@ class Quantity:
 
 @dataclass(slots=True)
 class Stats:
-    """What some samples, a shard or all shards hold; a `shard_scan.Part`."""
+    """Figures of some samples, a shard or all shards; a `shard_scan.Part`."""
 
     quantities: dict[str, Quantity] = field(
         default_factory=lambda: {
             name: Quantity(np.zeros(axis.bins, np.int64)) for name, axis in AXES.items()
         }
     )
-    """By name of AXES."""
+    """Counts by name of AXES."""
     centres: npt.NDArray[np.int64] = field(
         default_factory=lambda: np.zeros((HEAT_CELLS, HEAT_CELLS), np.int64)
     )
@@ -118,7 +119,7 @@ class Stats:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """As it is kept on disk."""
+        """Convert to the arrays that are kept on disk."""
         kept: dict[str, npt.NDArray[Any]] = {
             "centres": self.centres,
             "counts": np.array([getattr(self, name) for name in COUNTS], dtype=np.int64),
@@ -130,7 +131,7 @@ class Stats:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Self:
-        """From `arrays`. Raises KeyError or ValueError if they are none of this kind."""
+        """Restore from `arrays`. Raises KeyError or ValueError if they are none of this kind."""
         counts = {n: int(v) for n, v in zip(COUNTS, arrays["counts"], strict=True)}
         quantities = {
             name: Quantity(arrays[f"{name}.bins"], *map(float, arrays[f"{name}.sums"]))
@@ -170,7 +171,7 @@ class Stats:
 
 
 def _scores(text: bytes, usable: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float64]]:
-    """The scores of the usable masks; of those that have them."""
+    """Return the scores of the usable masks; of those that have them."""
     annotations = annotations_of(read_document(text))
     result = {}
     for name in ("predicted_iou", "stability_score"):
@@ -180,12 +181,12 @@ def _scores(text: bytes, usable: npt.NDArray[np.int64]) -> dict[str, npt.NDArray
 
 
 def begin_stats(listing: ShardListing) -> Stats:
-    """What the headers of a shard show."""
+    """Begin the figures of a shard with those that its headers show."""
     return Stats(bad_shards=int(bool(listing.error or listing.damage)))
 
 
 def examine_chunk(chunk: Chunk) -> Stats:
-    """The figures of some samples."""
+    """Measure some samples."""
     stats = Stats()
     for pair in chunk.pairs:
         try:

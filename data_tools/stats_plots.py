@@ -53,7 +53,7 @@ def _figure(columns: int, stats: Stats) -> tuple[Figure, list[Axes]]:
 
 
 def centres(stats: Stats) -> Figure:
-    """Where the masks' centres of mass lie, each image scaled to a square (Fig. 5)."""
+    """Plot the places of the masks' centres of mass, each image scaled to a square (Fig. 5)."""
     figure = Figure(figsize=(5.0, 4.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes: Axes = figure.subplots()
@@ -71,8 +71,8 @@ def centres(stats: Stats) -> Figure:
 
 
 def coarsened(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Neighbouring cells together until the mean cell holds MEAN_CELL centres, so that the map of
-    a small set shows where its masks lie and not single masks."""
+    """Join neighbouring cells until the mean cell holds MEAN_CELL centres, so that the map of a
+    small set shows where its masks lie and not single masks."""
     while cells.mean() < MEAN_CELL and len(cells) > 8:
         half = len(cells) // 2
         cells = cells.reshape(half, 2, half, 2).sum((1, 3))
@@ -80,7 +80,7 @@ def coarsened(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def masks(stats: Stats) -> Figure:
-    """Masks per image, relative mask size and concavity (Fig. 6)."""
+    """Plot masks per image, relative mask size and concavity (Fig. 6)."""
     figure, (left, middle, right) = _figure(3, stats)
     _bars(left, stats, "masks_per_image", "Masks per image", of="images")
     _bars(
@@ -93,7 +93,7 @@ def masks(stats: Stats) -> Figure:
 
 
 def images(stats: Stats) -> Figure:
-    """Widths and heights."""
+    """Plot widths and heights."""
     figure, (left, right) = _figure(2, stats)
     for axes, name in ((left, "width"), (right, "height")):
         _bars(axes, stats, name, f"Image {name}", of="images")
@@ -102,7 +102,7 @@ def images(stats: Stats) -> Figure:
 
 
 def scores(stats: Stats) -> Figure:
-    """The model's own estimates that come with the masks."""
+    """Plot the model's own estimates that come with the masks."""
     figure, (left, right) = _figure(2, stats)
     _bars(left, stats, "predicted_iou", "Predicted IoU", of="masks")
     _bars(right, stats, "stability_score", "Stability score", of="masks")
@@ -149,8 +149,9 @@ def _bars(
 def shown_bins(
     bins: npt.NDArray[np.int64], edges: npt.NDArray[np.float64], *, whole_axis: bool
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """The edges and heights of at most BARS bars: neighbouring bins together, and unless
-    `whole_axis`, only where all but the outermost values lie (those count in the last bars)."""
+    """Return edges and heights of at most BARS bars. Neighbouring bins are joined. Unless
+    `whole_axis`, the range is that of all but the outermost values, which count in the last
+    bars."""
     first, last = 0, len(bins)
     total = int(bins.sum())
     if not whole_axis and total:

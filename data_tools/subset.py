@@ -40,7 +40,7 @@ FRACTIONS = (0.01, 0.1)
 
 
 def rank(name: str) -> float:
-    """The place of an image in [0, 1): the first 6 bytes of the SHA-256 of its name, / 2^48.
+    """Place an image in [0, 1): the first 6 bytes of the SHA-256 of its name, / 2^48.
 
     Args:
         name: of its files, without folder and extension: `sa_224577`.
@@ -51,7 +51,8 @@ def rank(name: str) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Which images belong to a subset and which to its validation part; never both."""
+    """The rule that puts images into a subset, into its validation part, or into neither; never
+    into both."""
 
     fraction: float = 1.0
     """Ranks below this belong to the subset."""
@@ -59,22 +60,24 @@ class Rule:
     """Ranks from 1 - this on are validation."""
 
     def trains(self, name: str) -> bool:
-        """Whether the image is in the subset; with both fractions high, validation comes first."""
+        """Return whether the image is in the subset; with both fractions high, validation comes
+        first."""
         return rank(name) < min(self.fraction, 1 - self.val_fraction)
 
     def validates(self, name: str) -> bool:
-        """Whether the image is for validation."""
+        """Return whether the image is for validation."""
         return self.val_fraction > 0 and rank(name) >= 1 - self.val_fraction
 
 
 def short(key: str) -> str:
-    """The image's name in a member or list entry: `./sa_1.jpg`, `sa_000000.tar/sa_1`, `sa_1`."""
+    """Shorten the image's name in a member or list entry: `./sa_1.jpg`, `sa_000000.tar/sa_1`,
+    `sa_1`."""
     last = key.rsplit("/", 1)[-1]
     return re.sub(r"\.(jpg|jpeg|json)$", "", last)
 
 
 def read_names(path: Path, *, option: str) -> list[str]:
-    """The names in a text file, one a line, without empty lines and those that begin with #.
+    """Read the names in a text file, one a line, without empty lines and those that begin with #.
 
     Raises:
         UserError: the file is missing, not text, or names nothing.
@@ -92,7 +95,7 @@ def read_names(path: Path, *, option: str) -> list[str]:
 
 
 def natural(name: str) -> tuple[str | int, ...]:
-    """A key that sorts `sa_9` before `sa_10`."""
+    """Make a key that sorts `sa_9` before `sa_10`."""
     parts = re.split(r"(\d+)", name)
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts))
 
@@ -149,7 +152,7 @@ def make_lists(
 
 
 def _names(args: argparse.Namespace, shards: Shards | None) -> Iterator[str]:
-    """Every image's name, from the shards and the key lists."""
+    """List every image's name, from the shards and the key lists."""
     for path in args.keys:
         yield from read_names(path, option="--keys")
     if shards is None:
@@ -167,7 +170,7 @@ def _write(path: Path, names: Sequence[str]) -> None:
 
 
 def subset(args: argparse.Namespace) -> str:
-    """Do what the arguments say; returns what to print.
+    """Write the subset that the arguments ask for; returns the closing lines.
 
     Raises:
         UserError: no source is given, or one cannot be read.
@@ -196,7 +199,7 @@ def subset(args: argparse.Namespace) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Make the command's options."""
     parser = command.parser("subset", description=__doc__, examples=EXAMPLES)
     part = command.between(0, 1, float)
     parser.add_argument("shards", nargs="*", metavar="SHARDS", help="tars, folders, globs or URLs")
@@ -218,7 +221,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, or 2 for what the user must mend."""
+    """Run the command line; returns the exit status: 0, or 2 for an error that the user must
+    mend."""
     return command.run(lambda: subset(parser().parse_args(argv)))
 
 

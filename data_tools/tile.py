@@ -40,7 +40,7 @@ MIN_SIZE = 16
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Make the command's options."""
     parser = command.parser("tile", description=__doc__, examples=EXAMPLES)
     default = TileConfig()
     common = common_options()
@@ -95,7 +95,7 @@ def list_unmasked(images: Path) -> Listing:
 
 
 def tile(args: argparse.Namespace) -> str:
-    """Do what the arguments say; returns what to print.
+    """Cut the scenes that the arguments name; returns the closing lines.
 
     Raises:
         UserError: see the readers; options that do not go together; nothing could be cut.
@@ -169,7 +169,8 @@ def _with_progress(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, or 2 for what the user must mend."""
+    """Run the command line; returns the exit status: 0, or 2 for an error that the user must
+    mend."""
     return command.run(
         lambda: tile(parser().parse_args(argv)), stopped="stopped; nothing was left behind"
     )

@@ -31,7 +31,7 @@ from sam_train.runtime.files import write_atomically, write_json
 from sam_train.runtime.text import count
 
 REVISION = 1
-"""Of the checks: parts kept by another revision are not taken."""
+"""Revision of the checks: parts kept by another one are not taken."""
 EXAMPLES = """examples:
   python -m data_tools.verify 'data/sa1b/*.tar' --report report.json --exclude exclude.txt
   python -m data_tools.verify data/sample/val --decode
@@ -42,7 +42,7 @@ only shards that changed are checked again. Exit status: 0 nothing found, 1 prob
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Make the command's options."""
     parser = command.parser("verify", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS",
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def verify(args: argparse.Namespace) -> command.Answer:
-    """Do what the arguments say.
+    """Check the shards that the arguments name.
 
     Raises:
         UserError: no shard matches, or two shards of one name are to share an exclusion list.
@@ -131,7 +131,7 @@ def verify_shards(
 
 
 def summary(reports: list[ShardReport]) -> list[str]:
-    """What to print: a line per kind of problem with its first example, and the counts."""
+    """Summarise the findings: a line per kind of problem with its first example, and the counts."""
     lines = []
     for kind, finding in totals(reports).items():
         of = f" in {count(finding.samples, 'sample')}" if finding.samples else ""
@@ -149,7 +149,7 @@ def summary(reports: list[ShardReport]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 clean, 1 problems, 2 user error."""
+    """Run the command line; returns the exit status: 0 clean, 1 problems, 2 user error."""
     return command.run(
         lambda: verify(parser().parse_args(argv)),
         stopped="stopped; with --report, run again to go on with the next shard",

@@ -1,4 +1,4 @@
-"""What can be wrong with one sample: its JPEG, its JSON field for field, and every mask in it."""
+"""Checks of one sample: its JPEG, its JSON field for field, and every mask in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sam_train.data.shards.annotations import annotations_of, read_document
 from sam_train.masks import rle
 
 _ADDRESS = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")
-"""Where Pillow had a file in memory: another one in every run."""
+"""The place where Pillow had a file in memory: another one in every run."""
 MAX_SCORE = 1.5
 """predicted_iou is a regression and passes 1 now and then; anything above this is no IoU."""
 
@@ -74,7 +74,7 @@ REPEATS = ("repeated_key", "repeated_image_id", "repeated_photo")
 
 @dataclass(slots=True, kw_only=True)
 class Checked:
-    """What one sample showed."""
+    """Findings of one sample."""
 
     masks: int = 0
     image_id: int = -1
@@ -82,7 +82,7 @@ class Checked:
     jpeg_hash: int = 0
     """64 bits of the photo's bytes; 0 if it could not be read."""
     problems: dict[str, list[str]] = field(default_factory=dict)
-    """By kind: one line per finding."""
+    """Problems by kind: one line per finding."""
 
     def add(self, kind: str, detail: str) -> None:
         """Note a finding."""
@@ -90,7 +90,7 @@ class Checked:
 
 
 def hash64(data: bytes) -> int:
-    """64 bits of a cryptographic hash: of 11 million photos, two different ones agree with a
+    """Hash to 64 cryptographic bits: of 11 million photos, two different ones agree with a
     probability of 3e-6."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
@@ -127,7 +127,7 @@ def check_sample(key: str, jpeg: bytes, text: bytes, *, decode: bool) -> Checked
 
 
 def _check_photo(jpeg: bytes, found: Checked, *, decode: bool) -> tuple[int, int] | None:
-    """The photo's (height, width), or None if even its header is bad."""
+    """Check the photo; returns (height, width), or None if even its header is bad."""
     try:
         photo = open_photo(jpeg)
         # A file that lacks its end marker may still be whole: only decoding it tells.
@@ -140,7 +140,7 @@ def _check_photo(jpeg: bytes, found: Checked, *, decode: bool) -> tuple[int, int
 
 
 def _stated_size(image: Any) -> tuple[int, int] | None:
-    """(height, width) of the JSON if they are sane; in place of a photo that cannot be read."""
+    """Return (height, width) of the JSON if they are sane, for a photo that cannot be read."""
     if not isinstance(image, dict):
         return None
     height, width = whole(image.get("height")), whole(image.get("width"))
@@ -175,7 +175,7 @@ def _check_image(image: Any, key: str, photo_size: tuple[int, int] | None, found
 
 
 def schema_problems(annotation: Any, *, size: tuple[int, int] | None) -> Iterator[str]:
-    """What is wrong with the fields of one annotation, the RLE's own content aside.
+    """List the problems of one annotation's fields, the RLE's own content aside.
 
     Whole numbers may be written as floats (`12.0`) and the other way round; fields that SA-1B does
     not have are allowed.
@@ -224,14 +224,14 @@ def _segmentation_problems(annotation: dict[str, Any]) -> Iterator[str]:
 
 
 def whole(value: Any) -> int | None:
-    """A whole number of a JSON, `12` or `12.0`; None for anything else."""
+    """Return a whole number of a JSON, `12` or `12.0`; None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
 def finite(value: Any) -> float | None:
-    """A finite number of a JSON; None for anything else."""
+    """Return a finite number of a JSON; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -242,7 +242,7 @@ def finite(value: Any) -> float | None:
 
 
 def numbers(value: Any, length: int) -> list[float] | None:
-    """A list of that many finite numbers; None for anything else."""
+    """Return a list of that many finite numbers; None for anything else."""
     if not isinstance(value, list) or len(value) != length:
         return None
     found = [number for item in value if (number := finite(item)) is not None]
@@ -287,7 +287,8 @@ def _check_masks(
 def _geometry_problems(
     annotation: dict[str, Any], runs: rle.Runs, k: int
 ) -> Iterator[tuple[str, str]]:
-    """(kind, detail) for area and bbox; fields that the schema already refused are left alone."""
+    """List (kind, detail) for area and bbox; fields that the schema already refused are left
+    alone."""
     area = whole(annotation.get("area"))
     if area is not None and area != runs.areas[k]:
         yield "area", f"area is {area}, the mask has {runs.areas[k]} pixels"

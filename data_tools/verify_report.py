@@ -1,4 +1,4 @@
-"""What verify found: per shard while it runs, over all of them at the end."""
+"""Findings of verify: per shard while it runs, over all of them at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_DETAIL = 300
 
 @dataclass(slots=True)
 class Finding:
-    """How often a shard has one kind of problem."""
+    """One kind of problem in a shard, and its number."""
 
     count: int = 0
     """Members, samples or masks, after the kind."""
@@ -40,17 +40,17 @@ class Finding:
 
 @dataclass(slots=True)
 class ShardReport:
-    """What one shard showed; a `shard_scan.Part`."""
+    """Findings in one shard; a `shard_scan.Part`."""
 
     path: str
     bytes: int = 0
     masks: int = 0
     findings: dict[str, Finding] = field(default_factory=dict)
-    """By kind."""
+    """Findings by kind."""
     unusable: dict[str, list[str]] = field(default_factory=dict)
     """The kinds of problems of every sample that is to be excluded, by key."""
     keys: list[str] = field(default_factory=list)
-    """Of the samples, in the order of the shard; the identities' rows."""
+    """Keys of the samples, in the order of the shard; the identities' rows."""
     identities: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     """[n, 2] image_id (-1: unknown) and 64 bits of the photo's hash (0: unreadable)."""
 
@@ -75,7 +75,7 @@ class ShardReport:
         self.identities = np.concatenate([self.identities, other.identities])
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """As it is kept on disk."""
+        """Convert to the arrays that are kept on disk."""
         rest = asdict(self)
         identities = rest.pop("identities")
         return {
@@ -85,7 +85,7 @@ class ShardReport:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Self:
-        """From `arrays`. Raises KeyError or ValueError if they are none of this kind."""
+        """Restore from `arrays`. Raises KeyError or ValueError if they are none of this kind."""
         rest = json.loads(arrays["rest"].tobytes())
         findings = {kind: Finding(**finding) for kind, finding in rest.pop("findings").items()}
         if not findings.keys() <= KINDS.keys() or len(rest["keys"]) != len(arrays["identities"]):
@@ -93,7 +93,7 @@ class ShardReport:
         return cls(**rest, findings=findings, identities=arrays["identities"])
 
     def as_json(self) -> dict[str, Any]:
-        """The shard's part of the report, problems in the order of KINDS."""
+        """Make the shard's part of the report, problems in the order of KINDS."""
         return {
             "shard": self.path,
             "bytes": self.bytes,
@@ -105,7 +105,7 @@ class ShardReport:
 
 
 def begin_report(listing: ShardListing) -> ShardReport:
-    """What the headers of a shard show."""
+    """Begin the findings of a shard with those that its headers show."""
     report = ShardReport(path=listing.path, bytes=listing.size)
     if listing.error:
         report.add("unreadable_shard", [listing.error])
@@ -175,7 +175,7 @@ def find_repeats(reports: list[ShardReport]) -> None:
 
 
 def _repeats(column: npt.NDArray[np.int64], unknown: int | None) -> Iterator[tuple[int, int]]:
-    """(first place, later place) of every value that occurs again, but for the unknown one."""
+    """Find (first place, later place) of every value that occurs again, but for the unknown one."""
     # Stable: of equal values, the first in the order of the shards comes first.
     order = np.argsort(column, kind="stable")
     ordered = column[order]
@@ -189,12 +189,14 @@ def _repeats(column: npt.NDArray[np.int64], unknown: int | None) -> Iterator[tup
 
 
 def exclusions(reports: list[ShardReport]) -> list[str]:
-    """`shard.tar/key` of every sample that training should leave out, as `data.exclude` reads."""
+    """List `shard.tar/key` of every sample that training should leave out, as `data.exclude`
+    reads."""
     return [f"{short_name(report.path)}/{key}" for report in reports for key in report.unusable]
 
 
 def totals(reports: list[ShardReport]) -> dict[str, Finding]:
-    """The findings of all shards by kind, in the order of KINDS; examples name their shard."""
+    """Total the findings of all shards by kind, in the order of KINDS; examples name their
+    shard."""
     total = {kind: Finding() for kind in KINDS}
     for report in reports:
         name = short_name(report.path)
@@ -206,7 +208,7 @@ def totals(reports: list[ShardReport]) -> dict[str, Finding]:
 
 
 def as_json(reports: list[ShardReport], *, decoded: bool) -> dict[str, Any]:
-    """The machine-readable report; its `exclude` is what `data.exclude` reads."""
+    """Make the machine-readable report; its `exclude` is what `data.exclude` reads."""
     problems = totals(reports)
     return {
         "format": "sam_train verify 1",
@@ -222,5 +224,5 @@ def as_json(reports: list[ShardReport], *, decoded: bool) -> dict[str, Any]:
 
 
 def repeated_shard_names(paths: list[str]) -> list[str]:
-    """Shards' own names that stand for several of the paths."""
+    """List shards' own names that stand for several of the paths."""
     return [name for name, times in Counter(map(short_name, paths)).items() if times > 1]

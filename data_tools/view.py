@@ -42,7 +42,7 @@ class _Tile:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Make the command's options."""
     parser = command.parser("view", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS",
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def view(args: argparse.Namespace) -> str:
-    """Do what the arguments say.
+    """Draw the samples that the arguments name.
 
     Raises:
         UserError: no such shard or key, or the one sample cannot be drawn.
@@ -93,7 +93,7 @@ def view(args: argparse.Namespace) -> str:
 
 
 def find_key(shards: Shards, key: str) -> int:
-    """The sample called `sa_12` or `shard.tar/sa_12`.
+    """Find the sample called `sa_12` or `shard.tar/sa_12`.
 
     Raises:
         UserError: there is none.
@@ -109,7 +109,7 @@ def find_key(shards: Shards, key: str) -> int:
 
 
 def single(shards: Shards, sample: int, *, side: int) -> Image.Image:
-    """The photo beside itself with its masks, and a caption.
+    """Draw the photo beside itself with its masks, and a caption.
 
     Raises:
         UserError: it cannot be drawn.
@@ -124,7 +124,7 @@ def single(shards: Shards, sample: int, *, side: int) -> Image.Image:
 
 
 def sheet(shards: Shards, samples: Sequence[int], *, side: int, workers: int = 0) -> Image.Image:
-    """The samples with their masks in rows."""
+    """Draw the samples with their masks in rows."""
     draw = partial(_tile, shards, side=side)
     tiles = []
     with command.progress("drawing", total=len(samples), unit="samples") as bar:
@@ -161,7 +161,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _arranged(tiles: Sequence[_Tile], *, columns: int) -> Image.Image:
-    """The tiles in rows, each on its caption."""
+    """Arrange the tiles in rows, each on its caption."""
     width = max(tile.picture.width for tile in tiles)
     rows = [tiles[k : k + columns] for k in range(0, len(tiles), columns)]
     heights = [max(tile.picture.height for tile in row) + CAPTION for row in rows]
@@ -187,7 +187,7 @@ def _arranged(tiles: Sequence[_Tile], *, columns: int) -> Image.Image:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; returns the exit status."""
     return command.run(lambda: view(parser().parse_args(argv)))
 
 

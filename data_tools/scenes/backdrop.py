@@ -59,7 +59,7 @@ def below(
 
 
 def ridge(canvas: Canvas, rng: Rng, y: float, height: float, material: Material) -> None:
-    """A range of hills: everything below a wavy line."""
+    """Draw a range of hills: everything below a wavy line."""
     x = np.linspace(-0.05, canvas.right + 0.05, 40)
     line = np.full_like(x, y)
     for octave in range(4):
@@ -71,7 +71,7 @@ def ridge(canvas: Canvas, rng: Rng, y: float, height: float, material: Material)
 
 
 def sky(canvas: Canvas, rng: Rng, horizon: float) -> c.Colour:
-    """Sky over the whole picture; returns its colour near the horizon."""
+    """Draw sky over the whole picture; returns its colour near the horizon."""
     mood = rng.random()
     if mood < 0.6:
         top = c.Hues((0.54, 0.62), (0.35, 0.7), (0.6, 0.92)).draw(rng)

@@ -71,7 +71,8 @@ class Canvas:
         return self.height / self.unit
 
     def colour_at(self, x: float, y: float, reach: float) -> list[Colour]:
-        """Three or so colours that stand around (x, y), scene units, for contrast with them."""
+        """Sample three or so colours that stand around (x, y), scene units, for contrast with
+        them."""
         spots = ((0.0, 0.0), (-reach, 0.0), (reach, 0.0), (0.0, -reach), (0.0, reach))
         at = np.add(spots, (x, y)) * self.unit
         return list(local_means(self.image, at, max(int(0.02 * self.unit), 1)))
@@ -189,7 +190,7 @@ class Canvas:
         extent: npt.NDArray[np.float64],
         horizon: float | None,
     ) -> npt.NDArray[np.float64]:
-        """The vector that `paint.paint` takes, lengths in pixels."""
+        """Return the vector that `paint.paint` takes, lengths in pixels."""
         material: Material = part.material  # type: ignore[assignment]
         unit = self.unit
         p = np.empty(kernel.PARAMETERS)
@@ -215,7 +216,7 @@ class Canvas:
 
 
 def _clipped(window: _Window, within: _Window) -> _Window:
-    """`window` with its coverage multiplied by that of `within`."""
+    """Return `window` with its coverage multiplied by that of `within`."""
     cover = np.zeros_like(window.cover)
     x0, y0 = max(window.x0, within.x0), max(window.y0, within.y0)
     x1 = min(window.x0 + cover.shape[1], within.x0 + within.cover.shape[1])

@@ -20,12 +20,12 @@ CLEARLY_APART = 0.24
 
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """HSV in [0, 1] (hue wraps) to RGB."""
+    """Convert HSV in [0, 1] (hue wraps) to RGB."""
     return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
 
 
 def distance(a: Colour, b: Colour) -> float:
-    """How different two colours look; black to white is 1.
+    """Measure how different two colours look; black to white is 1.
 
     Lightness, red-green and yellow-blue, chroma counting less than lightness as in any
     colour-difference formula for small patches. Plain floats: it runs a hundred times a scene.
@@ -37,7 +37,7 @@ def distance(a: Colour, b: Colour) -> float:
 
 
 def lighter(colour: Colour, amount: float) -> Colour:
-    """Towards white (amount > 0) or black (amount < 0)."""
+    """Move a colour towards white (amount > 0) or black (amount < 0)."""
     target = 1.0 if amount > 0 else 0.0
     return colour + (target - colour) * abs(amount)
 
@@ -51,7 +51,7 @@ class Hues:
     value: tuple[float, float] = (0.35, 0.9)
 
     def draw(self, rng: Rng) -> Colour:
-        """One colour of the family."""
+        """Draw one colour of the family."""
         ranges = zip((self.hue, self.saturation, self.value), rng.random(3).tolist(), strict=True)
         hue, saturation, value = (low + (high - low) * share for (low, high), share in ranges)
         # Greens and magentas of full saturation look like neon; photos hold few.
@@ -80,7 +80,7 @@ FRUIT = Hues((0.92, 1.18), (0.7, 0.95), (0.6, 0.92))
 def pick(
     rng: Rng, hues: Hues, away_from: Sequence[Colour] = (), *, gap: float = CLEARLY_APART
 ) -> Colour:
-    """A colour of `hues` at least `gap` from all of `away_from`, or the farthest of ten tries.
+    """Pick a colour of `hues` at least `gap` from all of `away_from`, or the farthest of ten tries.
 
     When the family itself is too close (a green tree before green hills), later tries may also
     change its lightness.

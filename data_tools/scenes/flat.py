@@ -12,7 +12,7 @@ from data_tools.scenes.stage import Stage
 
 
 def clock(stage: Stage) -> Part:
-    """Rim, dial, hands."""
+    """Draw rim, dial and hands."""
     rng = stage.rng
     rim = stage.colour(c.ANY)
     dial = stage.colour(c.WHITE if rng.random() < 0.7 else c.PASTEL, rim)
@@ -34,7 +34,7 @@ def clock(stage: Stage) -> Part:
 
 
 def picture(stage: Stage) -> Part:
-    """A frame with a mount and a small landscape in it."""
+    """Draw a frame with a mount and a small landscape in it."""
     rng = stage.rng
     wood = stage.colour(c.WOODS if rng.random() < 0.6 else c.ANY)
     h = float(rng.uniform(0.6, 0.95))
@@ -59,7 +59,7 @@ def picture(stage: Stage) -> Part:
 
 
 def ball(stage: Stage) -> Part:
-    """A beach ball, football or marble."""
+    """Draw a beach ball, football or marble."""
     rng = stage.rng
     colour = stage.colour(c.VIVID)
     body = Part(outline=g.ellipse(), material=plain(colour, gloss=0.6, bevel=0.9), rounding=0.95)
@@ -88,7 +88,7 @@ def ball(stage: Stage) -> Part:
 
 
 def plate(stage: Stage) -> Part:
-    """Dish with rim and three kinds of food."""
+    """Draw a dish with rim and three kinds of food."""
     rng = stage.rng
     china = stage.colour(c.WHITE if rng.random() < 0.6 else c.PASTEL)
     dish = Part(outline=g.ellipse(), material=plain(china, rough=0.01, gloss=0.2), rounding=0.15)
@@ -106,7 +106,7 @@ def plate(stage: Stage) -> Part:
 
 
 def pencil(stage: Stage) -> Part:
-    """Shaft, wooden cone, lead, rubber."""
+    """Draw shaft, wooden cone, lead and rubber."""
     rng = stage.rng
     colour = stage.colour(c.VIVID)
     shaft = Part(
@@ -123,7 +123,7 @@ def pencil(stage: Stage) -> Part:
 
 
 def coin(stage: Stage) -> Part:
-    """A coin or a button with two or four holes."""
+    """Draw a coin or a button with two or four holes."""
     rng = stage.rng
     colour = stage.colour(c.METAL if rng.random() < 0.4 else c.VIVID)
     disc = Part(outline=g.ellipse(), material=plain(colour, gloss=0.4), rounding=0.15)
@@ -138,7 +138,7 @@ def coin(stage: Stage) -> Part:
 
 
 def card(stage: Stage) -> Part:
-    """A sheet, tile or patch of cloth with a device on it."""
+    """Draw a sheet, tile or patch of cloth with a device on it."""
     rng = stage.rng
     colour = stage.colour(c.ANY)
     shape = int(rng.integers(4))
@@ -159,7 +159,7 @@ def card(stage: Stage) -> Part:
 
 
 def cushion(stage: Stage) -> Part:
-    """A soft square with a pattern and a button."""
+    """Draw a soft square with a pattern and a button."""
     rng = stage.rng
     colour = stage.colour(c.ANY)
     pattern = int(rng.choice([STRIPES, CHECKS, DOTS, CLOUDS]))
@@ -180,7 +180,7 @@ def cushion(stage: Stage) -> Part:
 
 
 def board(stage: Stage) -> Part:
-    """A wooden board with a handle and a hole."""
+    """Draw a wooden board with a handle and a hole."""
     wood = stage.colour(c.WOODS)
     outline = [g.round_box(-0.95, -0.6, 0.55, 0.6, 0.15), g.round_box(0.45, -0.16, 1.0, 0.16, 0.12)]
     grain = Material(base=wood, other=c.lighter(wood, 0.3), pattern=WOOD, frequency=5.0)

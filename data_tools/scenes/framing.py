@@ -14,7 +14,7 @@ TRIES = 8
 """Windows that are compared; the one that shows most things whole is kept."""
 
 ATTEMPTS = 20
-"""How often it looks elsewhere where all windows show nothing but a wall or the sea."""
+"""Number of other windows that are tried where all show nothing but a wall or the sea."""
 
 SMALLEST_PIECE = 64
 """Pixels, in a photo of 256 pixels a side, that a mask cut by the frame must still show."""
@@ -29,7 +29,7 @@ def photos_of_a_scene(zoom: float) -> int:
 
 
 def close_up(seed: int, index: int, *, height: int, width: int, zoom: float) -> Scene:
-    """Photo `index` of the endless collection `seed`, taken `zoom` times as close.
+    """Draw photo `index` of the endless collection `seed`, taken `zoom` times as close.
 
     The `photos_of_a_scene` of one drawing follow each other and can overlap.
 

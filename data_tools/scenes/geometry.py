@@ -16,7 +16,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """Where an object stands: local coordinates to scene units (1 = the photo's shorter side)."""
+    """The place of an object: local coordinates to scene units (1 = the photo's shorter side)."""
 
     x: float
     y: float
@@ -26,7 +26,7 @@ class Frame:
     mirror: bool = False
 
     def to_scene(self, outline: Outline) -> Outline:
-        """[n, 2] local to [n, 2] scene units."""
+        """Map [n, 2] local points to [n, 2] scene units."""
         c, s = math.cos(self.angle) * self.scale, math.sin(self.angle) * self.scale
         flip = -1.0 if self.mirror else 1.0
         matrix = np.array([[c * flip, s * flip], [-s, c]])
@@ -37,24 +37,24 @@ class Frame:
 def ellipse(
     x: float = 0.0, y: float = 0.0, rx: float = 1.0, ry: float | None = None, *, sides: int = 40
 ) -> Outline:
-    """Ellipse with semi-axes `rx`, `ry` (a circle when `ry` is None)."""
+    """Outline an ellipse with semi-axes `rx`, `ry` (a circle when `ry` is None)."""
     return _circle(sides) * (rx, rx if ry is None else ry) + (x, y)
 
 
 @cache
 def _circle(sides: int) -> Outline:
-    """The unit circle, which is asked for too often to compute it each time."""
+    """Outline the unit circle, which is asked for too often to compute it each time."""
     t = np.linspace(0.0, 2 * np.pi, sides, endpoint=False)
     return np.stack([np.cos(t), np.sin(t)], 1)
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> Outline:
-    """Axis-aligned rectangle."""
+    """Outline an axis-aligned rectangle."""
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=np.float64)
 
 
 def round_box(x0: float, y0: float, x1: float, y1: float, radius: float) -> Outline:
-    """Rectangle with rounded corners."""
+    """Outline a rectangle with rounded corners."""
     radius = min(radius, abs(x1 - x0) / 2, abs(y1 - y0) / 2)
     quarter = np.linspace(0.0, np.pi / 2, 6)
     corners = ((x1, y1, 0), (x0, y1, 1), (x0, y0, 2), (x1, y0, 3))
@@ -78,7 +78,7 @@ def blob(rng: Rng, *, wobble: float = 0.2, terms: int = 5, sides: int = 48) -> O
 
 
 def lumps(rng: Rng, *, count: int, depth: float = 0.18) -> Outline:
-    """Scalloped round outline of `count` bumps: crowns, bushes, clouds."""
+    """Outline a scalloped round shape of `count` bumps: crowns, bushes, clouds."""
     t = np.linspace(0.0, 2 * np.pi, 10 * count, endpoint=False)
     start = rng.uniform(0.0, np.pi)
     radius = 1.0 - depth + depth * np.abs(np.sin(0.5 * count * t + start)) ** 0.7
@@ -88,21 +88,21 @@ def lumps(rng: Rng, *, count: int, depth: float = 0.18) -> Outline:
 
 
 def polygon(rng: Rng, *, sides: int, jitter: float = 0.15) -> Outline:
-    """Irregular convex-looking polygon in the unit circle."""
+    """Outline an irregular convex-looking polygon in the unit circle."""
     t = (np.arange(sides) + rng.uniform(-jitter, jitter, sides)) * 2 * np.pi / sides
     radius = 1.0 - rng.uniform(0.0, jitter, sides)
     return np.stack([radius * np.cos(t), radius * np.sin(t)], 1)
 
 
 def star(*, points: int, inner: float) -> Outline:
-    """Star with its first point upwards."""
+    """Outline a star with its first point upwards."""
     t = np.arange(2 * points) * np.pi / points - np.pi / 2
     radius = np.where(np.arange(2 * points) % 2 == 0, 1.0, inner)
     return np.stack([radius * np.cos(t), radius * np.sin(t)], 1)
 
 
 def lens(*, length: float = 1.0, width: float = 0.4, skew: float = 0.0) -> Outline:
-    """Leaf or fish body along x; `skew` > 0 moves the thickest place to the right."""
+    """Outline a leaf or fish body along x; `skew` > 0 moves the thickest place to the right."""
     t = np.linspace(-1.0, 1.0, 22)
     half = width * (1.0 - t**2) ** 0.8 * (1.0 + skew * t)
     top = np.stack([length * t, -half], 1)
@@ -110,7 +110,7 @@ def lens(*, length: float = 1.0, width: float = 0.4, skew: float = 0.0) -> Outli
 
 
 def _spline(nodes: Outline, steps: int = 5) -> Outline:
-    """Catmull-Rom curve through [n, 2] nodes, `steps` points to each piece."""
+    """Interpolate a Catmull-Rom curve through [n, 2] nodes, `steps` points to each piece."""
     p = np.concatenate([nodes[:1], nodes, nodes[-1:]])[:, None]
     t = np.linspace(0.0, 1.0, steps, endpoint=False)[None, :, None]
     p0, p1, p2, p3 = p[:-3], p[1:-2], p[2:-1], p[3:]
@@ -120,7 +120,7 @@ def _spline(nodes: Outline, steps: int = 5) -> Outline:
 
 
 def turned(profile: Sequence[tuple[float, float]], *, smooth: bool = True) -> Outline:
-    """Silhouette of a turned body: mirror a profile of (half width, y) pairs, top to bottom."""
+    """Outline a turned body: mirror a profile of (half width, y) pairs, top to bottom."""
     nodes = np.asarray(profile, dtype=np.float64)
     if smooth:
         nodes = _spline(nodes)
@@ -129,7 +129,7 @@ def turned(profile: Sequence[tuple[float, float]], *, smooth: bool = True) -> Ou
 
 
 def stroke(path: npt.ArrayLike, width: float | Sequence[float]) -> Outline:
-    """A line of `width` along [n, 2] points; two widths taper from first to last."""
+    """Outline a line of `width` along [n, 2] points; two widths taper from first to last."""
     nodes = np.asarray(path, dtype=np.float64)
     along = np.gradient(nodes, axis=0)
     along /= np.maximum(np.hypot(along[:, :1], along[:, 1:]), 1e-9)

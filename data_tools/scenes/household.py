@@ -13,7 +13,7 @@ from data_tools.scenes.stage import Stage
 
 
 def mug(stage: Stage) -> Part:
-    """Body with a handle, a rim and a drink."""
+    """Draw a body with a handle, a rim and a drink."""
     rng = stage.rng
     colour = stage.colour(c.VIVID if rng.random() < 0.6 else c.PASTEL)
     handle = Part(
@@ -34,7 +34,7 @@ def mug(stage: Stage) -> Part:
 
 
 def bottle(stage: Stage) -> Part:
-    """Glass with liquid gradient, label and cap."""
+    """Draw glass with liquid gradient, label and cap."""
     rng = stage.rng
     glass = stage.colour(c.Hues((0.05, 0.62), (0.35, 0.8), (0.25, 0.7)))
     half = float(rng.uniform(0.34, 0.5))
@@ -78,7 +78,7 @@ def bottle(stage: Stage) -> Part:
 
 
 def vase(stage: Stage) -> Part:
-    """A glazed vase, mostly with flowers in it."""
+    """Draw a glazed vase, mostly with flowers in it."""
     rng = stage.rng
     colour = stage.colour(c.ANY)
     widths = rng.uniform(0.2, 0.52, 4)
@@ -106,7 +106,7 @@ def vase(stage: Stage) -> Part:
 
 
 def _moved(part: Part, *, x: float, y: float, scale: float, turn: float = 0.0) -> Part:
-    """The same part elsewhere in the frame of another thing."""
+    """Move a part to another place in the frame of another thing."""
     if part.outline is not None:
         part.outline = [g.place(outline, x, y, scale, turn) for outline in part.polygons()]
     for child in (*part.front, *part.back):
@@ -115,7 +115,7 @@ def _moved(part: Part, *, x: float, y: float, scale: float, turn: float = 0.0) -
 
 
 def books(stage: Stage) -> Part:
-    """A pile of books with titles on their spines."""
+    """Draw a pile of books with titles on their spines."""
     rng = stage.rng
     pile, last = [], stage.behind
     y = 1.0
@@ -165,7 +165,7 @@ def lamp(stage: Stage) -> Part:
 
 
 def parcel(stage: Stage) -> Part:
-    """A box seen from its corner, with a ribbon or tape: front, side and lid are parts."""
+    """Draw a box seen from its corner, with a ribbon or tape: front, side and lid are parts."""
     rng = stage.rng
     colour = stage.colour(c.WOODS if rng.random() < 0.5 else c.VIVID)
     ribbon = plain(stage.colour(c.VIVID, colour), gloss=0.2)
@@ -207,7 +207,7 @@ def _fruit_body(stage: Stage, *, kind: int) -> Part:
 
 
 def fruit(stage: Stage) -> Part:
-    """An apple, orange or pear with stalk and leaf."""
+    """Draw an apple, orange or pear with stalk and leaf."""
     rng = stage.rng
     body = _fruit_body(stage, kind=int(rng.integers(3)))
     stalk = Part(
@@ -224,7 +224,7 @@ def fruit(stage: Stage) -> Part:
 
 
 def fruit_bowl(stage: Stage) -> Part:
-    """A bowl with three fruits in it."""
+    """Draw a bowl with three fruits in it."""
     rng = stage.rng
     colour = stage.colour(c.ANY)
     inside = []
@@ -240,7 +240,7 @@ def fruit_bowl(stage: Stage) -> Part:
 
 
 def teddy(stage: Stage) -> Part:
-    """A stuffed animal's head: ears with linings, eyes with pupils, muzzle, nose."""
+    """Draw a stuffed animal's head: ears with linings, eyes with pupils, muzzle, nose."""
     rng = stage.rng
     fur = stage.colour(c.WOODS if rng.random() < 0.5 else c.PASTEL)
     pale = stage.colour(c.WHITE if rng.random() < 0.5 else c.PASTEL, fur)
@@ -275,7 +275,7 @@ def teddy(stage: Stage) -> Part:
 
 
 def candle(stage: Stage) -> Part:
-    """Wax, wick and flame in a holder."""
+    """Draw wax, wick and flame in a holder."""
     rng = stage.rng
     wax = stage.colour(c.PASTEL if rng.random() < 0.5 else c.VIVID)
     flame = Part(

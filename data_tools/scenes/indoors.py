@@ -23,7 +23,7 @@ from data_tools.scenes.parts import Material
 
 
 def _wallpaper(rng: Rng) -> Material:
-    """Plaster, stripes, dots or painted brick."""
+    """Draw plaster, stripes, dots or painted brick."""
     paper = (c.PASTEL if rng.random() < 0.6 else c.ANY).draw(rng)
     return Material(
         base=paper,
@@ -36,7 +36,7 @@ def _wallpaper(rng: Rng) -> Material:
 
 
 def table(canvas: Canvas, rng: Rng) -> Setting:
-    """A table before a wall."""
+    """Draw a table before a wall."""
     low, wide = canvas.bottom, canvas.right
     edge = float(rng.uniform(0.45, 0.68)) * low
     wall = _wallpaper(rng)
@@ -91,7 +91,7 @@ def table(canvas: Canvas, rng: Rng) -> Setting:
 
 
 def desk(canvas: Canvas, rng: Rng) -> Setting:
-    """Things lying on a surface, seen from above."""
+    """Draw things lying on a surface, seen from above."""
     kind = int(rng.integers(6))
     hues = (
         c.WOODS,

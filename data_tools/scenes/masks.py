@@ -1,4 +1,4 @@
-"""From the owner of each pixel to ground-truth masks of what is visible."""
+"""Ground-truth masks of what is visible, from the owner of each pixel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Masks:
 
 @numba.njit(cache=True, nogil=True)
 def _extents(owner: Any, parents: Any) -> Any:
-    """int64 [n, 5]: x0 y0 x1 y1 (exclusive) and visible area of each node with its descendants."""
+    """Measure int64 [n, 5]: x0 y0 x1 y1 (exclusive) and visible area of each node with its
+    descendants."""
     width, height = owner.shape
     count = len(parents)
     result = np.zeros((count, 5), np.int64)
@@ -66,7 +67,7 @@ def _fill(owner: Any, node_set: Any, box: Any, target: Any) -> None:
 
 
 def visible_masks(canvas: Canvas) -> Masks:
-    """The masks of a finished canvas.
+    """Collect the masks of a finished canvas.
 
     Left out: what is hidden, smaller than `SMALLEST`, torn apart by what lies before it, almost
     everything (90 % of the photo), or all but the same as the mask of its own largest part.
@@ -109,7 +110,8 @@ def visible_masks(canvas: Canvas) -> Masks:
 
 
 def _family(parents: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.bool_]:
-    """bool [n + 1]: entry k + 1 is True for `number` and its descendants (entry 0 is 'nobody')."""
+    """Mark `number` and its descendants in bool [n + 1]: entry k + 1 is node k, entry 0 is
+    'nobody'."""
     members = np.zeros(len(parents) + 1, np.bool_)
     members[number + 1] = True
     for other in range(number + 1, len(parents)):
@@ -124,7 +126,7 @@ def _is_whole(
     area: int,
     stack: npt.NDArray[np.int64],
 ) -> bool:
-    """Whether the mask is one solid piece, more or less."""
+    """Return whether the mask is one solid piece, more or less."""
     _, largest, solid = largest_component(canvas.owner, members, extent[:4], stack)
     return bool(largest >= 0.7 * area and solid >= 0.1 * area)
 

@@ -23,7 +23,7 @@ def _foliage(colour: c.Colour) -> Material:
 
 
 def tree(stage: Stage) -> Part:
-    """A round crown of one to three masses on a trunk, sometimes with fruit."""
+    """Draw a round crown of one to three masses on a trunk, sometimes with fruit."""
     rng = stage.rng
     leaf = stage.colour(c.GREENS if rng.random() < 0.7 else c.AUTUMN)
     trunk = Part(
@@ -57,7 +57,7 @@ def tree(stage: Stage) -> Part:
 
 
 def conifer(stage: Stage) -> Part:
-    """Stacked triangles on a short trunk."""
+    """Draw stacked triangles on a short trunk."""
     rng = stage.rng
     leaf = stage.colour(c.Hues((0.28, 0.46), (0.3, 0.7), (0.15, 0.45)))
     trunk = Part(
@@ -86,7 +86,7 @@ def conifer(stage: Stage) -> Part:
 
 
 def bush(stage: Stage) -> Part:
-    """A low leafy mass, sometimes in bloom."""
+    """Draw a low leafy mass, sometimes in bloom."""
     rng = stage.rng
     leaf = stage.colour(c.GREENS)
     outline = g.place(g.lumps(rng, count=int(rng.integers(8, 13))), 0.0, 0.4, (0.9, 0.66))
@@ -100,7 +100,7 @@ def bush(stage: Stage) -> Part:
 
 
 def rock(stage: Stage) -> Part:
-    """A boulder with a lighter facet or moss on top."""
+    """Draw a boulder with a lighter facet or moss on top."""
     rng = stage.rng
     colour = stage.colour(c.STONE)
     outline = g.place(g.polygon(rng, sides=int(rng.integers(7, 11)), jitter=0.25), 0, 0.3, (1, 0.7))
@@ -121,7 +121,7 @@ def rock(stage: Stage) -> Part:
 
 
 def flower(stage: Stage) -> Part:
-    """Petals around a disc, on a thin stem with a leaf."""
+    """Draw petals around a disc, on a thin stem with a leaf."""
     rng = stage.rng
     petal = stage.colour(c.VIVID)
     heart = stage.colour(c.Hues((0.08, 0.16), (0.6, 0.9), (0.35, 0.95)), petal)
@@ -149,7 +149,7 @@ def flower(stage: Stage) -> Part:
 
 
 def mushroom(stage: Stage) -> Part:
-    """Stalk and spotted cap."""
+    """Draw a stalk and a spotted cap."""
     rng = stage.rng
     cap = stage.colour(c.FRUIT if rng.random() < 0.6 else c.WOODS)
     spot = stage.colour(c.WHITE, cap)
@@ -172,7 +172,7 @@ def mushroom(stage: Stage) -> Part:
 
 
 def cactus(stage: Stage) -> Part:
-    """A column with arms."""
+    """Draw a column with arms."""
     rng = stage.rng
     green = stage.colour(c.GREENS)
     skin = Material(base=green, other=c.lighter(green, -0.3), pattern=STRIPES, frequency=6.0)
@@ -187,7 +187,7 @@ def cactus(stage: Stage) -> Part:
 
 
 def leaf(stage: Stage) -> Part:
-    """A leaf with a midrib and side veins."""
+    """Draw a leaf with a midrib and side veins."""
     rng = stage.rng
     colour = stage.colour(c.GREENS if rng.random() < 0.5 else c.AUTUMN)
     body = Part(
@@ -206,7 +206,7 @@ def leaf(stage: Stage) -> Part:
 
 
 def fish(stage: Stage) -> Part:
-    """Body, tail, fin and eye with its pupil."""
+    """Draw body, tail, fin and eye with its pupil."""
     rng = stage.rng
     colour = stage.colour(c.VIVID)
     fin = plain(stage.colour(c.VIVID, colour))
@@ -230,7 +230,7 @@ def fish(stage: Stage) -> Part:
 
 
 def bird(stage: Stage) -> Part:
-    """A perched or gliding bird: body, wing, beak, eye."""
+    """Draw a perched or gliding bird: body, wing, beak, eye."""
     rng = stage.rng
     colour = stage.colour(c.ANY)
     wing = g.place(g.lens(length=0.55, width=0.42, skew=-0.4), -0.15, 0.05, turn=0.06)
@@ -251,7 +251,7 @@ def bird(stage: Stage) -> Part:
 
 
 def butterfly(stage: Stage) -> Part:
-    """Four wings with eye spots about a slim body."""
+    """Draw four wings with eye spots about a slim body."""
     rng = stage.rng
     colour = stage.colour(c.VIVID)
     spot = plain(stage.colour(c.ANY, colour))
@@ -271,7 +271,7 @@ def butterfly(stage: Stage) -> Part:
 
 
 def starfish(stage: Stage) -> Part:
-    """Five soft arms with a row of dots."""
+    """Draw five soft arms with a row of dots."""
     colour = stage.colour(c.Hues((0.93, 1.15), (0.5, 0.9), (0.5, 0.95)))
     outline = g.star(points=5, inner=float(stage.rng.uniform(0.36, 0.5)))
     skin = Material(base=colour, other=c.lighter(colour, 0.4), pattern=SPECKLES, frequency=9.0)
@@ -279,7 +279,7 @@ def starfish(stage: Stage) -> Part:
 
 
 def coral(stage: Stage) -> Part:
-    """A branching fan."""
+    """Draw a branching fan."""
     rng = stage.rng
     material = plain(stage.colour(c.VIVID), rough=0.15)
     limbs = [g.stroke([[0.0, 1.0], [0.0, 0.3]], (0.34, 0.26))]
@@ -306,7 +306,7 @@ def seaweed(stage: Stage) -> Part:
 
 
 def cloud(stage: Stage) -> Part:
-    """A bank of vapour."""
+    """Draw a bank of vapour."""
     rng = stage.rng
     outline = [
         g.place(g.lumps(rng, count=7), x, y, (s * 1.2, s))
@@ -317,7 +317,7 @@ def cloud(stage: Stage) -> Part:
 
 
 def pebble(stage: Stage) -> Part:
-    """A smooth stone, sometimes veined."""
+    """Draw a smooth stone, sometimes veined."""
     rng = stage.rng
     colour = stage.colour(c.STONE if rng.random() < 0.5 else c.ANY)
     vein = Material(

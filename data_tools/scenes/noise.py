@@ -16,7 +16,7 @@ SMOOTH, FINE, GRAIN = 0, 1, 2
 
 @cache
 def noise_tiles() -> npt.NDArray[np.float32]:
-    """float32 [3, TILE, TILE], zero mean, about unit deviation, periodic in both axes.
+    """Make float32 [3, TILE, TILE], zero mean, about unit deviation, periodic in both axes.
 
     Always the same tiles: a scene's own seed only decides where they are sampled.
     """

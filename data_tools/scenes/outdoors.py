@@ -61,7 +61,7 @@ def meadow(canvas: Canvas, rng: Rng) -> Setting:
 
 
 def street(canvas: Canvas, rng: Rng) -> Setting:
-    """Buildings behind a road with traffic."""
+    """Draw buildings behind a road with traffic."""
     low, wide = canvas.bottom, canvas.right
     kerb = float(rng.uniform(0.6, 0.72)) * low
     sky(canvas, rng, kerb)
@@ -119,7 +119,7 @@ def street(canvas: Canvas, rng: Rng) -> Setting:
 
 
 def sea(canvas: Canvas, rng: Rng) -> Setting:
-    """Under water: fish over a sandy bed."""
+    """Draw fish over a sandy bed, under water."""
     low, wide = canvas.bottom, canvas.right
     bed = float(rng.uniform(0.7, 0.85)) * low
     deep = c.Hues((0.48, 0.6), (0.5, 0.85), (0.25, 0.6)).draw(rng)
@@ -159,7 +159,7 @@ def sea(canvas: Canvas, rng: Rng) -> Setting:
 
 
 def lake(canvas: Canvas, rng: Rng) -> Setting:
-    """Boats on open water before a shore."""
+    """Draw boats on open water before a shore."""
     low, wide = canvas.bottom, canvas.right
     horizon = float(rng.uniform(0.35, 0.5)) * low
     haze = sky(canvas, rng, horizon)

@@ -27,7 +27,7 @@ _inline = numba.njit(cache=True, nogil=True, inline="always")
 
 @_inline
 def _lookup(tile: Any, u: Any, v: Any) -> Any:
-    """Bilinear sample of a periodic tile; u, v in texels."""
+    """Sample a periodic tile bilinearly; u, v in texels."""
     fu = np.floor(u)
     fv = np.floor(v)
     iu = int(fu) & (TILE - 1)
@@ -43,13 +43,13 @@ def _lookup(tile: Any, u: Any, v: Any) -> Any:
 
 @_inline
 def _edge(x: Any, footprint: Any) -> Any:
-    """Antialiased step at 0; `footprint` is how much x changes over one pixel."""
+    """Compute an antialiased step at 0; `footprint` is how much x changes over one pixel."""
     return min(max(x / max(footprint, 1e-6) + 0.5, 0.0), 1.0)
 
 
 @_inline
 def _wave(x: Any) -> Any:
-    """Triangle wave of period 1 between -0.5 and 0.5."""
+    """Compute a triangle wave of period 1 between -0.5 and 0.5."""
     return abs(x - np.floor(x) - 0.5) * 2.0 - 0.5
 
 
@@ -95,7 +95,8 @@ def _pattern(kind: int, u: float, v: float, noise: Any, pixel: float) -> Any:
 
 @_inline
 def _facing(normal: Any, x: Any, y: Any, light: Any) -> Any:
-    """Cosine between the light and the surface at (x, y), cells of the normals' grid."""
+    """Compute the cosine between the light and the surface at (x, y), cells of the normals'
+    grid."""
     rows, columns, _ = normal.shape
     x = min(max(x, 0.0), columns - 1.001)
     y = min(max(y, 0.0), rows - 1.001)
@@ -118,7 +119,7 @@ def _facing(normal: Any, x: Any, y: Any, light: Any) -> Any:
 
 @_inline
 def _texture(kind: int, p: Any, tiles: Any, px: float, py: float) -> Any:
-    """(share of the second colour, fine noise) at (px, py), pixels of the picture."""
+    """Compute (share of the second colour, fine noise) at (px, py), pixels of the picture."""
     x = (px - p[ORIGIN_X]) / p[UNIT]
     y = (py - p[ORIGIN_Y]) / p[UNIT]
     near = 1.0
@@ -214,7 +215,7 @@ def tint(canvas: Any, soft: Any, corner: Any, colour: Any, strength: float) -> N
 
 @_jit
 def develop(canvas: Any, tiles: Any, gains: Any, lens: Any, grain: float) -> Any:
-    """The camera: slight blur, vignette, white balance, contrast and sensor grain.
+    """Develop as a camera does: slight blur, vignette, white balance, contrast and sensor grain.
 
     Args:
         canvas: float32 [H, W, 3].

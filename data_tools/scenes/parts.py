@@ -1,4 +1,4 @@
-"""What a thing is made of: a tree of parts, each with an outline and a material."""
+"""Things as trees of parts, each with an outline and a material."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from data_tools.scenes.paint import (
 
 @dataclass(slots=True, kw_only=True)
 class Material:
-    """How a surface looks."""
+    """The look of a surface."""
 
     base: Colour
     other: Colour
@@ -39,7 +39,7 @@ class Material:
     noise_scale: float = 1.0
     """Noise tiles per scene unit."""
     bevel: float = 0.7
-    """How strongly the rounded edge catches the light."""
+    """Strength of the light on the rounded edge."""
     gloss: float = 0.0
     """Height of the highlight."""
 
@@ -68,13 +68,13 @@ class Part:
     """Keeps its mask although it is only a pixel or two wide."""
 
     def polygons(self) -> list[Outline]:
-        """This part's own outline as a list."""
+        """Return this part's own outline as a list."""
         if self.outline is None:
             return []
         return list(self.outline) if isinstance(self.outline, Sequence) else [self.outline]
 
     def silhouette(self) -> list[Outline]:
-        """All polygons that may show beyond those of the parts they hang on."""
+        """Collect the polygons that may show beyond those of the parts they hang on."""
         own = self.polygons()
         children = self.back if own else (*self.back, *self.front)
         return own + [o for child in children if not child.clip for o in child.silhouette()]
@@ -83,7 +83,7 @@ class Part:
 def plain(
     colour: Colour, *, gloss: float = 0.0, bevel: float = 0.7, rough: float = 0.02
 ) -> Material:
-    """One colour with a little life in it."""
+    """Make one colour with a little life in it."""
     return Material(
         base=lighter(colour, -0.06),
         other=lighter(colour, 0.05),
@@ -94,12 +94,13 @@ def plain(
 
 
 def fade(top: Colour, bottom: Colour, *, gloss: float = 0.0, bevel: float = 0.5) -> Material:
-    """A gradient down the part."""
+    """Make a gradient down the part."""
     return Material(base=top, other=bottom, pattern=FADE, gloss=gloss, bevel=bevel)
 
 
 def textured(rng: Rng, colour: Colour, *, gloss: float = 0.0) -> Material:
-    """`colour` with a random surface that stays near it, so that the part still reads as one."""
+    """Make `colour` with a random surface that stays near it, so that the part still reads as
+    one."""
     kind = int(rng.choice([PLAIN, PLAIN, FADE, STRIPES, CHECKS, SPECKLES, MARBLE, DOTS, CLOUDS]))
     change = float(rng.uniform(0.2, 0.45)) * (1.0 if rng.random() < 0.55 else -1.0)
     if kind == PLAIN:

@@ -17,7 +17,7 @@ Float32Array = npt.NDArray[np.float32]
 
 @numba.njit(cache=True, nogil=True)
 def bounds(points: Any) -> Any:
-    """float64 [4]: smallest x, smallest y, largest x, largest y of [n, 2] points."""
+    """Return float64 [4]: smallest x, smallest y, largest x, largest y of [n, 2] points."""
     result = np.empty(4)
     result[0], result[1] = points[0]
     result[2], result[3] = points[0]
@@ -31,7 +31,7 @@ def bounds(points: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def local_means(image: Any, at: Any, reach: int) -> Any:
-    """float64 [n, 3]: mean colours of the squares of 2 * reach + 1 pixels at [n, 2] (x, y)."""
+    """Average colours to float64 [n, 3] over squares of 2 * reach + 1 pixels at [n, 2] (x, y)."""
     height, width, _ = image.shape
     result = np.zeros((len(at), 3))
     for k in range(len(at)):
@@ -74,7 +74,7 @@ def _add_span(row: Any, x_from: float, x_to: float, signed: float) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def coverage(points: Any, ends: Any, height: int, width: int) -> Any:
-    """How much of each pixel lies inside the polygons.
+    """Measure how much of each pixel lies inside the polygons.
 
     Args:
         points: float64 [n, 2] (x, y) in pixels of the window, (0, 0) its top left corner; the
@@ -123,7 +123,7 @@ def coverage(points: Any, ends: Any, height: int, width: int) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _box_columns(source: Any, target: Any, radius: int) -> None:
-    """Running mean of 2 * radius + 1 down each column, zeros beyond the border."""
+    """Average 2 * radius + 1 cells down each column, zeros beyond the border."""
     height, width = source.shape
     scale = np.float32(1.0 / (2 * radius + 1))
     sums = np.zeros(width, np.float32)
@@ -143,7 +143,7 @@ def _box_columns(source: Any, target: Any, radius: int) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _box_rows(source: Any, target: Any, radius: int) -> None:
-    """Running mean of 2 * radius + 1 along each row, zeros beyond the border."""
+    """Average 2 * radius + 1 cells along each row, zeros beyond the border."""
     height, width = source.shape
     scale = np.float32(1.0 / (2 * radius + 1))
     for y in range(height):
@@ -160,7 +160,7 @@ def _box_rows(source: Any, target: Any, radius: int) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def soften(image: Any, radius: int) -> Any:
-    """float32 [h, w] blurred by three box filters of `radius` pixels each way.
+    """Blur float32 [h, w] by three box filters of `radius` pixels each way.
 
     Three, because the slope of the result lights the scene: after two it has visible creases.
     """
@@ -178,7 +178,7 @@ def soften(image: Any, radius: int) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def normals(cover: Any, radius: int) -> Any:
-    """Which way a body with a rounded edge faces.
+    """Compute which way a body with a rounded edge faces.
 
     The height of the body is its coverage, softened; it is computed on coarse cells, since a
     wide bevel is smooth, with room around for what the filters spread beyond the window.
@@ -221,7 +221,7 @@ def normals(cover: Any, radius: int) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def largest_component(columns: Any, node_set: Any, box: Any, stack: Any) -> Any:
-    """Areas of a mask given as a set of owners.
+    """Measure a mask given as a set of owners, and its components.
 
     Args:
         columns: int16 [W, H] owner of each pixel, -1 for nobody.

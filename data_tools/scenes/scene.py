@@ -28,13 +28,14 @@ class Scene:
     masks: npt.NDArray[np.bool_]
     """[N, H, W] visible pixels of wholes, parts and subparts."""
     parents: list[int]
-    """For each mask the index of the whole it is a part of, or -1."""
+    """Index of the whole that each mask is a part of, or -1."""
     jpeg_quality: int
-    """As the camera would store it."""
+    """The photo as the camera would store it."""
 
 
 def render_scene(seed: int, index: int, *, height: int, width: int) -> Scene:
-    """Scene `index` of the endless collection `seed`, the same wherever and whenever it is drawn.
+    """Draw scene `index` of the endless collection `seed`, the same wherever and whenever it is
+    drawn.
 
     Args:
         seed: of the collection; not negative.
@@ -88,7 +89,7 @@ def compose(canvas: Canvas, rng: Rng) -> None:
 
 
 def _filled(canvas: Canvas, rng: Rng, slots: list[Slot]) -> list[Slot]:
-    """The slots of a square, as many times as the picture is larger than one."""
+    """Return the slots of a square, as many times as the picture is larger than one."""
     squares = canvas.right * canvas.bottom
     return [slot for slot in slots for _ in range(int(squares + rng.random() * (squares > 1)))]
 
@@ -96,7 +97,7 @@ def _filled(canvas: Canvas, rng: Rng, slots: list[Slot]) -> list[Slot]:
 def _find_room(
     canvas: Canvas, rng: Rng, slot: Slot, taken: list[tuple[float, float, float]]
 ) -> Frame:
-    """The place of six tries that covers least of what is there already."""
+    """Choose the place of six tries that covers least of what is there already."""
     best, best_overlap = None, np.inf
     size = float(rng.uniform(*slot.size))
     for _ in range(6):
@@ -120,13 +121,13 @@ def _find_room(
 
 
 def grounded(thing: Part, frame: Frame) -> Frame:
-    """`frame` moved down or up so that the thing's lowest point is where its foot should be."""
+    """Move `frame` down or up so that the thing's lowest point is where its foot should be."""
     lowest = max(float(frame.to_scene(outline)[:, 1].max()) for outline in thing.silhouette())
     return replace(frame, y=frame.y + frame.y + frame.scale - lowest)
 
 
 def cast_shadow(canvas: Canvas, thing: Part, frame: Frame, slot: Slot) -> None:
-    """The thing's silhouette on the ground (standing) or just beside it (lying, hanging)."""
+    """Draw the thing's silhouette on the ground (standing) or just beside it (lying, hanging)."""
     outlines = [frame.to_scene(outline) for outline in thing.silhouette()]
     side, front = float(canvas.light[0]), float(canvas.light[1])
     if not slot.standing:

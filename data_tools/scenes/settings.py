@@ -1,4 +1,4 @@
-"""Where a scene may play: each setting paints a backdrop and says which things may stand where."""
+"""Places where a scene may play: each paints a backdrop and says which things may stand where."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ from data_tools.scenes.outdoors import lake, meadow, sea, street
 SETTINGS: tuple[tuple[Callable[[Canvas, Rng], Setting], float], ...] = (
     (meadow, 0.24), (street, 0.18), (table, 0.25), (desk, 0.19), (sea, 0.08), (lake, 0.06),
 )  # fmt: skip
-"""Each setting with its share of the scenes."""
+"""Shares of the settings among the scenes."""

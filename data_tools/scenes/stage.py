@@ -1,4 +1,4 @@
-"""What a family of things knows about the place where its thing will stand."""
+"""Facts about a thing's place that its family may use."""
 
 from __future__ import annotations
 
@@ -16,5 +16,6 @@ class Stage:
     behind: list[Colour] = field(default_factory=list)
 
     def colour(self, hues: Hues, *others: Colour, gap: float = CLEARLY_APART) -> Colour:
-        """A colour that stands out from `others`, or from what is behind when none are given."""
+        """Pick a colour that stands out from `others`, or from the background when none are
+        given."""
         return pick(self.rng, hues, others or self.behind, gap=gap)

@@ -19,7 +19,7 @@ def _walls(stage: Stage, colour: c.Colour) -> Material:
 
 
 def _window(x: float, y: float, w: float, h: float, *, glass: Material, frame: Material) -> Part:
-    """A framed pane; the frame is the mask and the pane a part of it."""
+    """Draw a framed pane; the frame is the mask and the pane a part of it."""
     pane = Part(outline=g.box(x - w + 0.05, y - h + 0.05, x + w - 0.05, y + h - 0.05), mask=0.0)
     pane.material, pane.rounding, pane.shadow = glass, 0.1, 0.25
     return Part(
@@ -28,7 +28,7 @@ def _window(x: float, y: float, w: float, h: float, *, glass: Material, frame: M
 
 
 def house(stage: Stage) -> Part:
-    """Walls with door and windows under a roof with a chimney."""
+    """Draw walls with door and windows under a roof with a chimney."""
     rng = stage.rng
     wall = stage.colour(c.PASTEL if rng.random() < 0.5 else c.BRICK)
     roof = stage.colour(c.BRICK if rng.random() < 0.5 else c.DARK, wall)
@@ -67,7 +67,7 @@ def house(stage: Stage) -> Part:
 
 
 def tower(stage: Stage) -> Part:
-    """A block of flats or offices with a grid of windows."""
+    """Draw a block of flats or offices with a grid of windows."""
     rng = stage.rng
     wall = stage.colour(c.STONE if rng.random() < 0.6 else c.GLASS)
     half = float(rng.uniform(0.38, 0.6))
@@ -97,7 +97,7 @@ def _wheel(stage: Stage, x: float, y: float, radius: float) -> Part:
 
 
 def car(stage: Stage) -> Part:
-    """Body, cabin windows, wheels with hubs, lamps."""
+    """Draw body, cabin windows, wheels with hubs, lamps."""
     rng = stage.rng
     colour = stage.colour(c.VIVID if rng.random() < 0.7 else c.GREYS)
     glass_colour = stage.colour(c.GLASS, colour)
@@ -126,7 +126,7 @@ def car(stage: Stage) -> Part:
 
 
 def bus(stage: Stage) -> Part:
-    """A long box with a row of windows and a stripe."""
+    """Draw a long box with a row of windows and a stripe."""
     rng = stage.rng
     colour = stage.colour(c.VIVID)
     glass = fade(c.GLASS.draw(rng), c.lighter(stage.colour(c.GLASS, colour), -0.3))
@@ -151,7 +151,7 @@ def bus(stage: Stage) -> Part:
 
 
 def lamp_post(stage: Stage) -> Part:
-    """A thin pole with an arm and a lantern."""
+    """Draw a thin pole with an arm and a lantern."""
     rng = stage.rng
     metal = plain(stage.colour(c.DARK if rng.random() < 0.6 else c.METAL), gloss=0.2)
     pole = [g.stroke([[0.0, 1.0], [0.0, -0.9]], (0.1, 0.06)), g.box(-0.1, 0.9, 0.1, 1.0)]
@@ -172,7 +172,7 @@ def lamp_post(stage: Stage) -> Part:
 
 
 def sign(stage: Stage) -> Part:
-    """A road sign on a pole: disc, triangle, octagon or board, with a device."""
+    """Draw a road sign on a pole: disc, triangle, octagon or board, with a device."""
     rng = stage.rng
     colour = stage.colour(c.VIVID)
     face = stage.colour(c.WHITE, colour)
@@ -196,7 +196,7 @@ def sign(stage: Stage) -> Part:
 
 
 def traffic_light(stage: Stage) -> Part:
-    """A dark case with three lamps, one of them lit, on a pole."""
+    """Draw a dark case with three lamps, one of them lit, on a pole."""
     rng = stage.rng
     case = stage.colour(c.Hues((0.1, 0.5), (0.0, 0.6), (0.1, 0.25)))
     pole = g.stroke([[0.0, 1.0], [0.0, -0.1]], 0.1)
@@ -214,7 +214,7 @@ def traffic_light(stage: Stage) -> Part:
 
 
 def person(stage: Stage) -> Part:
-    """A standing figure: head with hair, shirt, arms, trousers, shoes."""
+    """Draw a standing figure: head with hair, shirt, arms, trousers, shoes."""
     rng = stage.rng
     skin = c.SKIN.draw(rng)
     shirt = stage.colour(c.ANY)
@@ -253,7 +253,7 @@ def person(stage: Stage) -> Part:
 
 
 def boat(stage: Stage) -> Part:
-    """Hull with a stripe, mast and two sails."""
+    """Draw a hull with a stripe, mast and two sails."""
     rng = stage.rng
     hull_colour = stage.colour(c.ANY)
     hull = Part(
@@ -279,7 +279,7 @@ def boat(stage: Stage) -> Part:
 
 
 def hot_air_balloon(stage: Stage) -> Part:
-    """Envelope with gores, ropes and a basket."""
+    """Draw an envelope with gores, ropes and a basket."""
     rng = stage.rng
     colour = stage.colour(c.VIVID)
     other = stage.colour(c.VIVID, colour)
@@ -302,7 +302,7 @@ def hot_air_balloon(stage: Stage) -> Part:
 
 
 def fence(stage: Stage) -> Part:
-    """A few pales on two rails."""
+    """Draw a few pales on two rails."""
     colour = stage.colour(c.WHITE if stage.rng.random() < 0.5 else c.WOODS)
     rails = [g.box(-1.0, y, 1.0, y + 0.09) for y in (0.35, 0.75)]
     pales = [

@@ -1,4 +1,4 @@
-"""Which scenes are for validation: never a part of one."""
+"""The choice of scenes for validation: never a part of one."""
 
 from __future__ import annotations
 

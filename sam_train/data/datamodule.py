@@ -122,6 +122,7 @@ class SamDataModule(LightningDataModule):
         fraction = self.cfg.max_area_fraction
         found = (
             survey(shards, samples=samples, grid=grid, max_area_fraction=fraction)
+            # One rank reads, all learn: the answer must be the same, and shards are read once.
             if self._ranks()["rank"] == 0
             else None
         )
@@ -131,10 +132,12 @@ class SamDataModule(LightningDataModule):
     def position(self) -> int:
         """First position that no finished optimizer step has consumed."""
         step = self.trainer.global_step if self.trainer is not None else self._start_step
+        # From the step alone, so that a resume needs no counter of its own.
         return self.start_position + (step - self._start_step) * self.cfg.batch_size
 
     def train_dataloader(self) -> Loader:
-        """Endless; a pass begins at `position`, or with the shards that are not consumed."""
+        """Make the endless loader; a pass begins at `position`, or with the shards that are not
+        consumed."""
         if self._train is None:
             self.setup("fit")
         assert self._train is not None
@@ -156,7 +159,7 @@ class SamDataModule(LightningDataModule):
         return Turns(loader, turns=self._turns())
 
     def val_dataloader(self) -> SizedLoader | Sequence[Loader]:
-        """The validation images, or nothing where `data.val` is not set."""
+        """Make the loader of validation images; return nothing where `data.val` is not set."""
         if self._val is None:
             self.setup("validate")
         if self._val is None:
@@ -195,7 +198,7 @@ class SamDataModule(LightningDataModule):
         return groups
 
     def skipped(self) -> dict[str, int]:
-        """Samples and masks left out so far, by kind, over this rank's workers."""
+        """Count the samples and masks left out so far, by kind, over this rank's workers."""
         totals = Counter(self._train_skips.totals()) + Counter(self._val_skips.totals())
         for shards in (self._train, self._val):
             for row in shards.rows if shards is not None else []:
@@ -205,7 +208,7 @@ class SamDataModule(LightningDataModule):
         return {kind: count for kind, count in totals.items() if count and kind not in READ}
 
     def skip_report(self, combine: Callable[[Tally], Tally]) -> list[str]:
-        """A line about each set of shards of which something was left out.
+        """Say, in a line for each set of shards, how much of it was left out.
 
         Args:
             combine: adds the tallies of other ranks; called as often on every rank.
@@ -222,8 +225,9 @@ class SamDataModule(LightningDataModule):
         return [line for line in lines if line is not None]
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state of the data: one counter, and the step it belongs to; of a stream, the
-        shards that were read to their end, too. And what it counts, to notice other samples."""
+        """Return the whole state of the data: one counter, and the step it belongs to. A stream
+        adds the shards that were read to their end. The counted set is stored too, to notice other
+        samples."""
         step = self.trainer.global_step if self.trainer is not None else self._start_step
         state: dict[str, Any] = {"position": self.position, "step": step}
         if self._stream is not None and isinstance(self._train, StreamShards):

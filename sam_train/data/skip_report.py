@@ -1,4 +1,4 @@
-"""What was left out, in a line per set of shards: the end of a run says it."""
+"""A line per set of shards about samples that were left out, for the end of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sam_train.data.storage.sources import short_name
 
 
 def describe(tally: Tally, shards: Shards, *, option: str) -> str | None:
-    """One line, or None where everything could be used.
+    """Describe the skips in one line; return None where everything could be used.
 
     Args:
         option: the setting that the shards come from (`data.train`).
@@ -32,7 +32,7 @@ def describe(tally: Tally, shards: Shards, *, option: str) -> str | None:
 
 
 def _left_out(shards: Shards) -> list[str]:
-    """What the shards hold that makes no sample."""
+    """Count the files of the shards that make no sample."""
     parts = []
     known = list(zip(shards.paths, shards.rows, strict=True))
     if alone := [(path, row) for path, row in known if row.without_json]:

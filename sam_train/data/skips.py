@@ -50,12 +50,13 @@ _JUDGED_FROM = 100
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What was read and what of it could not be used, over some workers or ranks."""
+    """Counts of samples that were read and of those that could not be used, over some workers or
+    ranks."""
 
     read: int = 0
     """Samples read, each time they were."""
     counts: dict[str, int] = field(default_factory=dict)
-    """By kind of KINDS, without zeros."""
+    """Counts by kind of KINDS, without zeros."""
     examples: dict[str, int] = field(default_factory=dict)
     """The lowest sample index of each kind."""
 
@@ -72,7 +73,7 @@ def kind_of(status: int) -> str:
 
 
 def add_up(tallies: Iterable[Tally]) -> Tally:
-    """The tally of several together; they must mean the same shards."""
+    """Add up several tallies; they must mean the same shards."""
     total = Tally()
     for tally in tallies:
         total.read += tally.read
@@ -115,12 +116,12 @@ class Skips:
             log.warning("Skipped (%s, number %d): %s", kind, now, message)
 
     def totals(self) -> dict[str, int]:
-        """Skips so far by kind, without zeros."""
+        """Return the skips so far by kind, without zeros."""
         sums = self._counts.sum(0).tolist()
         return {name: sums[i] for i, name in enumerate(_NAMES) if sums[i]}
 
     def tally(self) -> Tally:
-        """All of it, for the report at the end."""
+        """Return the whole tally, for the report at the end."""
         lowest, counts = self._lowest.amin(0).tolist(), self.totals()
         return Tally(
             read=int(self._counts[:, _READ].sum()),

@@ -10,7 +10,7 @@ from typing import Any
 from sam_train.errors import UserError
 from sam_train.eval.frame.report import write_report
 from sam_train.eval.frame.result import TaskResult
-from sam_train.eval.frame.tasks import TASKS, Run, Task, load_task
+from sam_train.eval.frame.tasks import Run, Task, load_task, task_names
 from sam_train.eval.frame.work import Work
 from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
 from sam_train.runtime.allocator import keep_freed_memory
@@ -144,7 +144,7 @@ def chosen_tasks(cfg: RunConfig) -> tuple[list[Task[Any]], dict[str, str]]:
         UserError: no task, an unknown one, or one whose settings do not fit.
     """
     if not cfg.task:
-        raise UserError(f"task is not set: task={'|'.join(TASKS)}|all, or a list of them")
+        raise UserError(f"task is not set: task={'|'.join(task_names())}|all, or a list of them")
     if cfg.task != "all":
         given = [cfg.task] if isinstance(cfg.task, str) else cfg.task
         names = list(dict.fromkeys(str(name) for name in given))
@@ -153,7 +153,7 @@ def chosen_tasks(cfg: RunConfig) -> tuple[list[Task[Any]], dict[str, str]]:
             task.check(cfg)
         return tasks, {}
     tasks, left_out = [], {}
-    for name in TASKS:
+    for name in task_names():
         task = load_task(name)
         try:
             task.check(cfg)

@@ -34,10 +34,10 @@ weights in another order give 1e-2."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What came of reading an export back."""
+    """Findings of reading an export back."""
 
     reader: str
-    """Who read it."""
+    """The program that read it."""
     difference: float
     """Largest difference of embeddings, logits and predicted IoU, relative to the largest."""
 
@@ -111,8 +111,8 @@ def _segment_anything() -> Any:
 
 
 def read_segment_anything(path: Path) -> Any:
-    """segment-anything's own `Sam` with the weights of an exported `.pth`: by its registry where
-    that has it, else constructed as the `.json` beside it says.
+    """Read an exported `.pth` into segment-anything's own `Sam`: by its registry where that has the
+    model, else constructed as the `.json` beside it says.
 
     Raises:
         ImportError: segment-anything or its torchvision is not installed.

@@ -1,4 +1,4 @@
-"""What every format's writer shares: tensors as they are stored, and files that are whole."""
+"""Tensors as they are stored, and atomic writes, for the writers of all formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sam_train.model.checkpoints.state_dicts import StateDict
 
 
 def stored(state: Mapping[str, Tensor], dtype: torch.dtype, *, path: Path) -> StateDict:
-    """Copies on the CPU as `dtype`, none sharing memory with another.
+    """Copy tensors to the CPU as `dtype`, none sharing memory with another.
 
     Raises:
         UserError: a value that is not finite (any more).
@@ -30,8 +30,8 @@ def stored(state: Mapping[str, Tensor], dtype: torch.dtype, *, path: Path) -> St
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name to write a file under, which then becomes `path`, in place of an earlier one: whoever
-    reads `path` meanwhile sees the old file or the new one, whole.
+    """Offer a temporary name to write under, and rename it to `path` at the end. A reader meanwhile
+    sees the old file or the new one, never half of it.
 
     Raises:
         UserError: it cannot be written.
@@ -51,7 +51,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """`content` as a file for people and programs.
+    """Write `content` as a file for people and programs.
 
     Raises:
         UserError: it cannot be written.

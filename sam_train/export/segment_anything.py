@@ -38,7 +38,7 @@ sam = Sam(
 ).eval()
 sam.load_state_dict(torch.load("{pth}", weights_only=True))
 """
-"""What to type where the registry has no such model."""
+"""The command to type where the registry has no such model."""
 
 
 def save_segment_anything(
@@ -78,13 +78,13 @@ def save_segment_anything(
 
 
 def registry_name(arch: Architecture) -> str | None:
-    """The name under which segment-anything's registry builds exactly this model, if any."""
+    """Return the name under which segment-anything's registry builds exactly this model, if any."""
     names = ("vit_h", "vit_l", "vit_b")
     return next((name for name in names if ARCHITECTURES[name] == arch), None)
 
 
 def constructor_arguments(arch: Architecture) -> dict[str, Any]:
-    """Keyword arguments of segment-anything's classes, by class; `activation` is a class of
+    """Return keyword arguments of segment-anything's classes, by class; `activation` is a class of
     torch.nn for both the prompt encoder and the mask decoder."""
     grid = arch.image_size // arch.patch_size
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -13,6 +14,8 @@ from sam_train.masks.changes import area_of, bitmap, box_of
 from sam_train.masks.crops import Points
 from sam_train.masks.trace import Changes
 
+Array = npt.NDArray[Any]
+"""An array of the element type that the compiled signature says."""
 _INT32 = numba.int32[::1]
 
 
@@ -63,9 +66,9 @@ class Existing:
 
 
 @numba.njit(numba.int64(_INT32, _INT32, numba.int64), nogil=True, cache=True)
-def _overlap(a, b, pixels):  # type: ignore[no-untyped-def]
+def _overlap(a: Array, b: Array, pixels: int) -> int:
     """Pixels that two masks share."""
-    both = np.int64(0)
+    both = 0
     i = j = 0
     while i < len(a) and j < len(b):
         a_end = a[i + 1] if i + 1 < len(a) else pixels

@@ -13,7 +13,8 @@ from sam_train.types import RLE
 
 
 def run_lengths(changes: Changes, photo: tuple[int, int]) -> list[int]:
-    """COCO's uncompressed run lengths: column-major, background first (0 if there is none)."""
+    """Return COCO's uncompressed run lengths: column-major, background first (0 if there is
+    none)."""
     pixels = photo[0] * photo[1]
     edges = np.concatenate([np.zeros(1, np.int64), changes, np.full(1, pixels, np.int64)])
     lengths: list[int] = np.diff(edges).tolist()
@@ -21,14 +22,14 @@ def run_lengths(changes: Changes, photo: tuple[int, int]) -> list[int]:
 
 
 def compressed(changes: Changes, photo: tuple[int, int]) -> dict[str, Any]:
-    """COCO's compressed RLE, `counts` as a string, so that it can go into JSON."""
+    """Encode as COCO's compressed RLE, with `counts` as a string, so that it can go into JSON."""
     uncompressed = {"size": list(photo), "counts": run_lengths(changes, photo)}
     rle: dict[str, Any] = coco_mask.frPyObjects(uncompressed, *photo)
     return {"size": list(photo), "counts": rle["counts"].decode("ascii")}
 
 
 def bitmap(changes: Changes, photo: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """bool [H, W]."""
+    """Draw the mask as bool [H, W]."""
     steps = np.zeros(photo[0] * photo[1] + 1, np.bool_)
     steps[changes] = True
     flat = np.logical_xor.accumulate(steps[:-1])
@@ -36,23 +37,23 @@ def bitmap(changes: Changes, photo: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 
 def from_bitmap(mask: npt.NDArray[np.bool_]) -> Changes:
-    """The changes of a bool [H, W]."""
+    """Return the changes of a bool [H, W]."""
     flat = np.concatenate([np.zeros(1, np.bool_), mask.T.ravel()])
     return np.flatnonzero(flat[1:] != flat[:-1]).astype(np.int32)
 
 
 def from_coco(rle: RLE) -> Changes:
-    """The changes of a compressed RLE that has been checked, see `data.rle`."""
+    """Return the changes of a compressed RLE that has been checked, see `masks.rle`."""
     return from_bitmap(coco_mask.decode(rle).astype(bool))
 
 
 def area_of(changes: Changes, photo: tuple[int, int]) -> int:
-    """Pixels of the mask."""
+    """Count the pixels of the mask."""
     return sum(run_lengths(changes, photo)[1::2])
 
 
 def box_of(changes: Changes, photo: tuple[int, int]) -> list[int]:
-    """[x0, y0, x1, y1], the first and last column and row; zeros for an empty mask."""
+    """Return [x0, y0, x1, y1], the first and last column and row; zeros for an empty mask."""
     if not len(changes):
         return [0, 0, 0, 0]
     height, width = photo

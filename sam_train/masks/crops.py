@@ -1,4 +1,5 @@
-"""Where the generator looks: overlapping crops of the photo and a grid of points on each (paper B).
+"""Windows and points of the generator: overlapping crops of the photo, a grid of points on each
+(paper B).
 
 Everything is computed with the arithmetic of segment-anything 1.0's `amg.py`, so that crops and
 points are the same numbers.
@@ -39,12 +40,12 @@ class Crop:
 
     @property
     def xywh(self) -> list[int]:
-        """As SA-1B stores it."""
+        """The window in the form that SA-1B stores."""
         return [self.x0, self.y0, self.width, self.height]
 
 
 def crop_pyramid(height: int, width: int, *, layers: int, overlap_ratio: float) -> list[Crop]:
-    """The whole photo, then `layers` layers of crops, each column by column.
+    """Cut the photo into itself and `layers` layers of crops, each column by column.
 
     Args:
         height: of the photo in pixels.
@@ -68,7 +69,8 @@ def crop_pyramid(height: int, width: int, *, layers: int, overlap_ratio: float) 
 
 
 def point_grid(per_side: int) -> Points:
-    """float64 [per_side ** 2, 2] (x, y) in (0, 1), row by row, half a step off the border."""
+    """Return float64 [per_side ** 2, 2] (x, y) in (0, 1), row by row, half a step off the
+    border."""
     offset = 1 / (2 * per_side)
     steps = np.linspace(offset, 1 - offset, per_side)
     x, y = np.meshgrid(steps, steps)
@@ -76,5 +78,5 @@ def point_grid(per_side: int) -> Points:
 
 
 def point_grids(per_side: int, *, layers: int, downscale_factor: int) -> list[Points]:
-    """A grid for each layer from 0 to `layers`, `downscale_factor` times coarser each time."""
+    """Make a grid for each layer from 0 to `layers`, `downscale_factor` times coarser each time."""
     return [point_grid(int(per_side / downscale_factor**layer)) for layer in range(layers + 1)]

@@ -1,4 +1,4 @@
-"""Where a patient person would click next: the deepest pixel of what is still wrong.
+"""The next click of a patient person: the deepest pixel of the region that is still wrong.
 
 All arrays here are [row, column] in the original frame. Compiled, because distance transforms at
 the original resolution are what evaluating by clicks costs on the CPU.
@@ -27,7 +27,8 @@ class Click:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
 def _bounds(inside: Bitmap, outside: Bitmap) -> tuple[int, int, int, int]:
-    """First and last row and column (inclusive) of `inside and not outside`; 0, -1 if empty."""
+    """Find first and last row and column (inclusive) of `inside and not outside`; 0, -1 if
+    empty."""
     top, bottom, left, right = inside.shape[0], -1, inside.shape[1], -1
     for i in range(inside.shape[0]):
         for j in range(inside.shape[1]):
@@ -43,7 +44,8 @@ def _bounds(inside: Bitmap, outside: Bitmap) -> tuple[int, int, int, int]:
 def _column_distances(
     inside: Bitmap, outside: Bitmap, bounds: tuple[int, int, int, int]
 ) -> npt.NDArray[np.int64]:
-    """Distance of each pixel of the region to the nearest row outside it in its own column."""
+    """Measure how far each pixel of the region is from the nearest row outside it in its own
+    column."""
     top, bottom, left, right = bounds
     height, width = bottom - top + 1, right - left + 1
     # One column of zeros at either side stands for everything beyond the bounding box: no pixel
@@ -65,7 +67,7 @@ def _column_distances(
 def _lower_envelope(
     line: npt.NDArray[np.int64], apex: npt.NDArray[np.int64], start: npt.NDArray[np.int64]
 ) -> int:
-    """Which column's parabola (x - column)^2 + line[column]^2 is lowest from where on.
+    """Find which column's parabola (x - column)^2 + line[column]^2 is lowest, and from where on.
 
     Fills `apex` (columns) and `start` (first x where each is lowest); returns the last index used.
     """
@@ -91,7 +93,7 @@ def _lower_envelope(
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
 def _deepest(inside: Bitmap, outside: Bitmap) -> tuple[int, int, int]:
-    """The squared Euclidean distance to the boundary at the deepest pixel of a region.
+    """Return the squared Euclidean distance to the boundary at the deepest pixel of a region.
 
     The region is `inside and not outside`, and what lies beyond the image counts as outside it.
     Exact and linear in the area of the bounding box (Meijster, Roerdink, Hesselink 2000): the
@@ -123,13 +125,13 @@ def _deepest(inside: Bitmap, outside: Bitmap) -> tuple[int, int, int]:
 
 
 def mask_iou(predicted: Bitmap, truth: Bitmap) -> float:
-    """Intersection over union of two [H, W] masks of {0, 1}; 1 where both are empty."""
+    """Compute the intersection over union of two [H, W] masks of {0, 1}; 1 where both are empty."""
     union = np.count_nonzero(predicted | truth)
     return np.count_nonzero(predicted & truth) / union if union else 1.0
 
 
 def deepest_error(predicted: Bitmap, truth: Bitmap) -> Click | None:
-    """The pixel farthest from the boundary of the error region (paper D, "points to masks").
+    """Find the pixel farthest from the boundary of the error region (paper D, "points to masks").
 
     What is missed and what is wrongly taken are two regions, because a click can say only one of
     the two things; the deeper one is clicked, the missed one of equals. The border of the image
@@ -152,5 +154,5 @@ def deepest_error(predicted: Bitmap, truth: Bitmap) -> Click | None:
 
 
 def centre(truth: Bitmap) -> Click | None:
-    """The pixel of a mask farthest from its boundary, or None for an empty mask."""
+    """Find the pixel of a mask farthest from its boundary; return None for an empty mask."""
     return deepest_error(np.zeros_like(truth), truth)

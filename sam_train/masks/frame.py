@@ -1,4 +1,4 @@
-"""From the photo to the model's input frame: resize, and the same map for points and boxes.
+"""The map from the photo to the model's input frame: resizing, and the same for points and boxes.
 
 The longest side becomes S and the rest is padding at the right and bottom, as in
 segment-anything's `ResizeLongestSide`. The released models saw no augmentation (paper A); the
@@ -32,7 +32,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellEdges:
-    """Where the edges of a photo's n pixels lie among grid cells, along one axis, exactly."""
+    """Exact places of the edges of a photo's n pixels among grid cells, along one axis."""
 
     cell: npt.NDArray[np.int32]
     """[n + 1] the cell that holds the edge before pixel y; the number of cells if it lies beyond
@@ -44,7 +44,7 @@ class CellEdges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputFrame:
-    """How an original frame of (H, W) lies in the square input of side S.
+    """The place of an original frame of (H, W) in the square input of side S.
 
     The photo is scaled, cut at `offset`, and what then reaches beyond S is left away.
     """
@@ -83,7 +83,7 @@ class InputFrame:
         return Window(top=top, left=left, bottom=bottom, right=right)
 
     def resize(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """uint8 [h, w, 3] of an RGB photo: Pillow's antialiased bilinear filter.
+        """Resize an RGB photo to uint8 [h, w, 3] by Pillow's antialiased bilinear filter.
 
         Only what lies inside the input is made, so a large `scale` costs no more memory. The
         photo may have been decoded at 1/2, 1/4 or 1/8 of its size (`decode.to_rgb`).
@@ -104,7 +104,7 @@ class InputFrame:
         return np.asarray(image)
 
     def map_points(self, points: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-        """Pixel indices (x, y) of the original frame, [..., 2], as those of the input frame.
+        """Map pixel indices (x, y) [..., 2] of the original frame to those of the input frame.
 
         Pixel centres map to where they lie in the resized photo: (i + 1/2) * scale - 1/2, with
         each axis' own scale because the shorter side was rounded.
@@ -116,19 +116,19 @@ class InputFrame:
         return mapped
 
     def cell_rows(self, cells: int) -> npt.NDArray[np.int32]:
-        """`cell_starts` of the photo's rows for a grid of `cells` over the input square."""
+        """Return `cell_starts` of the photo's rows for a grid of `cells` over the input square."""
         return self._cell_starts(0, cells)
 
     def cell_columns(self, cells: int) -> npt.NDArray[np.int32]:
-        """`cell_starts` of the photo's columns."""
+        """Return `cell_starts` of the photo's columns."""
         return self._cell_starts(1, cells)
 
     def row_edges(self, cells: int) -> CellEdges:
-        """`cell_edges` of the photo's rows for a grid of `cells` over the input square."""
+        """Return `cell_edges` of the photo's rows for a grid of `cells` over the input square."""
         return self._cell_edges(0, cells)
 
     def column_edges(self, cells: int) -> CellEdges:
-        """`cell_edges` of the photo's columns."""
+        """Return `cell_edges` of the photo's columns."""
         return self._cell_edges(1, cells)
 
     def _cell_edges(self, axis: int, cells: int) -> CellEdges:
@@ -151,7 +151,8 @@ class InputFrame:
 
 
 def _first_from(edge: int, length: int, scaled: int) -> int:
-    """The first of `length` pixels whose centre does not lie before `edge` of the scaled photo."""
+    """Return the first of `length` pixels whose centre does not lie before `edge` of the scaled
+    photo."""
     # (2 y + 1) * scaled / (2 * length) >= edge, solved for y in integers, rounded up.
     return max(0, -((scaled - 2 * length * edge) // (2 * scaled)))
 
@@ -160,7 +161,7 @@ def _first_from(edge: int, length: int, scaled: int) -> int:
 def cell_starts(
     original: int, scaled: int, *, side: int, cells: int, offset: int = 0
 ) -> npt.NDArray[np.int32]:
-    """Which grid cells have their centre on which photo pixel, along one axis.
+    """Find the grid cells whose centre lies on each photo pixel, along one axis.
 
     Args:
         original: length in the photo.
@@ -185,7 +186,7 @@ def cell_starts(
 
 @lru_cache(maxsize=1024)
 def cell_edges(original: int, scaled: int, *, side: int, cells: int, offset: int = 0) -> CellEdges:
-    """How photo pixels divide among grid cells, along one axis; arguments as of `cell_starts`.
+    """Divide photo pixels among grid cells, along one axis; arguments as of `cell_starts`.
 
     The unit is 1 / (original * cells) of an input pixel: in it every edge of a photo pixel and of
     a cell is an integer, so sums of coverage are exact.

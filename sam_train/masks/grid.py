@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def valid_grid(image_sizes: Tensor, image_index: Tensor, *, grid: int, image_size: int) -> Tensor:
-    """The cells whose centre lies in the photo, not in the padding right of or below it.
+    """Mark the cells whose centre lies in the photo, not in the padding right of or below it.
 
     Args:
         image_sizes: int64 [B, 2] (h, w) of the photos in the input frame.
@@ -27,7 +27,7 @@ def valid_grid(image_sizes: Tensor, image_index: Tensor, *, grid: int, image_siz
 
 
 def to_grid(masks: Tensor, grid: int) -> Tensor:
-    """Masks at the loss resolution, sampled at the cell centres of the coarser grid of the logits.
+    """Sample masks of the loss resolution at the cell centres of the coarser grid of the logits.
 
     Sampled rather than averaged, as the loss grid itself is: what is thinner than a cell then
     survives as often as it would have if the loss ran on the grid.
@@ -50,7 +50,7 @@ def to_grid(masks: Tensor, grid: int) -> Tensor:
 
 
 def cell_to_input(cell: Tensor, *, grid: int, image_size: int) -> Tensor:
-    """The centre of a cell as (x, y) pixel index of the input frame.
+    """Return the centre of a cell as (x, y) pixel index of the input frame.
 
     Args:
         cell: int64 [..., 2] (row, column) on a grid of side `grid`.
@@ -64,7 +64,7 @@ def cell_to_input(cell: Tensor, *, grid: int, image_size: int) -> Tensor:
 
 
 def mask_iou(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-    """The real IoU of each predicted mask, thresholded at logit 0, among the valid cells.
+    """Compute the real IoU of each predicted mask, thresholded at logit 0, among the valid cells.
 
     Args:
         mask_logits: [M, K, g, g].

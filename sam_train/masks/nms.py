@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+"""An array of the element type that the compiled signature says."""
 
 
 def nms(
@@ -35,13 +40,14 @@ def nms(
 
 
 @numba.njit("float32(float32[::1])", nogil=True, cache=True)
-def _pixels(box):  # type: ignore[no-untyped-def]
+def _pixels(box: Array) -> float:
     one = np.float32(1)
-    return (box[2] - box[0] + one) * (box[3] - box[1] + one)
+    count: float = (box[2] - box[0] + one) * (box[3] - box[1] + one)
+    return count
 
 
 @numba.njit("int64[::1](float32[:, ::1], int64[::1], float64, boolean)", nogil=True, cache=True)
-def _nms(boxes, order, threshold, lines):  # type: ignore[no-untyped-def]
+def _nms(boxes: Array, order: Array, threshold: float, lines: bool) -> Array:
     n = len(order)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     suppressed = np.zeros(n, dtype=np.bool_)

@@ -6,12 +6,16 @@ Regions are connected over corners, those of the background too, as in segment-a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from sam_train.masks.trace import Changes
 
+Array = npt.NDArray[Any]
+"""An array of the element type that the compiled signature says."""
 _INT32 = numba.int32[::1]
 _INT64 = numba.int64[::1]
 
@@ -43,14 +47,14 @@ def tidy(changes: Changes, photo: tuple[int, int], *, min_area: int, keep_larges
 
 
 def _flip(changes: Changes) -> Changes:
-    """The background as a mask."""
+    """Return the background as a mask."""
     if len(changes) and changes[0] == 0:
         return changes[1:].copy()
     return np.concatenate([np.zeros(1, np.int32), changes])
 
 
 @numba.njit(numba.int64(_INT64, numba.int64), nogil=True, cache=True)
-def _root(parents, k):  # type: ignore[no-untyped-def]
+def _root(parents: Array, k: int) -> int:
     while parents[k] != k:
         parents[k] = parents[parents[k]]
         k = parents[k]
@@ -58,8 +62,8 @@ def _root(parents, k):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(numba.int64(_INT32, numba.int64, numba.int64, _INT64, _INT64), nogil=True, cache=True)
-def _cut_at_columns(changes, height, width, begins, ends):  # type: ignore[no-untyped-def]
-    """Runs of foreground, none longer than its column, to begins and ends. Returns how many."""
+def _cut_at_columns(changes: Array, height: int, width: int, begins: Array, ends: Array) -> int:
+    """Cut foreground into runs no longer than a column, to begins and ends. Returns how many."""
     n = 0
     for i in range(0, len(changes), 2):
         begin = np.int64(changes[i])
@@ -75,7 +79,7 @@ def _cut_at_columns(changes, height, width, begins, ends):  # type: ignore[no-un
 @numba.njit(
     numba.void(_INT64, _INT64, numba.int64, numba.int64, _INT64), nogil=True, cache=True
 )  # fmt: skip
-def _join(begins, ends, n, height, parents):  # type: ignore[no-untyped-def]
+def _join(begins: Array, ends: Array, n: int, height: int, parents: Array) -> None:
     """Link every run to those that it touches in the column before, over corners too."""
     earlier = 0
     for k in range(n):
@@ -101,8 +105,10 @@ def _join(begins, ends, n, height, parents):  # type: ignore[no-untyped-def]
     nogil=True,
     cache=True,
 )
-def _without_small(changes, height, width, min_area, keep_largest):  # type: ignore[no-untyped-def]
-    """The mask without its regions below min_area pixels, and whether there were any."""
+def _without_small(
+    changes: Array, height: int, width: int, min_area: int, keep_largest: bool
+) -> tuple[Array, bool]:
+    """Remove regions below min_area pixels; returns the mask and whether there were any."""
     room = len(changes) + width + 1
     begins, ends = np.empty(room, np.int64), np.empty(room, np.int64)
     n = _cut_at_columns(changes, height, width, begins, ends)

@@ -35,7 +35,7 @@ PROBLEMS = (
     "a polygon's coordinates go from 0 to 1 and are no pixels",
     "polygons of a photo above 50 megapixels are not read",
 )
-"""What a status code of `Runs` means."""
+"""Messages of the status codes of `Runs`."""
 NEGATIVE, TOO_LONG, SIZE_DISAGREES = 4, 5, 7
 NO_OBJECT, NO_SEGMENTATION, UNKNOWN_SEGMENTATION, NO_SIZE, NO_RUNS = range(8, 13)
 BAD_POLYGON, FAR_POLYGON, RELATIVE_POLYGON, POLYGON_OF_LARGE_PHOTO = range(13, 17)
@@ -48,7 +48,7 @@ class Runs:
     height: int
     """H; positions are column-major, so pixel p is (x, y) = (p // H, p % H)."""
     ends: npt.NDArray[np.int32]
-    """All runs of all masks: the position after each run."""
+    """Runs of all masks: the position after each run."""
     starts: npt.NDArray[np.int64]
     """[n + 1] mask k owns ends[starts[k]:starts[k + 1]]; none if it is invalid."""
     status: npt.NDArray[np.int8]
@@ -61,21 +61,21 @@ class Runs:
 
 
 def join(counts: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """n compressed strings as one array, and [n + 1] where each begins."""
+    """Join n compressed strings to one array, and return [n + 1] where each begins."""
     offsets = np.zeros(len(counts) + 1, dtype=np.int64)
     np.cumsum([len(c) for c in counts], out=offsets[1:])
     return np.frombuffer(b"".join(counts), dtype=np.uint8), offsets
 
 
 def parse(counts: Sequence[bytes], *, height: int, width: int) -> Runs:
-    """`parse_joined` of n strings."""
+    """Parse n strings as `parse_joined` does."""
     return parse_joined(*join(counts), height=height, width=width)
 
 
 def parse_joined(
     data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], *, height: int, width: int
 ) -> Runs:
-    """Runs, areas and extents of n compressed masks of an image of height x width pixels.
+    """Parse n compressed masks of an image of height x width pixels into runs, areas and extents.
 
     Args:
         data: the strings as `join` gives them.
@@ -103,7 +103,7 @@ def parse_joined(
 
 
 def crop(runs: Runs, window: Window) -> Runs:
-    """The masks inside a window of the photo, as if the photo were only that window.
+    """Crop the masks to a window of the photo, as if the photo were only that window.
 
     Returns:
         Runs in the window's frame, whose pixel (0, 0) is (window.left, window.top). Status is
@@ -131,7 +131,7 @@ def crop(runs: Runs, window: Window) -> Runs:
 def pixels_at(
     runs: Runs, masks: npt.NDArray[np.int64], ranks: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """The ranks[k]-th foreground pixel (column-major, from 0) of mask masks[k].
+    """Find the ranks[k]-th foreground pixel (column-major, from 0) of mask masks[k].
 
     Returns:
         int64 [m, 2] (x, y), original frame. Each rank must be below the mask's area.
@@ -149,7 +149,7 @@ def rasterise(
     columns: npt.NDArray[np.int32],
     cells: int,
 ) -> npt.NDArray[np.uint8]:
-    """Nearest samples of the masks on a grid of `cells` x `cells`.
+    """Sample the masks on a grid of `cells` x `cells`, nearest.
 
     Args:
         rows: int32 [H + 1]; the grid rows whose centres fall on photo row y are
@@ -193,7 +193,7 @@ def rasterise_area(
     columns: CellEdges,
     cells: int,
 ) -> npt.NDArray[np.uint8]:
-    """The cells of a grid of `cells` x `cells` of which a mask covers at least half.
+    """Mark the cells of a grid of `cells` x `cells` of which a mask covers at least half.
 
     Coverage is of the whole cell, padding included, in exact integers.
 

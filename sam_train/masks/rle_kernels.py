@@ -7,9 +7,14 @@ a first run does not pay for it in its first batch.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
+import numpy.typing as npt
 
+Array = npt.NDArray[Any]
+"""An array of the element type that the compiled signature says."""
 _READ_ONLY_BYTES = numba.types.Array(numba.uint8, 1, "C", readonly=True)
 _READ_ONLY_STARTS = numba.types.Array(numba.int32, 1, "C", readonly=True)
 _READ_ONLY_PARTS = numba.types.Array(numba.int64, 1, "C", readonly=True)
@@ -24,8 +29,10 @@ _INT64 = numba.int64[::1]
     nogil=True,
     cache=True,
 )
-def _parse_one(data, p, stop, pixels, first, ends, found):  # type: ignore[no-untyped-def]
-    """One string data[p:stop] to ends[first:]; found[0] = runs. Returns the status."""
+def _parse_one(
+    data: Array, p: int, stop: int, pixels: int, first: int, ends: Array, found: Array
+) -> int:
+    """Parse one string data[p:stop] to ends[first:]; found[0] = runs. Returns the status."""
     n = 0
     position = np.int64(0)
     before_last, last = np.int64(0), np.int64(0)
@@ -67,8 +74,8 @@ def _parse_one(data, p, stop, pixels, first, ends, found):  # type: ignore[no-un
     nogil=True,
     cache=True,
 )
-def _measure(ends, first, stop, height, extents, k):  # type: ignore[no-untyped-def]
-    """Area of the runs ends[first:stop]; their extent to extents[k]."""
+def _measure(ends: Array, first: int, stop: int, height: int, extents: Array, k: int) -> int:
+    """Measure the area of the runs ends[first:stop] and write their extent to extents[k]."""
     area = 0
     x0, y0, x1, y1 = 1 << 31, height, -1, -1
     for i in range(first + 1, stop, 2):
@@ -103,10 +110,18 @@ def _measure(ends, first, stop, height, extents, k):  # type: ignore[no-untyped-
     nogil=True,
     cache=True,
 )
-def parse(  # type: ignore[no-untyped-def]
-    data, offsets, height, pixels, ends, starts, status, areas, extents
-):
-    """See `rle.parse`; status, areas and extents hold zeros before."""
+def parse(
+    data: Array,
+    offsets: Array,
+    height: int,
+    pixels: int,
+    ends: Array,
+    starts: Array,
+    status: Array,
+    areas: Array,
+    extents: Array,
+) -> None:
+    """Parse as `rle.parse`; status, areas and extents hold zeros before."""
     found = np.zeros(1, dtype=np.int64)
     for k in range(len(offsets) - 1):
         first = starts[k]
@@ -120,8 +135,10 @@ def parse(  # type: ignore[no-untyped-def]
     nogil=True,
     cache=True,
 )
-def _crop_one(ends, first, stop, height, corners, out, at):  # type: ignore[no-untyped-def]
-    """The runs ends[first:stop] inside the window to out[at:]; returns where they stop."""
+def _crop_one(
+    ends: Array, first: int, stop: int, height: int, corners: Array, out: Array, at: int
+) -> int:
+    """Crop the runs ends[first:stop] to the window, to out[at:]; returns where they stop."""
     y0, x0, y1, x1 = corners[0], corners[1], corners[2], corners[3]
     rows = y1 - y0
     start = at
@@ -164,10 +181,19 @@ def _crop_one(ends, first, stop, height, corners, out, at):  # type: ignore[no-u
     nogil=True,
     cache=True,
 )
-def crop(ends, starts, height, corners, out, out_starts, areas, extents):  # type: ignore[no-untyped-def]
-    """See `rle.crop`; areas and extents hold zeros before."""
+def crop(
+    ends: Array,
+    starts: Array,
+    height: int,
+    corners: Array,
+    out: Array,
+    out_starts: Array,
+    areas: Array,
+    extents: Array,
+) -> None:
+    """Crop as `rle.crop`; areas and extents hold zeros before."""
     rows = corners[2] - corners[0]
-    at = np.int64(0)
+    at = 0
     for k in range(len(starts) - 1):
         begin = at
         if starts[k + 1] > starts[k]:
@@ -188,8 +214,10 @@ def crop(ends, starts, height, corners, out, out_starts, areas, extents):  # typ
     nogil=True,
     cache=True,
 )
-def pixels_at(ends, starts, height, masks, ranks, out):  # type: ignore[no-untyped-def]
-    """See `rle.pixels_at`."""
+def pixels_at(
+    ends: Array, starts: Array, height: int, masks: Array, ranks: Array, out: Array
+) -> None:
+    """Find pixels as `rle.pixels_at`."""
     for k in range(len(masks)):
         left = ranks[k]
         for i in range(starts[masks[k]] + 1, starts[masks[k] + 1], 2):
@@ -215,8 +243,10 @@ def pixels_at(ends, starts, height, masks, ranks, out):  # type: ignore[no-untyp
     nogil=True,
     cache=True,
 )
-def rasterise(ends, starts, height, masks, rows, columns, out):  # type: ignore[no-untyped-def]
-    """See `rle.rasterise`; out holds zeros before."""
+def rasterise(
+    ends: Array, starts: Array, height: int, masks: Array, rows: Array, columns: Array, out: Array
+) -> None:
+    """Rasterise as `rle.rasterise`; out holds zeros before."""
     for k in range(len(masks)):
         for i in range(starts[masks[k]] + 1, starts[masks[k] + 1], 2):
             begin, last = ends[i - 1], ends[i] - 1
@@ -246,8 +276,10 @@ def rasterise(ends, starts, height, masks, rows, columns, out):  # type: ignore[
     nogil=True,
     cache=True,
 )
-def sampled(ends, starts, height, masks, rows, columns, out):  # type: ignore[no-untyped-def]
-    """See `rle.sampled`; out holds zeros before."""
+def sampled(
+    ends: Array, starts: Array, height: int, masks: Array, rows: Array, columns: Array, out: Array
+) -> None:
+    """Mark the masks that at least one cell of `rle.rasterise` shows; out holds zeros before."""
     for k in range(len(masks)):
         for i in range(starts[masks[k]] + 1, starts[masks[k] + 1], 2):
             begin, last = ends[i - 1], ends[i] - 1
@@ -275,7 +307,7 @@ def sampled(ends, starts, height, masks, rows, columns, out):  # type: ignore[no
     nogil=True,
     cache=True,
 )
-def _cover(sums, cell, part, whole, weight):  # type: ignore[no-untyped-def]
+def _cover(sums: Array, cell: int, part: int, whole: int, weight: int) -> None:
     """Add weight times what lies before an edge to every cell, as differences from cell to cell:
     the coverage of cell i is the sum of sums[i:]."""
     sums[cell] += weight * part
@@ -301,21 +333,21 @@ def _cover(sums, cell, part, whole, weight):  # type: ignore[no-untyped-def]
     nogil=True,
     cache=True,
 )
-def rasterise_area(  # type: ignore[no-untyped-def]
-    ends,
-    starts,
-    height,
-    masks,
-    row,
-    row_part,
-    row_whole,
-    column,
-    column_part,
-    column_whole,
-    extents,
-    out,
-):
-    """See `rle.rasterise_area`; out holds zeros before."""
+def rasterise_area(
+    ends: Array,
+    starts: Array,
+    height: int,
+    masks: Array,
+    row: Array,
+    row_part: Array,
+    row_whole: int,
+    column: Array,
+    column_part: Array,
+    column_whole: int,
+    extents: Array,
+    out: Array,
+) -> None:
+    """Rasterise as `rle.rasterise_area`; out holds zeros before."""
     cells = out.shape[1]
     # A run costs a few additions whatever its length: its two edges in the column's sums.
     sums = np.zeros((cells, cells + 1), dtype=np.int64)

@@ -27,7 +27,7 @@ class Segmentation(TypedDict):
 
 
 MAX_PIXELS = 2**31 - 1
-"""Of a mask; pycocotools counts pixels in 32 bits."""
+"""Limit of the pixels of a mask; pycocotools counts them in 32 bits."""
 SLAB = 2**24 - 1
 """Pixels that pycocotools rasterises and encodes at once: no run is longer."""
 SCALE = 5
@@ -37,7 +37,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def run_lengths(counts: str | bytes) -> Ints:
-    """The runs of a COCO compressed RLE, background first.
+    """Return the runs of a COCO compressed RLE, background first.
 
     The coding: base 48 characters of 5 bits each, least significant first, bit 5 says that more
     follow, the last one carries the sign; from the fourth run on, the difference to the run two
@@ -84,7 +84,7 @@ def check_size(*, height: int, width: int) -> None:
 
 
 def checked_rle(size: Sequence[int], counts: str | bytes | Sequence[int]) -> Segmentation:
-    """A compressed RLE that pycocotools can read safely.
+    """Make a compressed RLE that pycocotools can read safely.
 
     Args:
         size: [height, width].
@@ -205,7 +205,7 @@ def polygons_rle(
 
 
 def _moved(fifths: npt.NDArray[np.float64], left: int) -> list[float]:
-    """A polygon in fifths of a pixel, moved to the left, as pycocotools rounds back to them."""
+    """Move a polygon in fifths of a pixel to the left, as pycocotools rounds back to them."""
     moved = fifths.copy()
     moved[::2] -= SCALE * left
     # It adds a half and cuts towards zero, which is down for positive numbers only.
@@ -214,7 +214,7 @@ def _moved(fifths: npt.NDArray[np.float64], left: int) -> list[float]:
 
 
 def as_segmentation(rle: Any) -> Segmentation:
-    """pycocotools' own RLE dict with its string as text."""
+    """Return pycocotools' own RLE dict with its string as text."""
     return {
         "size": [int(side) for side in rle["size"]],
         "counts": rle["counts"].decode("ascii"),
@@ -224,7 +224,7 @@ def as_segmentation(rle: Any) -> Segmentation:
 def label_masks(
     labels: npt.NDArray[Any], *, ignore: Collection[int] = ()
 ) -> dict[int, Segmentation]:
-    """One mask per value of a label map, by increasing value.
+    """Split a label map into one mask per value, by increasing value.
 
     One pass over the pixels however many labels there are: a nuclei image has thousands.
 

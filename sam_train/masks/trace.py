@@ -53,7 +53,7 @@ def trace_masks(
     image_size: int,
     offset: float,
 ) -> Traced:
-    """The masks of one crop in the original frame.
+    """Trace the masks of one crop in the original frame.
 
     Args:
         logits: [n, g, g] of the crop.

@@ -12,19 +12,22 @@ from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from numba.extending import intrinsic
 
 from sam_train.masks.upscale import Axis
 
 MARGIN = 1e-3
-"""How far from every threshold cells must lie for their pixels to be left alone, as a part of the
-offset where that is above 1: a thousand times what rounding can add."""
+"""Distance from every threshold at which cells leave their pixels alone, as a part of the offset
+where that is above 1. It is a thousand times what rounding can add."""
 _MIXED = -1
 """Some pixels may lie on either side of a threshold. The other kinds count the thresholds (weak,
 own, strong) that all pixels are above: 0 to 3."""
 # What a mask's state holds while its columns are walked.
 _AT, _INSIDE, _WEAK, _STRONG, _AREA, _TOP, _BOTTOM, _LEFT, _RIGHT = range(9)
 
+Array = npt.NDArray[Any]
+"""An array of the element type that the compiled signature says."""
 _GRID = numba.float32[:, ::1]
 _FLOATS = numba.float32[::1]
 _INT32 = numba.int32[::1]
@@ -35,7 +38,7 @@ _AXIS = _NAMED([_PAIRS, _GRID, _PAIRS, _GRID, _PAIRS, _INT32, _INT32], Axis)
 
 
 def _fuse(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once: what compilers make of torch's loop."""
+    """Fuse a * b + c, rounded once: what compilers make of torch's loop."""
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.fma(*values)
@@ -47,7 +50,7 @@ _fused: Any = intrinsic(_fuse)
 
 
 @numba.njit(numba.int32(numba.float32, _FLOATS), nogil=True, cache=True)
-def _kind(value, cuts):  # type: ignore[no-untyped-def]
+def _kind(value: float, cuts: Array) -> int:
     margin = np.float32(MARGIN) * max(np.float32(1), cuts[2])
     kind = 0
     for cut in cuts:
@@ -59,8 +62,8 @@ def _kind(value, cuts):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(numba.void(_INT32, _INT32, numba.int64, numba.int64), nogil=True, cache=True)
-def _stretches(kinds, until, begin, stop):  # type: ignore[no-untyped-def]
-    """Among begin to stop - 1: rows i to until[i] are of one kind."""
+def _stretches(kinds: Array, until: Array, begin: int, stop: int) -> None:
+    """Find stretches among begin to stop - 1: rows i to until[i] are of one kind."""
     until[stop - 1] = stop - 1
     for i in range(stop - 2, begin - 1, -1):
         until[i] = until[i + 1] if kinds[i] == kinds[i + 1] else i
@@ -69,8 +72,11 @@ def _stretches(kinds, until, begin, stop):  # type: ignore[no-untyped-def]
 @numba.njit(
     numba.void(_GRID, numba.int64, numba.int64, _FLOATS, _INT32, _INT32), nogil=True, cache=True
 )
-def _classify(logits, left, right, cuts, kinds, until):  # type: ignore[no-untyped-def]
-    """Each row of the cell columns left to right: kinds[i]; rows i to until[i] are alike."""
+def _classify(
+    logits: Array, left: int, right: int, cuts: Array, kinds: Array, until: Array
+) -> None:
+    """Classify each row of the cell columns left to right: kinds[i]; rows i to until[i] are
+    alike."""
     for i in range(len(kinds)):
         kinds[i] = _kind(logits[i, left], cuts)
         for j in range(left + 1, right + 1):
@@ -87,11 +93,21 @@ def _classify(logits, left, right, cuts, kinds, until):  # type: ignore[no-untyp
     nogil=True,
     cache=True,
 )  # fmt: skip
-def _input_pixels(  # type: ignore[no-untyped-def]
-    logits, rows, columns, x, begin, stop, cuts, across, pair, kinds, until
-):
-    """The input pixels of rows begin to stop - 1 in the two columns that crop column x lies
-    between, to `pair`, and the kinds of their rows."""
+def _input_pixels(
+    logits: Array,
+    rows: Axis,
+    columns: Axis,
+    x: int,
+    begin: int,
+    stop: int,
+    cuts: Array,
+    across: Array,
+    pair: Array,
+    kinds: Array,
+    until: Array,
+) -> None:
+    """Interpolate the input pixels of rows begin to stop - 1 in the two columns that crop column x
+    lies between, to `pair`, and classify their rows."""
     for side in range(2):
         at = columns.second[side, x]
         c0, c1 = columns.first[0, at], columns.first[1, at]
@@ -112,8 +128,10 @@ def _input_pixels(  # type: ignore[no-untyped-def]
 @numba.njit(
     numba.int64(numba.int64, _INT32, _INT32, _INT32, _INT32, numba.int64), nogil=True, cache=True
 )
-def _alike_until(y, depends, ends, kinds, until, height):  # type: ignore[no-untyped-def]
-    """Where the crop rows end that are of one kind with y; y itself if it is mixed.
+def _alike_until(
+    y: int, depends: Array, ends: Array, kinds: Array, until: Array, height: int
+) -> int:
+    """Return where the crop rows end that are of one kind with y; y itself if it is mixed.
 
     Args: depends[y] is the first row of cells or pixels that y depends on; ends[i] lies behind
     the last crop row that depends on no row after i.
@@ -129,9 +147,18 @@ def _alike_until(y, depends, ends, kinds, until, height):  # type: ignore[no-unt
     nogil=True,
     cache=True,
 )  # fmt: skip
-def _add_pieces(y, height, depends, ends, kinds, until, pieces, n):  # type: ignore[no-untyped-def]
-    """Rows y to height - 1 as pieces of one kind, or mixed, behind the first n in `pieces`, where
-    they stand as (end, kind). Returns how many there are then."""
+def _add_pieces(
+    y: int,
+    height: int,
+    depends: Array,
+    ends: Array,
+    kinds: Array,
+    until: Array,
+    pieces: Array,
+    n: int,
+) -> int:
+    """Add rows y to height - 1 as pieces of one kind, or mixed, behind the first n in `pieces`,
+    where they stand as (end, kind). Returns how many there are then."""
     while y < height:
         stop = _alike_until(y, depends, ends, kinds, until, height)
         kind = kinds[depends[y]] if stop > y else _MIXED
@@ -152,10 +179,21 @@ def _add_pieces(y, height, depends, ends, kinds, until, pieces, n):  # type: ign
     nogil=True,
     cache=True,
 )  # fmt: skip
-def _refine(  # type: ignore[no-untyped-def]
-    logits, rows, columns, x, cuts, coarse, number, across, pair, fine, pieces
-):
-    """The pieces of crop column x by its input pixels, where the cells alone leave it open."""
+def _refine(
+    logits: Array,
+    rows: Axis,
+    columns: Axis,
+    x: int,
+    cuts: Array,
+    coarse: Array,
+    number: int,
+    across: Array,
+    pair: Array,
+    fine: Array,
+    pieces: Array,
+) -> int:
+    """Refine the pieces of crop column x by its input pixels, where the cells alone leave it
+    open."""
     n = 0
     begin = 0
     for piece in range(number):
@@ -177,8 +215,8 @@ def _refine(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(numba.void(numba.boolean, numba.int64, _INT32, _INT64), nogil=True, cache=True)
-def _turn(on, position, out, state):  # type: ignore[no-untyped-def]
-    """From here on pixels are `on`: a change is noted where they were not."""
+def _turn(on: bool, position: int, out: Array, state: Array) -> None:
+    """Turn pixels `on` or off from here; a change is noted where they were not."""
     if on != (state[_INSIDE] != 0):
         out[state[_AT]] = position
         state[_AT] += 1
@@ -190,8 +228,8 @@ def _turn(on, position, out, state):  # type: ignore[no-untyped-def]
     nogil=True,
     cache=True,
 )
-def _alike(kind, y, stop, base, out, state):  # type: ignore[no-untyped-def]
-    """Pixels y to stop - 1 of a column, all of one kind."""
+def _alike(kind: int, y: int, stop: int, base: int, out: Array, state: Array) -> None:
+    """Add pixels y to stop - 1 of a column, all of one kind."""
     _turn(kind >= 2, base + y, out, state)
     state[_WEAK] += stop - y if kind >= 1 else 0
     state[_STRONG] += stop - y if kind >= 3 else 0
@@ -209,9 +247,21 @@ def _alike(kind, y, stop, base, out, state):  # type: ignore[no-untyped-def]
     nogil=True,
     cache=True,
 )  # fmt: skip
-def _mixed(rows, pair, left, right, cuts, y, stop, base, column, out, state):  # type: ignore[no-untyped-def]
-    """Pixels y to stop - 1 of a column, each with its own value, between the input pixels `pair`
-    with the weights left and right."""
+def _mixed(
+    rows: Axis,
+    pair: Array,
+    left: float,
+    right: float,
+    cuts: Array,
+    y: int,
+    stop: int,
+    base: int,
+    column: Array,
+    out: Array,
+    state: Array,
+) -> None:
+    """Add pixels y to stop - 1 of a column, each with its own value, between the input pixels
+    `pair` with the weights left and right."""
     for k in range(rows.second[0, y], rows.second[1, stop - 1] + 1):
         column[k] = _fused(pair[1, k], right, pair[0, k] * left)
     weak = strong = area = 0
@@ -232,16 +282,18 @@ def _mixed(rows, pair, left, right, cuts, y, stop, base, column, out, state):  #
 
 
 @numba.njit(numba.boolean(_PAIRS, numba.int64), nogil=True, cache=True)
-def _equal(pairs, x):  # type: ignore[no-untyped-def]
-    """Whether column x holds the same pair as the one before."""
-    return pairs[0, x] == pairs[0, x - 1] and pairs[1, x] == pairs[1, x - 1]
+def _equal(pairs: Array, x: int) -> bool:
+    """Return whether column x holds the same pair as the one before."""
+    return bool(pairs[0, x] == pairs[0, x - 1] and pairs[1, x] == pairs[1, x - 1])
 
 
 @numba.njit(
     numba.void(_GRID, _AXIS, _AXIS, _FLOATS, _INT64, _INT32, _INT64), nogil=True, cache=True
 )
-def _trace_one(logits, rows, columns, cuts, place, out, state):  # type: ignore[no-untyped-def]
-    """Changes of one mask to out[state[AT]:]; state[AT] = -1 if there is no room."""
+def _trace_one(
+    logits: Array, rows: Axis, columns: Axis, cuts: Array, place: Array, out: Array, state: Array
+) -> None:
+    """Trace the changes of one mask to out[state[AT]:]; state[AT] = -1 if there is no room."""
     inside, height, width = rows.first.shape[1], rows.second.shape[1], columns.second.shape[1]
     kinds, until = np.empty(len(logits), np.int32), np.empty(len(logits), np.int32)
     coarse, pieces = np.empty((height, 2), np.int32), np.empty((height, 2), np.int32)
@@ -287,9 +339,20 @@ def _trace_one(logits, rows, columns, cuts, place, out, state):  # type: ignore[
     nogil=True,
     cache=True,
 )  # fmt: skip
-def trace(logits, first, rows, columns, cuts, place, out, starts, found):  # type: ignore[no-untyped-def]
-    """Masks from `first` on: the changes of mask k to out[starts[k]:starts[k + 1]]; to found[k]
-    its weak, strong and own area and its box. Returns the first mask that found no room."""
+def trace(
+    logits: Array,
+    first: int,
+    rows: Axis,
+    columns: Axis,
+    cuts: Array,
+    place: Array,
+    out: Array,
+    starts: Array,
+    found: Array,
+) -> int:
+    """Trace masks from `first` on: the changes of mask k to out[starts[k]:starts[k + 1]]; to
+    found[k] its weak, strong and own area and its box. Returns the first mask that found no
+    room."""
     height, width = rows.second.shape[1], columns.second.shape[1]
     state = np.zeros(9, np.int64)
     for k in range(first, len(logits)):

@@ -1,4 +1,4 @@
-"""How the decoder's grid is scaled to a crop's pixels, along one axis, in exact numbers.
+"""The scaling of the decoder's grid to a crop's pixels, along one axis, in exact numbers.
 
 `Sam.postprocess` scales logits twice: to the input frame, of which the padding is cut off, and
 from there to the original frame. Both are torch's bilinear interpolation; the weights here are
@@ -41,8 +41,8 @@ class Axis(NamedTuple):
 
 @lru_cache(maxsize=256)
 def axis(*, cells: int, side: int, inside: int, pixels: int) -> Axis:
-    """The axis of g = `cells` cells, an input side of S = `side` pixels of which the photo fills
-    the first `inside`, and `pixels` of the crop."""
+    """Compute the axis of g = `cells` cells, an input side of S = `side` pixels of which the photo
+    fills the first `inside`, and `pixels` of the crop."""
     first, first_weights = _bilinear(cells, side)
     first, first_weights = first[:, :inside].copy(), first_weights[:, :inside].copy()
     second, second_weights = _bilinear(inside, pixels)
@@ -59,12 +59,13 @@ def axis(*, cells: int, side: int, inside: int, pixels: int) -> Axis:
 
 
 def _ends(last: Indices, sources: int) -> Indices:
-    """[sources] how many of the pixels depend on nothing after source i; last[p] rises."""
+    """Count, for each of [sources], the pixels that depend on nothing after it; last[p] rises."""
     return np.searchsorted(last, np.arange(sources), side="right").astype(np.int32)
 
 
 def _bilinear(size: int, out: int) -> tuple[Indices, Weights]:
-    """Indices and weights [2, out] of torch's bilinear interpolation, align_corners=False."""
+    """Compute indices and weights [2, out] of torch's bilinear interpolation,
+    align_corners=False."""
     places = np.arange(out, dtype=np.int32)
     if size == out:
         ones = np.ones(out, np.float32)

@@ -1,4 +1,4 @@
-"""README's way from a list of links to `fit`, and training itself, on a server in trouble."""
+"""The way of docs/sa1b.md from a list of links to `fit`, on a server in trouble."""
 
 from __future__ import annotations
 

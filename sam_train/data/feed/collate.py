@@ -15,8 +15,8 @@ from sam_train.types import Batch, Sample
 
 
 def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None = None) -> Batch:
-    """One batch of B >= 1 samples; see `types.Batch` for shapes. Images are padded with zeros at
-    the right and bottom.
+    """Join samples to one batch of B >= 1; see `types.Batch` for shapes. Images are padded with
+    zeros at the right and bottom.
 
     Args:
         memory: uint8 [block_size(samples)], where images and behind them masks are written; None:
@@ -25,8 +25,10 @@ def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None
     if memory is None:
         memory = torch.empty(block_size(samples, image_size=image_size), dtype=torch.uint8)
     counts = torch.tensor([len(s.masks) for s in samples])
+    # [B, 3, S, S] uint8: normalised on the device, where it is free.
     shape = (len(samples), 3, image_size, image_size)
     grid_size = samples[0].masks.shape[-1]
+    # Views, not copies: the block may be shared memory that a worker fills.
     images = memory[: math.prod(shape)].view(shape)
     masks = memory[math.prod(shape) :].view(-1, grid_size, grid_size)
     # numpy copies on one thread; torch would wake its pool for each image, which in the training
@@ -34,6 +36,7 @@ def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None
     for image, sample in zip(images.numpy(), samples, strict=True):
         height, width, _ = sample.image.shape
         image[:, :height, :width] = sample.image.transpose(2, 0, 1)
+        # The block holds an earlier batch: only the padding is cleared, the rest is overwritten.
         image[:, height:] = 0
         image[:, :height, width:] = 0
     np.concatenate([s.masks for s in samples], out=masks.numpy())
@@ -43,6 +46,7 @@ def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None
         image_sizes=torch.tensor([s.image.shape[:2] for s in samples]),
         original_sizes=torch.tensor([s.original_size for s in samples]),
         masks=masks,
+        # Masks are one flat list: mask m belongs to image image_index[m].
         image_index=torch.repeat_interleave(torch.arange(len(samples)), counts),
         points=torch.from_numpy(np.concatenate([s.points for s in samples])),
         boxes=torch.from_numpy(np.concatenate([s.boxes for s in samples])),
@@ -54,7 +58,7 @@ def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None
 
 
 def block_size(samples: Sequence[Sample], *, image_size: int) -> int:
-    """Bytes of the images and masks of a batch."""
+    """Return the bytes of the images and masks of a batch."""
     return len(samples) * 3 * image_size**2 + sum(s.masks.size for s in samples)
 
 
@@ -74,7 +78,8 @@ class Collator:
     def __call__(
         self, samples: Sequence[Sample | UserError | None]
     ) -> Batch | Parcel | UserError | None:
-        """The batch of what is usable; None if nothing is; an error if there is one."""
+        """Collate the usable samples; return None if there is none, and an error if there is
+        one."""
         usable: list[Sample] = []
         for sample in samples:
             if isinstance(sample, UserError):

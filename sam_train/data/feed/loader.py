@@ -37,6 +37,7 @@ class Loader:
         UserError: too many samples are unusable.
         """
         for batch in self._loader:
+            # A value, not raised in the worker: torch would wrap it in a traceback.
             if isinstance(batch, UserError):
                 raise batch
             if batch is not None:
@@ -51,12 +52,12 @@ class SizedLoader(Loader):
         self._batches = batches
 
     def __len__(self) -> int:
-        """Batches in a pass; fewer come if all samples of one are unusable."""
+        """Return the batches in a pass; fewer come if all samples of one are unusable."""
         return self._batches
 
 
 def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[Any]:
-    """torch's loader with the processes that `cfg` asks for.
+    """Make torch's loader with the processes that `cfg` asks for.
 
     Args:
         batches: `batch_sampler` and `collate_fn`, or `batch_size=None` for ready batches.
@@ -65,6 +66,7 @@ def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[
     return DataLoader(
         dataset,
         num_workers=workers,
+        # torch refuses these three without workers.
         prefetch_factor=cfg.prefetch if workers else None,
         persistent_workers=workers > 0,
         multiprocessing_context=cfg.start_method if workers else None,
@@ -76,6 +78,7 @@ def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[
 
 
 def _start_worker(_worker: int) -> None:
+    # A job's SIGTERM reaches every process; only the main one saves and ends.
     outlive_signals()
     keep_freed_memory()
 
@@ -93,7 +96,7 @@ def make_train_loader(
     world_size: int = 1,
     accumulate: int = 1,
 ) -> Loader:
-    """An endless loader of this rank's micro-batches.
+    """Make an endless loader of this rank's micro-batches.
 
     Args:
         image_size: S.
@@ -115,6 +118,7 @@ def make_train_loader(
         mask_sampling=cfg.mask_sampling,
         grid_size=grid_size,
     )
+    # `data.limit` takes the first samples in shard order; no shuffle decides which.
     samples = len(shards) if cfg.limit is None else min(cfg.limit, len(shards))
     dataset = TrainDataset(
         scenes,
@@ -134,6 +138,7 @@ def make_train_loader(
         world_size=world_size,
         accumulate=accumulate,
     )
+    # Without workers a batch is made here and needs no shared memory.
     slots = slots_needed(cfg.prefetch) if cfg.workers else 0
     collator = Collator(image_size, slots=slots)
     return Loader(data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=collator))
@@ -174,11 +179,12 @@ def make_val_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> SizedLoader:
-    """A loader over this rank's share of the first `val_images` images, in shard order.
+    """Make a loader over this rank's share of the first `val_images` images, in shard order.
 
     Ranks take every `world_size`-th image and none twice, so the last ranks may have one less.
     """
     images = len(shards) if cfg.val_images is None else min(cfg.val_images, len(shards))
+    # Strided: the ranks' shares differ by one image at most.
     own = range(rank, images, world_size)
     size = cfg.val_batch_size
     batches = [list(own[i : i + size]) for i in range(0, len(own), size)]

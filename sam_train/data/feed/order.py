@@ -19,6 +19,7 @@ from torch.utils.data import Sampler
 from sam_train.errors import UserError
 
 # Every use of randomness in the data has its own stream, so that none echoes another.
+# Never renumber: recorded runs and resumed ones must draw the same.
 STREAM_ORDER = 1
 STREAM_SUBSET = 2
 STREAM_POINT = 3
@@ -29,16 +30,19 @@ STREAM_TURNS = 7
 STREAM_BUFFER = 8
 
 _MASK = (1 << 64) - 1
+# Constants of SplitMix64 (Steele et al. 2014).
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
+# Four rounds make a Feistel network a good shuffle (Luby, Rackoff 1988); two are to spare.
 _ROUNDS = 6
 
 
 def hash64(*parts: int) -> int:
-    """A 64-bit hash of integers, in order (SplitMix64's finaliser, chained)."""
+    """Hash integers to 64 bits, one after the other (SplitMix64's finaliser, chained)."""
     h = 0
     for part in parts:
+        # Python ints have no width: the mask makes them uint64, as in `hash_each`.
         h = ((h ^ (part & _MASK)) + _GOLDEN) & _MASK
         h = ((h ^ (h >> 30)) * _MIX_1) & _MASK
         h = ((h ^ (h >> 27)) * _MIX_2) & _MASK
@@ -47,7 +51,7 @@ def hash64(*parts: int) -> int:
 
 
 def hash_each(base: int, values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """uint64 [n]: one hash per value, keyed by `base` (a `hash64`)."""
+    """Hash each value to uint64 [n], keyed by `base` (a `hash64`)."""
     h = (values.astype(np.uint64) ^ np.uint64(base)) + np.uint64(_GOLDEN)
     h = (h ^ (h >> np.uint64(30))) * np.uint64(_MIX_1)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(_MIX_2)
@@ -57,7 +61,7 @@ def hash_each(base: int, values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a position of the order stands for."""
+    """The sample that a position of the order stands for."""
 
     epoch: int
     index: int
@@ -97,7 +101,8 @@ class Order:
         self._layouts: dict[int, _Layout] = {}
 
     def place(self, position: int) -> Place:
-        """Epoch and sample at a position >= 0."""
+        """Return epoch and sample at a position >= 0."""
+        # A step may cross the end of an epoch; the next epoch begins within the batch.
         epoch, index = divmod(position, self.samples)
         key = hash64(self.seed, STREAM_ORDER, epoch)
         if self._window == 0:
@@ -105,7 +110,8 @@ class Order:
         return Place(epoch, self._layout(epoch, key).sample(index))
 
     def replacement(self, position: int, attempt: int) -> Place:
-        """The sample to take when the first `attempt` choices for this position were unusable.
+        """Return the sample to take when the first `attempt` choices for this position were
+        unusable.
 
         Of all shards whatever the window is: it may be the window's shard that is lost.
         """
@@ -126,6 +132,7 @@ class _Layout:
     """The shards of one epoch, in its order and in windows."""
 
     def __init__(self, first: npt.NDArray[np.int64], *, window: int, key: int) -> None:
+        # Sorting hashes permutes the shards, the same on every platform.
         shards = np.argsort(hash_each(hash64(key, STREAM_SHARDS), np.arange(len(first) - 1)))
         self._source = first[:-1][shards]
         # [P + 1] where each of the permuted shards begins in the epoch.
@@ -134,7 +141,7 @@ class _Layout:
         self._key = key
 
     def sample(self, index: int) -> int:
-        """The sample at place `index` of the epoch."""
+        """Return the sample at place `index` of the epoch."""
         window = int(np.searchsorted(self._windows, index, side="right")) - 1
         begin, end = self._windows[window : window + 2].tolist()
         index = begin + permute(index - begin, end - begin, key=hash64(self._key, window))
@@ -143,7 +150,9 @@ class _Layout:
 
 
 def permute(index: int, count: int, *, key: int) -> int:
-    """Where the permutation of 0 .. count - 1 that `key` names takes `index`; O(1)."""
+    """Return the place to which the permutation of 0 .. count - 1 that `key` names takes `index`;
+    O(1)."""
+    # Bits of each half of the Feistel network, rounded up.
     half = ((count - 1).bit_length() + 1) // 2
     # A Feistel network permutes the 4^half >= count numbers; walking along its cycle until the
     # number is below count permutes those. The domain is below 4 count: under 4 walks on average.
@@ -162,7 +171,7 @@ def _feistel(value: int, half: int, key: int) -> int:
 
 
 def micro_batch(batch_size: int, *, world_size: int, accumulate: int) -> int:
-    """Images of one rank in one of a step's turns.
+    """Return the images of one rank in one micro-batch of a step.
 
     Raises:
         UserError: `batch_size` cannot be divided evenly.
@@ -201,6 +210,7 @@ class PositionBatches(Sampler[list[int]]):
         self._start = start
         self._batch_size = batch_size
         self._micro = micro_batch(batch_size, world_size=world_size, accumulate=accumulate)
+        # A rank owns one contiguous part of the step; its micro-batches are parts of that.
         self._offset = rank * accumulate * self._micro
         self._accumulate = accumulate
 

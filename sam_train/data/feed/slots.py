@@ -1,4 +1,4 @@
-"""How a worker's batches reach the training process.
+"""The shared memory by which a worker's batches reach the training process.
 
 torch puts each tensor of a worker into a new piece of shared memory. For a photo and 64 masks that
 is 7 MB, 1,700 pages to be zeroed and mapped on either side and given back at once: a third of what
@@ -19,11 +19,13 @@ from torch import Tensor
 from sam_train.runtime.allocator import keep_freed_memory
 from sam_train.types import Batch
 
+# The two large tensors; everything else of a batch is a few kilobytes.
 _IN_BLOCK = ("images", "masks")
 
 
 def slots_needed(prefetch: int) -> int:
-    """Blocks per worker so that none is written again before its batch was copied.
+    """Return the blocks per worker that suffice so that none is overwritten before its batch is
+    copied.
 
     A worker has at most `prefetch` batches to make or waiting. The next is asked for when the
     oldest is handed out, which is just before `Receiver.take` copies it: that is one more.
@@ -39,9 +41,10 @@ class SharedSlots:
         self._turn = 0
 
     def take(self, size: int) -> Tensor:
-        """uint8 [size] of the next block, with what an earlier batch has left in it."""
+        """Take the next block, uint8 [size]; it still holds the bytes of an earlier batch."""
         turn = self._turn
         self._turn = (turn + 1) % len(self._blocks)
+        # Blocks only grow: the number of masks differs from batch to batch.
         if self._blocks[turn].numel() < size:
             self._blocks[turn] = torch.empty(size, dtype=torch.uint8)
             self._blocks[turn].share_memory_()  # type: ignore[no-untyped-call]
@@ -66,18 +69,20 @@ class Parcel:
         block: holds `batch.images` and, behind them, `batch.masks`.
         """
         values = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in _IN_BLOCK}
+        # numpy arrays travel by value; a tensor would become shared memory again.
         rest = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in values.items()}
         return cls(block, [getattr(batch, name).shape for name in _IN_BLOCK], rest)
 
     def open(self) -> Batch:
-        """The batch, in a copy of the block."""
+        """Copy the block and return the batch in the copy."""
         return self._batch(self.block.clone())
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory (called by torch's DataLoader)."""
+        """Move the batch into page-locked memory (called by torch's DataLoader)."""
         return self._batch(self.block.pin_memory()).pin_memory()
 
     def _batch(self, block: Tensor) -> Batch:
+        # Images first, masks behind them, as `collate` wrote them.
         images, masks = self.shapes
         split = images.numel()
         values: dict[str, Any] = {
@@ -97,7 +102,7 @@ class Receiver:
             keep_freed_memory()  # each batch's copy has the size of one that was just freed
 
     def take(self, arrived: Batch | Parcel) -> Batch:
-        """A batch of this process's own."""
+        """Take a batch of this process's own."""
         if isinstance(arrived, Batch):
             return arrived
         self._mapped.append(arrived.block)

@@ -53,22 +53,22 @@ class Consumed:
     beyond: frozenset[int] = frozenset()
 
     def add(self, turns: Iterable[int]) -> Consumed:
-        """With further turns."""
+        """Add further micro-batches."""
         beyond = self.beyond.union(turns)
         before = next(turn for turn in count(self.before) if turn not in beyond)
         return Consumed(before=before, beyond=frozenset(t for t in beyond if t > before))
 
     def remaining(self) -> Iterator[int]:
-        """The turns to come, without end."""
+        """Yield the micro-batches to come, without end."""
         return (turn for turn in count(self.before) if turn not in self.beyond)
 
     def as_state(self) -> dict[str, Any]:
-        """In plain types, for a checkpoint."""
+        """Convert to plain types, for a checkpoint."""
         return {"before": self.before, "beyond": sorted(self.beyond)}
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> Consumed:
-        """What `as_state` wrote."""
+        """Restore the object that `as_state` wrote."""
         return Consumed(before=state["before"], beyond=frozenset(state["beyond"]))
 
 
@@ -80,7 +80,7 @@ class Handed:
     finished: list[int]
 
     def pin_memory(self) -> Handed:
-        """Called by torch's DataLoader."""
+        """Move the tensors into page-locked memory (called by torch's DataLoader)."""
         return Handed(self.batch.pin_memory(), self.finished)
 
 
@@ -95,8 +95,9 @@ class StreamShards(Shards):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of the shards' names: nothing more is known of them."""
+        """Fingerprint of the shards' names: nothing more is known of them."""
         names = [self.name(shard).encode() for shard in range(len(self.urls))]
+        # The number of samples is unknown until every shard has been read.
         return Fingerprint(shards=len(self.urls), samples=None, digest=digest([b"\n".join(names)]))
 
     def hold(self, sample: int, *, key: str, entry: Entry) -> None:
@@ -105,17 +106,18 @@ class StreamShards(Shards):
 
     def key(self, sample: int) -> str:
         """Name for messages; of what is not in memory, the shard and the place in it."""
+        # A sample's number is its shard and its place in it, in one integer.
         shard, row = sample >> _ROW_BITS, sample & ((1 << _ROW_BITS) - 1)
         key = self._held[sample][0] if sample in self._held else f"sample {row}"
         return f"{self.name(shard)}/{key}"
 
     def name(self, shard: int) -> str:
-        """A command as it is; of a path or URL the last part."""
+        """Name a shard for messages: a command as it is; of a path or URL the last part."""
         url = self.urls[shard]
         return url if url.startswith(PIPE) else short_name(url)
 
     def read(self, sample: int) -> Entry:
-        """The bytes of the sample in memory."""
+        """Return the bytes of the sample, which are in memory already."""
         return self._held[sample][1]
 
 
@@ -150,7 +152,7 @@ class _Raw:
 
 @dataclass(slots=True)
 class _Count:
-    """How far a turn is."""
+    """The progress of a micro-batch."""
 
     read: int = 0
     given: int = 0
@@ -190,16 +192,19 @@ class StreamDataset(IterableDataset[Handed | UserError]):
         self._problem = "it is empty"
 
     def __iter__(self) -> Iterator[Handed | UserError]:
-        """Without end; an error comes as a value, see `TrainDataset`."""
+        """Yield batches without end; an error comes as a value, see `TrainDataset`."""
         self._counts = {}
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        # Readers are the workers of all ranks; each takes every n-th shard of the epoch.
         reader, readers = self._rank * workers + number, self._world_size * workers
         size = self._cfg.shuffle_buffer
+        # From what was consumed, so that a resumed run draws from the buffer anew.
         seed = hash64(self._seed, STREAM_BUFFER, self._consumed.before, reader)
         pipeline = wds.DataPipeline(
             lambda: islice(self._consumed.remaining(), reader, None, readers),
             self._pairs,
+            # `initial`: nothing goes out before the buffer is full.
             wds.shuffle(size, initial=size, rng=Random(seed)),
             self._samples,
             self._batches,
@@ -219,6 +224,7 @@ class StreamDataset(IterableDataset[Handed | UserError]):
                 failed += 1
                 self._report_failure(turn, error, failed=failed, begun=begun)
             state.ended = True
+            # As many shards in a row as there are: a whole pass gave nothing.
             fruitless = 0 if state.read else fruitless + 1
             if fruitless >= len(self._shards.urls):
                 raise UserError(
@@ -239,7 +245,7 @@ class StreamDataset(IterableDataset[Handed | UserError]):
                 yield _Raw(turn=turn, row=row, key=pair.key, entry=pair.entry)
 
     def _report_failure(self, turn: int, error: OSError, *, failed: int, begun: int) -> None:
-        """A lost shard is one skip; many are a fault of the whole.
+        """Count a lost shard as one skip. Many lost shards are a fault of the whole.
 
         Raises:
             UserError: more than `max_skip_fraction` of the shards failed.
@@ -328,7 +334,7 @@ class StreamLoader(Loader):
             yield handed.batch
 
     def consumed(self, batches: int) -> Consumed:
-        """What is behind all ranks once so many batches of each have been trained on.
+        """Return the shards that are behind all ranks once each has trained on so many batches.
 
         Asked by all of them at the same time.
         """
@@ -349,7 +355,7 @@ def make_stream_loader(
     world_size: int = 1,
     accumulate: int = 1,
 ) -> StreamLoader:
-    """An endless loader of this rank's micro-batches; arguments as `make_train_loader`.
+    """Make an endless loader of this rank's micro-batches; arguments as `make_train_loader`.
 
     Args:
         consumed: the turns that an earlier run has behind it.

@@ -1,4 +1,4 @@
-"""How many masks a whole step has, known before its first turn.
+"""The number of masks of a whole step, known before its first micro-batch.
 
 A step's loss is a mean over all of its masks. With `trainer.accumulate` turns their number is only
 known when the last turn is drawn, so a step's turns are drawn before the first is handed out: then
@@ -27,13 +27,16 @@ class Turns(Loader):
         self._turns = turns
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches with `step_masks`; a step that the loader cannot fill any more is left out."""
+        """Yield batches with `step_masks`; a step that the loader cannot fill any more is left
+        out."""
         batches = iter(self._batches)
+        # The whole first step, before anything of it goes out.
         step = deque(islice(batches, self._turns))
         while len(step) == self._turns:
             masks = sum(batch.num_masks for batch in step)
             following: deque[Batch] = deque()
             while step:
+                # Popped before it goes out, so that no batch is held longer than needed.
                 yield replace(step.popleft(), step_masks=masks)
                 # One for each that went out: the workers, who prepare only a few ahead, would
                 # otherwise stand still during a step of many turns.

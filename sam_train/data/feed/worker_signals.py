@@ -1,4 +1,4 @@
-"""What a data worker does about the signals that a cluster sends to every process of a job."""
+"""A data worker's handling of the signals that a cluster sends to every process of a job."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from sam_train.masks import rle
 MAX_POLYGON_PIXELS = 3 * 2**24
 """Photos above this have no polygons read: pycocotools' encoder can overrun its buffer there."""
 _CHARACTERS = 7
-"""Of the longest number: 35 bits, more than any photo has pixels."""
+"""Characters of the longest number: 35 bits, more than any photo has pixels."""
 
 
 class _Segmentation(msgspec.Struct):
@@ -71,11 +71,13 @@ def read_annotations(data: bytes, *, height: int, width: int) -> Annotations:
     """
     found = Annotations()
     try:
+        # SA-1B's own form first: typed, and in one pass.
         for annotation in _published.decode(data).annotations:
             segmentation = annotation.segmentation
             fits = segmentation.size == (height, width)
             found.add(segmentation.counts.encode(), 0 if fits else rle.SIZE_DISAGREES)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        # Anew: a file may break off after some masks of the published form.
         found = Annotations()
         for item in annotations_of(read_document(data)):
             _read(item, found, height=height, width=width)
@@ -136,6 +138,7 @@ def _read_runs(
         return
     fits = [_number(side) for side in size] == [height, width]
     status = 0 if fits else rle.SIZE_DISAGREES
+    # Compressed: the string is parsed later, for all masks of the photo at once.
     if isinstance(counts, str):
         found.add(counts.encode("utf-8", "surrogatepass"), status)
         return
@@ -163,13 +166,14 @@ def _read_polygons(segmentation: list[Any], found: Annotations, *, height: int, 
         # pycocotools takes memory by the length of a polygon's outline, wherever it lies.
         found.add(b"", rle.FAR_POLYGON)
     else:
+        # The union: COCO writes an object that is hidden in part as several polygons.
         merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         found.add(bytes(merged["counts"]))
         found.polygons += 1
 
 
 def _polygons(values: list[Any]) -> Iterator[list[float]]:
-    """Each polygon as x, y, x, y: written so, or as pairs, alone or in a list of several.
+    """Return each polygon as x, y, x, y: written so, or as pairs, alone or in a list of several.
 
     A polygon that holds anything but numbers comes as an empty one.
     """
@@ -191,13 +195,14 @@ def _polygons(values: list[Any]) -> Iterator[list[float]]:
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:
-    """The values as numbers; empty where one of them is none."""
+    """Return the values as numbers; empty where one of them is none."""
     found = [_number(value) for value in values]
     return [] if None in found else [number for number in found if number is not None]
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, also where it is written as text; None for anything else."""
+    """Return a finite number, also where it is written as text; None for anything else."""
+    # bool is an int in Python; True is no coordinate.
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -217,6 +222,7 @@ def compress(runs: npt.NDArray[np.int64]) -> bytes:
     # From the fourth run on, the string holds the difference from two runs before.
     values[3:] -= runs[1:-2]
     places = np.arange(_CHARACTERS)
+    # Five bits a character, lowest first; bit 5 says that more follow.
     parts = values[:, None] >> 5 * places
     # A number ends where the rest is its sign, and the sign is the last character's bit 4.
     rest = parts >> 4

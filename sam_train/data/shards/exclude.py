@@ -57,13 +57,13 @@ class Exclusions:
         return self._names
 
     def covers(self, path: str, key: str) -> bool:
-        """Whether the sample `key` of the shard at `path` is excluded."""
+        """Return whether the sample `key` of the shard at `path` is excluded."""
         return any(key in keys for keys in self._of(path)) or (
             self._only is not None and not self._only.covers(path, key)
         )
 
     def rows(self, path: str, index: Index, shard: int) -> npt.NDArray[np.int64]:
-        """The excluded samples of one shard of an index, rising.
+        """Return the excluded samples of one shard of an index, rising.
 
         Args:
             path: of the shard.
@@ -82,7 +82,7 @@ class Exclusions:
 def read_exclusions(
     exclude: str | Sequence[str] | None, *, include: str | Sequence[str] | None = None
 ) -> Exclusions:
-    """What one or several lists leave out; nothing without a path.
+    """Read one or several lists of samples to leave out; none without a path.
 
     Args:
         exclude: lists of samples to leave out.

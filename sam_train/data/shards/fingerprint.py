@@ -1,4 +1,4 @@
-"""Whether all ranks, and the runs that continue each other, see the same samples.
+"""A check that all ranks, and the runs that continue each other, see the same samples.
 
 Which sample has which place is a function of how many there are. Where one rank sees fewer than
 the others, samples are taken twice and others never, and nothing else would say so.
@@ -18,7 +18,8 @@ from sam_train.runtime.ranks import gather
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """Of samples in their order, wherever their shards lie and whatever those are called."""
+    """Fingerprint of samples in their order, wherever their shards lie and whatever those are
+    called."""
 
     shards: int
     samples: int | None
@@ -32,7 +33,7 @@ class Fingerprint:
 
 
 def digest(parts: Iterable[bytes | memoryview]) -> str:
-    """A few letters that differ where the parts do."""
+    """Hash the parts to a few letters, which differ where the parts do."""
     made = hashlib.blake2b(digest_size=4)
     for part in parts:
         made.update(part)
@@ -40,7 +41,7 @@ def digest(parts: Iterable[bytes | memoryview]) -> str:
 
 
 def require_same(own: Fingerprint, *, option: str) -> None:
-    """Every rank calls it at the same time.
+    """Refuse a rank whose samples differ. Every rank calls it at the same time.
 
     Args:
         option: the setting that the samples come from (`data.train`).

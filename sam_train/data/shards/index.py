@@ -1,4 +1,4 @@
-"""Where every sample of many shards lies, in one file that all processes of a node share.
+"""Places of every sample of many shards, in one file that all processes of a node share.
 
 Layout, little-endian:
     0       magic, version, CRC-32 and length of the table, number N of samples
@@ -47,14 +47,14 @@ _NUMBERED = re.compile(rf"(.*?)({_NUMBER.pattern})", re.DOTALL)
 
 
 class ShardRow(msgspec.Struct, kw_only=True, frozen=True):
-    """What the table says about a shard."""
+    """One shard's row of the table."""
 
     name: str
     """Path: relative to the index where the shard lies below it, else absolute; or URL."""
     size: int
     """Bytes."""
     stamp: str
-    """See `sources.Facts`."""
+    """Size and version as of `sources.Facts`."""
     samples: int
     prefix: str | None
     """Keys are this and the number in the field `name`; None: they stand behind the records, and
@@ -62,7 +62,7 @@ class ShardRow(msgspec.Struct, kw_only=True, frozen=True):
     names_size: int = 0
     """Bytes of this shard behind the records."""
     damage: str | None = None
-    """Why the walk ended early, if it did."""
+    """The reason why the walk ended early, if it did."""
     without_json: int = 0
     """Photos without JSON, which are no samples."""
     without_jpeg: int = 0
@@ -93,10 +93,11 @@ class ShardPart:
 
 
 def compact(found: ShardIndex) -> ShardPart:
-    """A walked shard as it is stored."""
+    """Compact a walked shard to the form in which it is stored."""
     prefix, numbers, names = _pack_names(found.keys)
     records = np.empty((len(found.keys), _FIELDS), dtype="<u4")
     for k, members in ((0, found.jpegs), (2, found.jsons)):
+        # Members begin on blocks of 512 bytes: uint32 reaches 2 TiB.
         records[:, k] = members[:, 0] // BLOCK
         records[:, k + 1] = np.minimum(members[:, 1], _MAX_U32)  # refused when it is read
     records[:, 4] = numbers
@@ -123,6 +124,7 @@ def compact(found: ShardIndex) -> ShardPart:
 
 def _pack_names(keys: Sequence[str]) -> tuple[str | None, list[int], bytes]:
     split = [_NUMBERED.fullmatch(key) for key in keys]
+    # SA-1B's keys are `sa_N`: one prefix and a number each, no names stored.
     prefixes = {match[1] if match is not None else None for match in split}
     if len(prefixes) == 1 and None not in prefixes:
         return prefixes.pop(), [int(match[2]) for match in split if match is not None], b""
@@ -145,7 +147,7 @@ class KeySet:
         return key in self._keys
 
     def numbers(self, prefix: str) -> npt.NDArray[np.uint32]:
-        """The n of all keys that are `prefix + n`, rising; made once a prefix."""
+        """Return the n of all keys that are `prefix + n`, rising; computed once for a prefix."""
         if prefix not in self._numbers:
             rests = [key[len(prefix) :] for key in self._keys if key.startswith(prefix)]
             numbers = sorted(int(rest) for rest in rests if _NUMBER.fullmatch(rest))
@@ -172,6 +174,7 @@ class Index:
         mark: CRC-32 of the table in the file.
         """
         self.rows = list(rows)
+        # A leading 0 makes first[s + 1] - first[s] the samples of shard s.
         self.first = np.cumsum([0, *(row.samples for row in self.rows)], dtype=np.int64)
         """int64 [P + 1]: shard s owns the samples first[s] .. first[s + 1] - 1."""
         self.path = path
@@ -184,7 +187,7 @@ class Index:
         return int(self.first[-1])
 
     def spans(self, shard: int, sample: int) -> tuple[Span, Span]:
-        """Where photo and JSON of a shard's sample lie.
+        """Return the places of photo and JSON of a shard's sample.
 
         Raises:
             OSError: not inside the shard: the index is damaged.
@@ -204,11 +207,13 @@ class Index:
         return jpeg, json
 
     def key(self, shard: int, sample: int) -> str:
-        """Member name without extension; `?` and the place where the index is damaged."""
+        """Return the member's name without extension; `?` and the place where the index is
+        damaged."""
         at = self._at(shard, sample)
         number, row = int(self._records[at, 4]), self.rows[shard]
         if row.prefix is not None:
             return f"{row.prefix}{number}"
+        # Without a prefix the fifth number is where the name ends in the shard's text.
         begin = int(self._records[at - 1, 4]) if sample else 0
         base = int(self._names_first[shard])
         if not begin <= number <= row.names_size:
@@ -216,7 +221,7 @@ class Index:
         return bytes(self._names[base + begin : base + number]).decode("utf-8", "replace")
 
     def find(self, shard: int, keys: KeySet | Iterable[str]) -> npt.NDArray[np.int64]:
-        """The samples of a shard that have one of these keys, rising."""
+        """Find the samples of a shard that have one of these keys, rising."""
         row = self.rows[shard]
         if not isinstance(keys, KeySet):
             keys = KeySet(keys)
@@ -227,11 +232,12 @@ class Index:
         if not len(numbers):
             return np.empty(0, dtype=np.int64)
         names = self._records[self.first[shard] : self.first[shard + 1], 4]
+        # By bisection: 11 million keys against a list of exclusions.
         nearest = np.minimum(np.searchsorted(numbers, names), len(numbers) - 1)
         return np.flatnonzero(numbers[nearest] == names)
 
     def part(self, shard: int) -> ShardPart:
-        """A shard's share, to build another index with."""
+        """Take a shard's share, to build another index with."""
         names = slice(*(int(at) for at in self._names_first[shard : shard + 2]))
         return ShardPart(
             row=self.rows[shard],
@@ -245,22 +251,24 @@ class Index:
         return int(self.first[shard]) + sample
 
     def write(self, file: BinaryIO) -> None:
-        """The file format; at once where the disk is full, an OSError."""
+        """Write the file format. A full disk is an OSError at once."""
         table = msgspec.json.encode(self.rows)
         file.write(_HEADER.pack(_MAGIC, _VERSION, zlib.crc32(table), len(table), len(self)))
         file.write(table)
+        # The records begin on a page, so that they can be mapped.
         file.write(bytes(-(_HEADER.size + len(table)) % _PAGE))
         file.write(np.ascontiguousarray(self._records, dtype="<u4").data)
         file.write(self._names)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # A worker reopens the file by its path rather than receiving 220 MB.
         if self.path is None:
             return Index, (self.rows, self._records, bytes(self._names))
         return _reopen, (self.path, self._mark)
 
 
 def build_index(parts: Sequence[ShardPart]) -> Index:
-    """The index of several shards, in memory."""
+    """Build the index of several shards in memory."""
     records = np.concatenate([np.empty((0, _FIELDS), "<u4"), *(p.records for p in parts)])
     return Index([p.row for p in parts], records, b"".join(p.names for p in parts))
 
@@ -281,6 +289,7 @@ def open_index(path: str | Path) -> Index:
             _, version, mark, table_size, samples = _HEADER.unpack(header)
             if version != _VERSION:
                 raise UserError(f"{path} has version {version}, not {_VERSION}; {advice}.")
+            # Mapped read-only: the processes of a node share one copy in the page cache.
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             # No more than there is: read() takes the memory before it looks.
             table = file.read(min(table_size, _MAX_TABLE, len(mapped)))

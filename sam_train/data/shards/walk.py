@@ -18,7 +18,7 @@ from sam_train.runtime.text import one_line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardIndex:
-    """Where the n complete samples of one shard lie, in the order of their photos."""
+    """Places of the n complete samples of one shard, in the order of their photos."""
 
     path: str
     size: int
@@ -42,7 +42,8 @@ class ShardIndex:
     unpacked: bool = False
     """It is a folder; offsets are 0."""
     damage: str | None
-    """Why the walk ended before the end of the tar, if it did; what came before is usable."""
+    """The reason why the walk ended before the end of the tar, if it did; earlier samples are
+    usable."""
 
 
 def index_shard(path: str) -> ShardIndex:
@@ -66,6 +67,7 @@ def index_shard(path: str) -> ShardIndex:
         problem = one_line(error).removeprefix(f"{short_name(path)}: ")
         raise UserError(f"Shard {path} cannot be read ({problem}); check access to it.") from None
     found = {m.name: m for m in listing.members}
+    # A tar may hold a name twice; the last one counts, as when it is unpacked.
     pairs = pair_up([m.name for m in listing.members], last_wins=True)
     keys = pairs.keys
     return ShardIndex(

@@ -96,7 +96,7 @@ def annotation(
     point_coords: Sequence[float] | None = None,
     crop_box: Sequence[float] | None = None,
 ) -> Annotation:
-    """The annotation of one mask.
+    """Make the annotation of one mask.
 
     Args:
         mask: bool [H, W], original frame, at least one pixel set.
@@ -128,7 +128,8 @@ def annotate_masks(
     point_coords: Sequence[Sequence[float]] | None = None,
     crop_box: Sequence[float] | None = None,
 ) -> list[Annotation]:
-    """As `annotation`, for bool [N, H, W] at once, numbered from `first_id`."""
+    """Make annotations as `annotation` does, for bool [N, H, W] at once, numbered from
+    `first_id`."""
     if masks.ndim != 3:
         raise ValueError(f"masks must be [N, H, W], got shape {list(masks.shape)}")
     # pycocotools wants [H, W, N] in Fortran order: that is [N, W, H] in C order, transposed.
@@ -138,6 +139,7 @@ def annotate_masks(
     for i, rle in enumerate(encoded):
         area = _area(rle, name=first_id + i)
         extent = coco_mask.toBbox(rle)
+        # Only the mask's own columns are searched for its middle.
         left, right = int(extent[0]), int(extent[0] + extent[2])
         result.append(
             _entry(
@@ -173,7 +175,8 @@ def annotation_from_rle(
     point_coords: Sequence[float] | None = None,
     crop_box: Sequence[float] | None = None,
 ) -> Annotation:
-    """As `annotation`, from a COCO RLE: compressed (str or bytes) or plain lists of runs.
+    """Make an annotation as `annotation` does, from a COCO RLE: compressed (str or bytes) or plain
+    lists of runs.
 
     Raises:
         ValueError: the mask has no pixel.
@@ -209,6 +212,7 @@ def _entry(
     x, y, w, h = (float(value) for value in coco_mask.toBbox(rle))
     box = [0.0, 0.0, float(width), float(height)] if crop_box is None else map(float, crop_box)
     return {
+        # SA-1B's boxes end on the last pixel, COCO's behind it.
         "bbox": [x, y, w - 1.0, h - 1.0],
         "area": area,
         "segmentation": {
@@ -224,17 +228,18 @@ def _entry(
 
 
 def _middle(columns: npt.NDArray[np.uint8], left: int = 0) -> list[float]:
-    """(x, y) of the median foreground pixel in column-major order: always on the mask.
+    """Return (x, y) of the median foreground pixel in column-major order: always on the mask.
 
     `columns` is uint8 [w, H], the part of the mask from column `left` on.
     """
+    # The median of the pixels, not of the box: it lies on the mask, however that is bent.
     on = np.flatnonzero(columns)
     x, y = divmod(int(on[on.size // 2]), columns.shape[1])
     return [float(left + x), float(y)]
 
 
 def shard_path(out: Path, index: int) -> Path:
-    """Where shard `index` of a dataset lies."""
+    """Return the path of shard `index` of a dataset."""
     return out / SHARD_NAME.format(index)
 
 
@@ -243,7 +248,7 @@ class TarEntry:
     """The two files of one sample, as they stand in a shard."""
 
     key: str
-    """Their name without extension: `sa_12`."""
+    """Names of the files without extension: `sa_12`."""
     jpeg: bytes
     json: bytes
 
@@ -305,6 +310,7 @@ def write_shards(
     out.mkdir(parents=True, exist_ok=True)
     stream = iter(samples)
     paths: list[Path] = []
+    # One sample ahead, so that no empty shard is begun at the end.
     for head in stream:
         path = shard_path(out, first_shard + len(paths))
         write_shard(chain([head], islice(stream, samples_per_shard - 1)), path)

@@ -17,7 +17,7 @@ _ENDINGS = (".tgz", ".tbz2", ".txz", ".tzst", ".gz", ".bz2", ".xz", ".zst", ".zi
 
 
 def has_compressed_name(name: str) -> bool:
-    """Whether a file's name is that of a compressed tar or a zip file."""
+    """Return whether a file's name is that of a compressed tar or a zip file."""
     lower = name.lower()
     return lower.endswith((".tgz", ".tbz2", ".txz", ".tzst", ".zip")) or (
         ".tar." in lower and lower.endswith(_ENDINGS)

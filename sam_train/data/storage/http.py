@@ -25,7 +25,7 @@ _CHUNK = 1 << 18
 
 @dataclass(slots=True, kw_only=True)
 class Patience:
-    """How long a server may take."""
+    """Time limits for a server's answers."""
 
     attempts: int = 5
     """Tries of one request."""
@@ -66,15 +66,15 @@ class HttpSource(Source):
     """A file that a web server gives in ranges. Connections are kept alive, per process."""
 
     def facts(self) -> Facts:
-        """See `Source`. Asks for one byte: signed links answer no HEAD, and it shows that the
-        server knows ranges."""
+        """Ask for one byte. Signed links answer no HEAD, and the answer shows that the server knows
+        ranges."""
         part = self._request(Span(0, 1))
         if part.total is None:
             raise OSError(f"{self.name}: the server does not say how long it is")
         return Facts(part.total, part.stamp)
 
     def read_many(self, spans: Sequence[Span], *, size: int | None = None) -> list[bytes]:
-        """See `Source`."""
+        """Read each merged span by one range request, tried again where that can help."""
         groups = merged(spans)
         blocks = []
         for group in groups:
@@ -87,9 +87,11 @@ class HttpSource(Source):
         return cut(spans, groups, blocks)
 
     def _request(self, span: Span) -> _Part:
+        # No range can say zero bytes.
         if not span.size:
             return _Part(b"", None, "")
         server = urlsplit(self.path).netloc
+        # A server that failed every try lately gets one: a run ends rather than waits for hours.
         resented = time.monotonic() - _failed_at.get(server, -PATIENCE.grudge) < PATIENCE.grudge
         attempts = 1 if resented else PATIENCE.attempts
         for attempt in range(1, attempts + 1):
@@ -100,6 +102,7 @@ class HttpSource(Source):
                     _failed_at[server] = time.monotonic()
                     times = "" if attempts == 1 else f" ({attempts} tries)"
                     raise OSError(f"{self.name}: {error}{times}") from None
+                # Spread at random: many workers would otherwise come back at the same moment.
                 pause = PATIENCE.backoff * 2 ** (attempt - 1) * random.uniform(1, 1.5)
                 time.sleep(max(pause, min(error.wait, PATIENCE.grudge)))
             else:
@@ -110,6 +113,7 @@ class HttpSource(Source):
     def _try(self, span: Span) -> _Part:
         headers = {
             "Range": f"bytes={span.offset}-{span.end - 1}",
+            # A compressed answer would count other bytes than the range.
             "Accept-Encoding": "identity",
         }
         response: urllib3.BaseHTTPResponse | None = None
@@ -139,6 +143,7 @@ class HttpSource(Source):
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         total = int(match[3]) if match is not None and match[3] != "*" else None
         stamp = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        # 416: the range begins behind the end, which is an empty answer here.
         if response.status == 416 and total is not None and total <= span.offset:
             return _Part(b"", total, stamp)
         self._check_status(response)
@@ -173,6 +178,7 @@ class HttpSource(Source):
             raise OSError(f"{self.name}: the server answers {status}")
 
     def _body(self, response: urllib3.BaseHTTPResponse, length: int) -> bytes:
+        # The timeout of urllib3 counts from byte to byte; this counts the whole body.
         begun = time.monotonic()
         data = bytearray()
         while len(data) < length:
@@ -191,6 +197,7 @@ def _pool(url: str) -> urllib3.PoolManager:
     proxy = getproxies().get(parts.scheme)
     if proxy is None or proxy_bypass(parts.hostname or ""):
         proxy = ""
+    # By process: a connection must not be shared after a fork.
     place = os.getpid(), proxy
     if place not in _pools:
         make = partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager

@@ -1,4 +1,4 @@
-"""Where bytes come from: one interface over disks, web servers and object stores.
+"""Sources of bytes: one interface over disks, web servers and object stores.
 
 A `Source` is one file that is read in parts. Nothing stays open between reads but the connections
 that a process keeps alive, so sources work in threads, after fork and after spawn.
@@ -43,7 +43,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a file is known by without reading it."""
+    """A file's size and version, known without reading it."""
 
     size: int
     """Bytes."""
@@ -60,19 +60,19 @@ class Source(ABC):
 
     @abstractmethod
     def facts(self) -> Facts:
-        """Asked anew each time.
+        """Ask for size and version, anew each time.
 
         Raises:
             OSError: it does not exist, is not ours to read, or does not answer.
         """
 
     def size(self) -> int:
-        """Bytes; raises as `facts`."""
+        """Return the bytes of the file; raises as `facts`."""
         return self.facts().size
 
     @abstractmethod
     def read_many(self, spans: Sequence[Span], *, size: int | None = None) -> list[bytes]:
-        """Exactly the bytes of each span; spans that lie close together are one request.
+        """Read exactly the bytes of each span; spans that lie close together are one request.
 
         Args:
             size: what the file is known to measure; another size is an error where the read
@@ -83,13 +83,13 @@ class Source(ABC):
         """
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes; raises as `read_many`."""
+        """Read exactly `length` bytes; raises as `read_many`."""
         return self.read_many([Span(offset, length)])[0]
 
     @contextmanager
     def opened(self, size: int) -> Iterator[Callable[[int, int], bytes]]:
-        """A reader for many small parts in rising order: (offset, length) -> bytes, shorter only
-        at the end of the file."""
+        """Open a reader for many small parts in rising order: (offset, length) -> bytes, shorter
+        only at the end of the file."""
         ahead = _ReadAhead(self, size)
         yield ahead.read_at
 
@@ -124,12 +124,12 @@ class LocalSource(Source):
     """A file on a disk or a mounted network file system."""
 
     def facts(self) -> Facts:
-        """See `Source`."""
+        """Ask the file system."""
         status = Path(self.path).stat()
         return Facts(status.st_size, str(status.st_mtime_ns))
 
     def read_many(self, spans: Sequence[Span], *, size: int | None = None) -> list[bytes]:
-        """See `Source`; opened anew, so that a replaced or vanished file is noticed."""
+        """Open the file anew for each call, so that a replaced or vanished file is noticed."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             if size is not None and os.fstat(descriptor).st_size != size:
@@ -143,7 +143,7 @@ class LocalSource(Source):
 
     @contextmanager
     def opened(self, size: int) -> Iterator[Callable[[int, int], bytes]]:
-        """See `Source`; the file is open only inside."""
+        """Keep the file open inside the block only."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             yield lambda offset, length: os.pread(descriptor, length, offset)
@@ -159,7 +159,7 @@ class ObjectSource(Source):
     """
 
     def facts(self) -> Facts:
-        """See `Source`."""
+        """Ask fsspec's filesystem, whose errors are of many types."""
         with self._errors():
             filesystem, name = filesystem_of(self.path)
             info = filesystem.info(name, **_refresh(filesystem))
@@ -167,7 +167,7 @@ class ObjectSource(Source):
             return Facts(int(info["size"]), str(mark))
 
     def read_many(self, spans: Sequence[Span], *, size: int | None = None) -> list[bytes]:
-        """See `Source`."""
+        """Read the merged spans in parallel, as fsspec does."""
         groups = merged(spans)
         with self._errors():
             filesystem, name = filesystem_of(self.path)
@@ -197,7 +197,8 @@ def _refresh(filesystem: Any) -> dict[str, bool]:
 
 
 def merged(spans: Sequence[Span]) -> list[Span]:
-    """The fewest spans that cover these, in rising order, over gaps of at most MERGE_GAP."""
+    """Merge spans to the fewest that cover them, in rising order, over gaps of at most
+    MERGE_GAP."""
     groups: list[Span] = []
     for span in sorted(spans, key=lambda s: s.offset):
         if groups and span.offset - groups[-1].end <= MERGE_GAP:
@@ -209,7 +210,7 @@ def merged(spans: Sequence[Span]) -> list[Span]:
 
 
 def cut(spans: Sequence[Span], groups: Sequence[Span], blocks: Sequence[bytes]) -> list[bytes]:
-    """The bytes of each span out of the blocks that were read for `merged(spans)`."""
+    """Cut the bytes of each span out of the blocks that were read for `merged(spans)`."""
     parts = []
     for span in spans:
         home = next(k for k, g in enumerate(groups) if g.offset <= span.offset <= span.end <= g.end)
@@ -219,17 +220,17 @@ def cut(spans: Sequence[Span], groups: Sequence[Span], blocks: Sequence[bytes]) 
 
 
 def is_remote(path: str) -> bool:
-    """Whether it is a URL."""
+    """Return whether a path is a URL."""
     return "://" in path and not path.startswith(PIPE)
 
 
 def is_http(path: str) -> bool:
-    """Whether it is the URL of a web server."""
+    """Return whether a path is the URL of a web server."""
     return path.startswith(("http://", "https://"))
 
 
 def short_name(path: str) -> str:
-    """The file's own name, for messages: a link's query may hold a password."""
+    """Return the file's own name for messages: a link's query may hold a password."""
     name = (urlsplit(path).path if is_remote(path) else path).rstrip("/")
     folder, _, last = name.rpartition("/")
     # Of samples in a folder, whose path ends with a pattern of their names: the folder's.
@@ -237,13 +238,13 @@ def short_name(path: str) -> str:
 
 
 def is_sample_file(path: str) -> bool:
-    """Whether a local path ends like the photos and JSONs of a folder."""
+    """Return whether a local path ends like the photos and JSONs of a folder."""
     local = not is_remote(path) and not path.startswith(PIPE)
     return local and path.lower().endswith((".json", ".jpg", ".jpeg"))
 
 
 def filesystem_of(path: str) -> tuple[Any, str]:
-    """fsspec's filesystem for a URL, and the name in it.
+    """Return fsspec's filesystem for a URL, and the name in it.
 
     Raises:
         UserError: a package is missing, or nothing knows such URLs.
@@ -263,7 +264,7 @@ def filesystem_of(path: str) -> tuple[Any, str]:
 
 
 def open_source(path: str) -> Source:
-    """The source for a path or URL; nothing is read yet.
+    """Make the source for a path or URL; nothing is read yet.
 
     Raises:
         UserError: a `pipe:` has no parts to read.

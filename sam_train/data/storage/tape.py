@@ -26,12 +26,12 @@ class Pair:
     """The two files of one sample, in memory."""
 
     key: str
-    """Their name without extension."""
+    """Names of the files without extension."""
     entry: Entry
 
 
 def read_pairs(path: str, *, left_out: Callable[[str], None]) -> Iterator[Pair]:
-    """The samples of one shard in the order in which they are complete.
+    """Yield the samples of one shard in the order in which they are complete.
 
     Args:
         path: of the shard, a URL, or a `pipe:` command.
@@ -51,6 +51,7 @@ def read_pairs(path: str, *, left_out: Callable[[str], None]) -> Iterator[Pair]:
         def read_at(offset: int, length: int) -> bytes:
             nonlocal begin
             data = tape.read_at(offset, length)
+            # The first bytes name a compressed archive, whose headers look damaged.
             begin = begin or data[:MAGIC]
             return data
 
@@ -69,6 +70,7 @@ def read_pairs(path: str, *, left_out: Callable[[str], None]) -> Iterator[Pair]:
             if len(files) == 2:
                 del halves[key]
                 yield Pair(key=key, entry=Entry(jpeg=files["jpg"], json=files["json"]))
+            # Bounded memory: a stream cannot go back for the other half.
             elif len(halves) > _MAX_HALVES:
                 left_out(_alone(halves, next(iter(halves))))
         if listing.damage:
@@ -130,7 +132,7 @@ def _open(path: str) -> Iterator[_Tape]:
 
 
 class _Command:
-    """What a shell command prints."""
+    """The output of a shell command."""
 
     def __init__(self, pipe: Any) -> None:
         # Not webdataset's own read: once the command has failed, it drops what was still printed.
@@ -139,11 +141,12 @@ class _Command:
         self._data = b""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly these bytes, shorter only at the end; what lies before is gone.
+        """Read exactly these bytes, fewer only at the end; earlier bytes are gone.
 
         Raises:
             OSError: the output ended and the command's exit status is not 0.
         """
+        # Bytes of the output that nobody asked for, to be dropped as they come.
         skip = offset - self._begin - len(self._data)
         parts = [self._data[offset - self._begin :]]
         have = len(parts[0])
@@ -152,6 +155,7 @@ class _Command:
             have += len(parts[-1])
             skip -= len(chunk)
         data = b"".join(parts)
+        # What was read beyond the request waits for the next one.
         self._begin, self._data = offset + min(length, len(data)), data[length:]
         return data[:length]
 

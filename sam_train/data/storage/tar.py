@@ -34,7 +34,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the block before a member says; a long name stands in a block of its own."""
+    """Fields of the block before a member; a long name stands in a block of its own."""
 
     name: str
     size: int
@@ -57,7 +57,7 @@ def list_members(read_at: Callable[[int, int], bytes], *, size: int) -> Listing:
 def walk_members(
     read_at: Callable[[int, int], bytes], listing: Listing, *, size: int | None
 ) -> Iterator[Member]:
-    """The members one by one, as their headers are met; never looks back.
+    """Yield the members one by one, as their headers are met; never look back.
 
     Args:
         read_at: as for `list_members`; its offsets only rise.
@@ -79,6 +79,7 @@ def walk_members(
         if header is None:
             listing.damage = f"damaged header at byte {offset}"
             return
+        # A pax size says what octal digits cannot. It counts for the member, not for headers.
         bytes_here = header.size if length is None or header.kind in b"LKxg" else length
         begin = offset + BLOCK
         if size is not None and begin + bytes_here > size:
@@ -89,28 +90,34 @@ def walk_members(
                 listing.damage = f"damaged header at byte {offset}"
                 return
             payload = read_at(begin, bytes_here)
+            # L and K are GNU's long name and long link, x and g are pax headers.
             if header.kind == b"L":
                 name = payload.rstrip(b"\0").decode("utf-8", "replace")
             elif header.kind == b"x":
                 name, length = _parse_pax(payload, name=name)
         else:
             member = Member(name or header.name, begin, bytes_here)
+            # Regular files: 0, 7 (contiguous) and the old NUL.
             if header.kind in b"07\0" and _is_safe(member.name):
                 yield member
             elif header.kind != b"5":
                 listing.refused.append(member.name)
+            # They were of this member alone.
             name, length = None, None
+        # Rounded up to whole blocks of 512 bytes.
         offset = begin + -(-bytes_here // BLOCK) * BLOCK
 
 
 def parse_header(block: bytes) -> Header | None:
-    """The header in a block of 512 bytes; None if its checksum or its size is wrong."""
+    """Parse the header in a block of 512 bytes; return None if its checksum or its size is
+    wrong."""
     size = _number(block[124:136])
     checksum = _number(block[148:156])
     # The checksum counts its own field as spaces.
     if size is None or checksum != sum(block) - sum(block[148:156]) + 8 * 32:
         return None
     name = block[:100].split(b"\0", 1)[0]
+    # ustar splits a long path in two fields.
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
     full = prefix + b"/" + name if prefix else name
     return Header(full.decode("utf-8", "replace"), size, block[156:157])
@@ -127,7 +134,7 @@ def _number(field_: bytes) -> int | None:
 
 
 def _parse_pax(payload: bytes, *, name: str | None) -> tuple[str | None, int | None]:
-    """The `path` and `size` of a pax record list; records that cannot be read are passed over."""
+    """Parse the `path` and `size` of a pax record list; unreadable records are passed over."""
     length: int | None = None
     at = 0
     # By position: cutting the rest off a record at a time would copy a damaged megabyte of tiny
@@ -136,6 +143,7 @@ def _parse_pax(payload: bytes, *, name: str | None) -> tuple[str | None, int | N
         digits = payload[at:space]
         if not digits.isdigit() or not space - at < int(digits) <= len(payload) - at:
             break
+        # A record is `LENGTH KEY=VALUE\n`; LENGTH counts itself.
         key, _, value = payload[space + 1 : at + int(digits) - 1].partition(b"=")
         if key == b"path":
             name = value.decode("utf-8", "replace")

@@ -37,7 +37,7 @@ COCO_MAX_DETECTIONS = (1, 10, 100)
 
 @dataclass(slots=True, kw_only=True)
 class Precision:
-    """What one evaluation found; fractions of 1, None where there is nothing to find."""
+    """Figures of one evaluation: fractions of 1, None where there is nothing to find."""
 
     figures: dict[str, float | None]
     """ap, ap_50, ap_75, ap_small, ap_medium, ap_large, ar; with LVIS ap_rare, ap_common,
@@ -53,7 +53,7 @@ def average_precision(
     *,
     kind: str = "segm",
 ) -> Precision:
-    """AP on some images of a ground truth.
+    """Compute AP on some images of a ground truth.
 
     Args:
         images: those that count.
@@ -125,7 +125,8 @@ class _Numbers:
 def strongest(
     results: Sequence[Mapping[str, Any]], *, limit: int = LVIS_MAX_DETECTIONS
 ) -> list[Mapping[str, Any]]:
-    """The results of each image with the highest scores, as LVIS cuts them before it evaluates."""
+    """Keep the results of each image with the highest scores, as LVIS cuts them before it
+    evaluates."""
     by_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:
         by_image[result["image_id"]].append(result)
@@ -143,8 +144,8 @@ def _figures(
     names: Sequence[str],
     frequencies: Sequence[str | None] | None,
 ) -> Precision:
-    """From [thresholds, recalls, categories, sizes, limits] and the same without recalls; -1 where
-    there is no mask of the kind."""
+    """Average [thresholds, recalls, categories, sizes, limits] and the same without recalls; -1
+    marks a kind without masks."""
     best = precision[..., -1]
     figures = {
         "ap": _mean(best[..., 0]),
@@ -197,5 +198,5 @@ def _dataset(truth: Truth, images: Sequence[TruthImage], numbers: _Numbers) -> d
 
 
 def _nothing(cls: Any, truth: Any) -> Any:
-    """Results without a result, which loadRes does not take."""
+    """Make results without a result, which loadRes does not take."""
     return cls({**truth.dataset, "annotations": []})

@@ -31,7 +31,7 @@ class Detection(msgspec.Struct, kw_only=True):
     """An entry of the list; other fields are ignored."""
 
     image_id: Any = None
-    """As the ground truth writes it, once `read_results` has found the image."""
+    """The image's id as the ground truth writes it, once `read_results` has found the image."""
     category_id: Any = None
     """Likewise."""
     score: Any = None
@@ -44,14 +44,15 @@ class Detection(msgspec.Struct, kw_only=True):
     """Coordinates are fractions of width and height; `read_results` fills it in."""
 
     def rank(self) -> float | None:
-        """`score`, else the mean of predicted IoU and stability, as the paper ranks proposals."""
+        """Return `score`, else the mean of predicted IoU and stability, as the paper ranks
+        proposals."""
         if (score := as_number_value(self.score)) is not None:
             return score
         sure, stable = (as_number_value(v) for v in (self.predicted_iou, self.stability_score))
         return None if sure is None or stable is None else (sure + stable) / 2
 
     def box(self, image: TruthImage) -> Box | None:
-        """x0 y0 x1 y1 within the image; None if nothing of it lies there."""
+        """Return x0 y0 x1 y1 within the image; None if nothing of it lies there."""
         found = as_box(self.bbox)
         if found is None:
             return None
@@ -63,7 +64,7 @@ class Detection(msgspec.Struct, kw_only=True):
         return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
     def mask(self, image: TruthImage) -> RLE | None:
-        """Of the image's size; None if it cannot be read or is of another."""
+        """Read the mask of the image's size; return None if it cannot be read or is of another."""
         try:
             found = parse_segmentation(
                 bytes(self.segmentation), image.height, image.width, normalised=self.normalised
@@ -97,7 +98,7 @@ class Results:
     """Sentences for people: what is unusual about the file and was taken all the same."""
 
     def of(self, image: TruthImage) -> Sequence[Detection]:
-        """In the file's order."""
+        """Return the results of an image in the file's order."""
         return self.by_image.get(image.id, [])
 
 

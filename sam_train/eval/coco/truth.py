@@ -49,7 +49,7 @@ class TruthImage:
     height: int
     width: int
     path: Path
-    """Of the photo; of the one that should be there if it is missing."""
+    """Path of the photo, or of the one that should be there if it is missing."""
     key: str
     """Tells it from the other images, in records."""
     neg_category_ids: tuple[CategoryId, ...] | None = None
@@ -76,7 +76,7 @@ class TruthMask:
     category: CategoryId
     rle: RLE
     area: float
-    """As the file says, by which small, medium and large are told; else the mask's pixels."""
+    """Area as the file says, by which small, medium and large are told; else the mask's pixels."""
     box: tuple[float, float, float, float]
     """x0 y0 x1 y1, edges in pixels: as the file says, else around the mask."""
     crowd: bool
@@ -94,11 +94,11 @@ class Truth:
     lvis: bool
     """Has frequencies and lists of absent categories."""
     digest: str
-    """Of the file's content."""
+    """Fingerprint of the file's content."""
     image_index: IdIndex
     """Places in `images`, and"""
     category_index: IdIndex
-    """in `categories`, by ids as any file writes them."""
+    """Names of `categories`, by ids as any file writes them."""
     normalised: bool = False
     """Coordinates are fractions of the photos' width and height."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -119,7 +119,7 @@ class Truth:
         return list(self.categories)[places[0]] if len(places) == 1 else None
 
     def masks(self, image: TruthImage) -> tuple[list[TruthMask], Counter[str]]:
-        """The usable annotations of an image, and those left out, by reason."""
+        """Return the usable annotations of an image, and those left out, by reason."""
         found, left_out = [], Counter[str]()
         for category, item in self.annotations.get(image.id, []):
             if nothing := item.nothing:
@@ -168,7 +168,7 @@ class Truth:
         return box
 
     def photo(self, image: TruthImage) -> npt.NDArray[np.uint8]:
-        """uint8 [H, W, 3], RGB.
+        """Read the photo as uint8 [H, W, 3], RGB.
 
         Raises:
             SkipItem: it is missing or damaged, or not of the size that the file says.
@@ -186,13 +186,15 @@ class Truth:
         return pixels
 
     def photo_stamps(self, images: Sequence[TruthImage]) -> list[str]:
-        """Of each image's photo: another one under the same name has another stamp."""
+        """Fingerprint each image's photo: another one under the same name has another
+        fingerprint."""
         with ThreadPoolExecutor() as pool:
             paths = (image.path for image in images)
             return list(pool.map(lambda path: stamp(str(path), files=[path]), paths))
 
     def chosen(self, limit: int | None) -> list[TruthImage]:
-        """All images, or so many of them: always the same, whatever their order in the file."""
+        """Choose all images, or so many of them: always the same, whatever their order in the
+        file."""
         if limit is None or limit >= len(self.images):
             return self.images
         draws = {i.id: hashlib.blake2b(str(i.id).encode()).digest() for i in self.images}
@@ -201,8 +203,8 @@ class Truth:
 
 
 def open_truth(path: str, photos: str, datasets: Any, *, task: str) -> Truth:
-    """The ground truth of `TASK.ground_truth` and `TASK.images`, else the only COCO or LVIS set of
-    `eval.datasets`.
+    """Open the ground truth of `TASK.ground_truth` and `TASK.images`, else the only COCO or LVIS
+    set of `eval.datasets`.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -211,7 +213,7 @@ def open_truth(path: str, photos: str, datasets: Any, *, task: str) -> Truth:
 
 
 def find_truth(path: str, photos: str, datasets: Any, *, task: str) -> tuple[Path, Path]:
-    """The file and the folder of photos that `open_truth` reads.
+    """Find the file and the folder of photos that `open_truth` reads.
 
     Raises:
         UserError: there is none.

@@ -26,17 +26,10 @@ from sam_train.eval.frame.result import (
     shown,
     write_whole,
 )
+from sam_train.eval.frame.tasks import load_task, task_names
 
 _WEIGHT = 300_000
 """Bytes: pictures beyond it are packed again, as a film of twenty panels is 2 MB of PNG."""
-_HEADLINES = {
-    "points": ("average", ["1 click", "oracle", "9 clicks"]),
-    "edges": ("", ["ODS", "OIS", "AP", "R50"]),
-    "proposals": ("", ["all"]),
-    "instances": ("", ["AP", "AP50"]),
-}
-"""Task -> the measured row (else one called `NAME, ...`, else the first), and the columns that are
-its gist."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,18 +92,16 @@ def write_report(
     Returns:
         The page.
     """
-    from sam_train.eval.frame.tasks import TASKS  # noqa: PLC0415 (it imports this package)
-
     checkpoint, weights = next(((r.checkpoint, r.weights) for r in results if r.weights), ("", ""))
     found = {result.task: result for result in results}
-    failed = failed or {}
-    for name in (name for name in TASKS if name not in failed):
+    failed, names = failed or {}, task_names()
+    for name in (name for name in names if name not in failed):
         earlier = _earlier(run_dir / name)
         if name not in found and earlier is not None and earlier.weights == weights:
             found[name] = earlier
     report = Report(
         checkpoint=checkpoint,
-        results=[found[name] for name in TASKS if name in found],
+        results=[found[name] for name in names if name in found],
         left_out={n: why for n, why in {**left_out, **failed}.items() if n not in found},
     )
     page = run_dir / "report.html"
@@ -127,7 +118,7 @@ def _earlier(folder: Path) -> TaskResult | None:
 
 
 def _headlines(result: TaskResult) -> list[Headline]:
-    name, columns = _HEADLINES.get(result.task, ("", []))
+    name, columns = load_task(result.task).headline
     measured = [row for row in result.rows if row.source == MEASURED]
     if not measured:
         return []

@@ -1,4 +1,4 @@
-"""The frame that every task of `evaluate` stands in, and the list of them.
+"""The frame that every task of `evaluate` stands in, and how tasks are found.
 
 A task says which items it has and measures one of them; the frame reads ahead, shares the items
 among processes, keeps a record of each, goes on where a run stopped, and asks for the summary once
@@ -8,12 +8,12 @@ all are there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 
@@ -36,6 +36,9 @@ class Keyed(Protocol):
 
 
 ItemT = TypeVar("ItemT", bound=Keyed)
+TaskT = TypeVar("TaskT", bound="Task[Any]")
+
+_FOLDER = Path(__file__).parents[1] / "tasks"
 
 
 class SkipItem(Exception):  # noqa: N818 - caught and counted, not an error of the program
@@ -84,6 +87,9 @@ class Task(ABC, Generic[ItemT]):
     """As in `task=`, and of its folder in run_dir."""
     summary: str
     """One line for messages and the report."""
+    headline: ClassVar[tuple[str, Sequence[str]]] = ("", ())
+    """The measured row and the columns that stand at the top of the report. No row of that name:
+    the first called `NAME, ...`, else the first."""
 
     @abstractmethod
     def check(self, cfg: RunConfig) -> None:
@@ -137,26 +143,46 @@ class Task(ABC, Generic[ItemT]):
         """
 
 
-# Imported when asked for: most need what others do not.
-TASKS = {
-    "points": "sam_train.eval.tasks.points.task:Points",
-    "edges": "sam_train.eval.tasks.edges.task:Edges",
-    "proposals": "sam_train.eval.tasks.proposals.task:Proposals",
-    "instances": "sam_train.eval.tasks.instances.task:Instances",
-    "fairness": "sam_train.eval.tasks.fairness.task:Fairness",
-    "probe": "sam_train.eval.tasks.probe.task:Probe",
-}
-"""Name -> where its class is."""
+PAPER_ORDER = ("points", "edges", "proposals", "instances")
+"""The paper's own experiments (§7.1 to §7.4) come first, in its order; others follow by name."""
+
+_registered: dict[str, type[Task[Any]]] = {}
+
+
+def register(task: type[TaskT]) -> type[TaskT]:
+    """Make a task known under its name; a plug-in's task needs nothing else.
+
+    Raises:
+        UserError: another module has registered that name.
+    """
+    earlier = _registered.setdefault(task.name, task)
+    if earlier.__module__ != task.__module__:
+        raise UserError(
+            f"{task.__module__} and {earlier.__module__} both register the task {task.name}: "
+            "rename one"
+        )
+    _registered[task.name] = task
+    return task
+
+
+def task_names() -> list[str]:
+    """List the tasks: the folders of `eval/tasks` and those that plug-ins registered.
+
+    Folders are only listed, not imported: most tasks need what others do not.
+    """
+    folders = {path.parent.name for path in _FOLDER.glob("*/task.py")}
+    others = (folders | _registered.keys()) - set(PAPER_ORDER)
+    return [*PAPER_ORDER, *sorted(others)]
 
 
 def load_task(name: str) -> Task[Any]:
-    """A task by its name.
+    """Make the task of a name.
 
     Raises:
         UserError: there is none of that name.
     """
-    if name not in TASKS:
-        raise UserError(f"task={name} is unknown: use {', '.join(TASKS)} or all")
-    module, cls = TASKS[name].split(":")
-    make: Callable[[], Task[Any]] = getattr(import_module(module), cls)
-    return make()
+    if name not in task_names():
+        raise UserError(f"task={name} is unknown: use {', '.join(task_names())} or all")
+    if name not in _registered:
+        import_module(f"sam_train.eval.tasks.{name}.task")
+    return _registered[name]()

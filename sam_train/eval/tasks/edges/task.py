@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sam_train.errors import UserError
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture, Row, TaskResult, write_whole
-from sam_train.eval.frame.tasks import Run, SkipItem, Task
+from sam_train.eval.frame.tasks import Run, SkipItem, Task, register
 from sam_train.eval.tasks.edges.config import check
 from sam_train.eval.tasks.edges.counts import ImageCounts, count_image
 from sam_train.eval.tasks.edges.plot import draw_precision_recall
@@ -37,11 +37,13 @@ class EdgeItem:
     """Of a photo instead of a map, if the model is to make the map."""
 
 
+@register
 class Edges(Task[EdgeItem]):
     """ODS, OIS, AP and R50 on BSDS500 (paper §7.3, D.2)."""
 
     name = "edges"
     summary = "edges of BSDS500: precision and recall of boundaries"
+    headline = ("", ("ODS", "OIS", "AP", "R50"))
 
     def check(self, cfg: RunConfig) -> None:
         """See `Task`."""

@@ -21,7 +21,7 @@ from sam_train.eval.datasets import (
 from sam_train.eval.frame.groups import Groups, read_groups
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture, TaskResult
-from sam_train.eval.frame.tasks import Run, SkipItem, Task
+from sam_train.eval.frame.tasks import Run, SkipItem, Task, register
 from sam_train.eval.tasks.fairness.config import check
 from sam_train.eval.tasks.fairness.scores import draw_groups, result_of, score
 from sam_train.types import Batch
@@ -49,6 +49,7 @@ class Loaded:
     left_out: dict[str, int]
 
 
+@register
 class Fairness(Task[EvalImage]):
     """mIoU at 1 and 3 random points per group, with intervals (paper §6, C)."""
 

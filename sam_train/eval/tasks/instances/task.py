@@ -17,7 +17,7 @@ from sam_train.eval.coco.results import Box
 from sam_train.eval.coco.truth import CategoryId, find_truth
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import TaskResult, write_whole
-from sam_train.eval.frame.tasks import Run, Task
+from sam_train.eval.frame.tasks import Run, Task, register
 from sam_train.eval.tasks.instances.config import InstancesConfig, check
 from sam_train.eval.tasks.instances.film import draw_films
 from sam_train.eval.tasks.instances.masks import masks_of_boxes
@@ -60,11 +60,13 @@ class Loaded:
     """uint8 [H, W, 3]; None where there is nothing to prompt."""
 
 
+@register
 class Instances(Task[InstanceItem]):
     """AP of masks that boxes prompt (paper §7.4, D.4)."""
 
     name = "instances"
     summary = "instance segmentation: average precision of masks for the boxes of a detector"
+    headline = ("", ("AP", "AP50"))
     _truth: Truth
     _given: Results | None = None
     _images: dict[str, TruthImage]

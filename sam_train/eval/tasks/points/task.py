@@ -20,7 +20,7 @@ from sam_train.eval.datasets import (
 )
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture, TaskResult
-from sam_train.eval.frame.tasks import Run, Task
+from sam_train.eval.frame.tasks import Run, Task, register
 from sam_train.eval.tasks.points.config import check
 from sam_train.eval.tasks.points.film import draw_films
 from sam_train.eval.tasks.points.plots import draw_bars, draw_clicks
@@ -45,11 +45,13 @@ class Loaded:
     left_out: dict[str, int]
 
 
+@register
 class Points(Task[EvalImage]):
     """mIoU after 1, 2, 3, 5 and 9 clicks on each data set (paper §7.1, D.1)."""
 
     name = "points"
     summary = "points to masks: mIoU by clicks on each data set"
+    headline = ("average", ("1 click", "oracle", "9 clicks"))
 
     def check(self, cfg: RunConfig) -> None:
         """See `Task`."""

@@ -17,7 +17,7 @@ from sam_train.eval.datasets.images import EvalSample
 from sam_train.eval.frame.groups import read_groups
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture, Row, TaskResult, Value
-from sam_train.eval.frame.tasks import Run, Task
+from sam_train.eval.frame.tasks import Run, Task, register
 from sam_train.eval.tasks.probe.embed import Crop, cut_out, embed_masks
 from sam_train.eval.tasks.probe.nearest import (
     Floats,
@@ -65,6 +65,7 @@ class Space:
     """n items."""
 
 
+@register
 class Probe(Task[EvalImage]):
     """Nearest neighbours of mask embeddings (paper D.6)."""
 

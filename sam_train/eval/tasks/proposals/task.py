@@ -17,7 +17,7 @@ from sam_train.eval.coco import Results, Truth, TruthImage, TruthMask, open_trut
 from sam_train.eval.coco.truth import FREQUENCIES, find_truth
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture, Row, TaskResult, Value
-from sam_train.eval.frame.tasks import Run, Task
+from sam_train.eval.frame.tasks import Run, Task, register
 from sam_train.eval.tasks.proposals.recall import (
     AT,
     SIZES,
@@ -63,11 +63,13 @@ class Loaded:
     """uint8 [H, W, 3], or None where the proposals are given."""
 
 
+@register
 class Proposals(Task[ProposalItem]):
     """Mask AR@1000 (paper §7.3, D.3)."""
 
     name = "proposals"
     summary = "object proposals: recall of 1000 masks, by size and by how rare the object is"
+    headline = ("", ("all",))
     _truth: Truth
     _results: Results | None = None
 
