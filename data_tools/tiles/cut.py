@@ -11,7 +11,9 @@ import numpy as np
 from data_tools.tiles.georeference import georeference
 from data_tools.tiles.grid import Window, window_rows
 from data_tools.tiles.objects import SceneObject, meeting
-from sam_train.data.formats.records import Record, Skip, SkipImageError, SourceMask
+from sam_train.data.formats.records import Record, SourceMask
+from sam_train.data.formats.take import LEFT_OUT, fitting_masks
+from sam_train.data.left_out import Skip, SkipImageError
 from sam_train.data.photos.files import MAX_SCENE, opened
 from sam_train.data.photos.jpeg import JPEG_QUALITY, encode
 from sam_train.data.photos.raster import Raster, turned
@@ -116,7 +118,7 @@ def _cut(record: Record, config: TileConfig, tally: TileTally) -> Iterator[Shard
     except SkipImageError:
         if record.name not in tally.scenes:
             for mask in read.masks:
-                tally.skip("mask", "its image was left out", mask.name)
+                tally.skip("mask", LEFT_OUT, mask.name)
         raise
 
 
@@ -126,19 +128,11 @@ def _cut_open(
     sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in masks}
     with opened(record.image, most_pixels=MAX_SCENE, longest=MAX_SCENE) as found:
         raster = turned(found.raster, sizes)
-        objects = []
-        for mask in masks:
-            height, width = mask.segmentation["size"]
-            if (height, width) != (raster.height, raster.width):
-                wrong = f"{width} x {height}, image {raster.width} x {raster.height}"
-                tally.skip("mask", "size differs from the image's", f"{mask.name} ({wrong})")
-                continue
-            whole = SceneObject.of(mask)
-            if whole.area < max(config.min_area, 1):
-                reason = "empty" if whole.area == 0 else "smaller than --min-area"
-                tally.skip("mask", reason, mask.name)
-                continue
-            objects.append(whole)
+        fitting = fitting_masks(
+            masks, height=raster.height, width=raster.width, min_area=config.min_area
+        )
+        tally.skips += fitting.skips
+        objects = [SceneObject.of(mask) for mask in fitting.masks]
         if not objects and not config.keeps_empty:
             tally.skip("image", "no mask left", record.name)
             return

@@ -107,6 +107,7 @@ class SamDataModule(LightningDataModule):
             index=self.cfg.index,
             exclude=self.cfg.exclude,
             include=include,
+            formats=True,
         )
 
     def _survey(self, shards: Shards, *, limit: int | None, jitter: bool = True) -> Survey | None:

@@ -17,13 +17,13 @@ import msgspec
 from sam_train.data.formats.foreign_json import JsonFile, read_json
 from sam_train.data.formats.ids import Id, IdIndex, as_id
 from sam_train.data.formats.json_kinds import kind_of
-from sam_train.data.formats.records import Skip
 from sam_train.data.formats.segmentation import (
     LARGEST_FRACTION,
     SMALLEST_PHOTO,
     is_nothing,
     largest_coordinate,
 )
+from sam_train.data.left_out import Skip
 from sam_train.errors import UserError
 
 Entry = TypeVar("Entry")

@@ -1,4 +1,4 @@
-"""What every reader hands on: records of images, their masks, and what was left out and why."""
+"""Records of images and their masks, which every reader of a format hands on."""
 
 from __future__ import annotations
 
@@ -7,25 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sam_train.data.left_out import Skip
 from sam_train.data.photos.files import pages
 from sam_train.data.photos.formats import PHOTO_SUFFIXES
-from sam_train.data.photos.left_out import SkipImageError as SkipImageError  # noqa: PLC0414 - used by readers
 from sam_train.data.shards.writer import Segmentation
 from sam_train.errors import UserError
 
 IMAGE_SUFFIXES = PHOTO_SUFFIXES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skip:
-    """One image or mask that was left out."""
-
-    kind: str
-    """`image`, `mask` or `file` (one that is neither, or that no image needs)."""
-    reason: str
-    """A few words, the same for all of a kind, because the summary counts by it."""
-    name: str
-    """The file, and where in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

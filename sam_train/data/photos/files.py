@@ -15,8 +15,8 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.formats import PAGED_SUFFIXES, TIFF_SUFFIXES, why_unread
-from sam_train.data.photos.left_out import SkipImageError
 from sam_train.data.photos.raster import Pixels, Raster
 from sam_train.data.photos.tiff import count_planes, open_tiff, read_plane
 from sam_train.data.sample.decode import MAX_PIXELS

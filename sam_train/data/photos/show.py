@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sam_train.data.photos.left_out import SkipImageError
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.raster import Pixels, Raster, thinned
 from sam_train.data.photos.rule import PhotoRule, Taken
 

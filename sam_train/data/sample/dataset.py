@@ -10,9 +10,10 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from sam_train.data.feed.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
+from sam_train.data.left_out import reasons_of
 from sam_train.data.sample import select
 from sam_train.data.sample.cells import any_with_cell, with_cell
-from sam_train.data.sample.decode import BadSample, Masks, as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.sample.decode import BadSample, Masks, as_rle, open_entry, read_masks, to_rgb
 from sam_train.data.sample.jitter import jittered
 from sam_train.data.sample.scene import Scene
 from sam_train.data.sample.scene_cache import SceneCache
@@ -88,9 +89,11 @@ class Scenes:
     def _load(self, index: int) -> Scene:
         try:
             entry = self.shards.read(index)
+        except BadSample:
+            raise
         except Exception as error:  # fsspec's backends raise what they like
             raise BadSample("unreadable", str(error)) from None
-        photo = open_photo(entry.jpeg)
+        photo = open_entry(entry)
         masks = read_masks(entry.json, height=photo.height, width=photo.width)
         usable = select.usable(
             masks.runs,
@@ -98,6 +101,9 @@ class Scenes:
             max_area_fraction=self._max_area_fraction,
         )
         self._report_masks(masks, index, usable=len(usable))
+        for reason in reasons_of(entry.skips) if entry.skips else ():
+            message = f"{self.shards.key(index)}: {reason.line('left out')}"
+            self.skips.add("unusable_mask", message, index=index, count=reason.count)
         frame = InputFrame(original=(photo.height, photo.width), side=self._image_size)
         self._require_cell(masks.runs, usable, frame)
         rgb = to_rgb(photo, at_least=frame.size if self._scaled_jpeg else None)
