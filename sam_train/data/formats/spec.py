@@ -121,6 +121,19 @@ def _is_written(entry: Any) -> bool:
     return WRITTEN.fullmatch(text) is not None
 
 
+def kind_written(text: str, *, setting: str) -> str | None:
+    """Return the format of a text `KIND:PATH`; None where it is no such text.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    found = WRITTEN.fullmatch(text)
+    if found is None:
+        return None
+    _kind(found["kind"], setting)
+    return found["kind"]
+
+
 def read_entry(entry: Any, *, setting: str) -> Sequence[DatasetSpec]:
     """Read one entry; a YAML file has several.
 
@@ -280,6 +293,8 @@ def _given(spec: DatasetSpec, text: str) -> Path | None:
 
 
 def _not_below(spec: DatasetSpec, folder: Path, what: str, places: Sequence[str]) -> UserError:
+    if not folder.exists():
+        return UserError(f"{spec.setting}: {spec.name}: {folder} does not exist")
     expected = ", ".join(place or "the folder itself" for place in places)
     return UserError(
         f"{spec.setting}: {spec.name} has no {what} below {folder} (looked for {expected}); "
