@@ -177,7 +177,7 @@ def _from_mapping(entry: Mapping[Any, Any], setting: str, where: str) -> Dataset
     return _checked(values, setting, f"{where}: {values['name']}")
 
 
-_TEXTS = ("name", "reader", "path", "images", "annotations")
+_TEXTS = ("reader", "name", "path", "images", "annotations")
 
 
 def _checked(values: Mapping[str, Any], setting: str, where: str) -> DatasetSpec:

@@ -66,7 +66,7 @@ def coco(tmp_path: Path) -> Path:
 
 def converted(folder: Path, out: Path) -> Path:
     arguments = ["--images", str(folder / "images"), "--annotations"]
-    arguments += [str(folder / "instances.json"), "--out", str(out)]
+    arguments += [str(folder / "instances.json"), "--out", str(out), "--workers", "0"]
     assert convert.main(["coco", *arguments]) == 0
     return out
 
