@@ -149,7 +149,7 @@ def shards(cfg: RunConfig, *, first: int) -> Result:
         more, also = _resolved(cfg.data.val, option="data.val")
         paths, listed = paths + more, listed + also
     if listed and not paths:
-        return Result(f"no shards, but {', '.join(listed)}")
+        return Result(f"no shards, but {', '.join(listed)}", alike=", ".join(listed))
     files = [path for path in paths if not path.startswith(PIPE)]
     tried = spread(files, count=_SHARDS, first=first)
     wrong = [problem for path in tried if (problem := _problem_of(path))]
