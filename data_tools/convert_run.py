@@ -46,9 +46,9 @@ class Converted:
     """The treatment of its photo."""
     skips: list[Skip] = field(default_factory=list)
     masks_taken: list[str] = field(default_factory=list)
-    """As `MasksRead.taken`."""
+    """The reading of each mask file, see `MasksRead.taken`."""
     in_pieces: list[tuple[str, int]] = field(default_factory=list)
-    """As in `MasksRead`."""
+    """Objects in several pieces, see `MasksRead.in_pieces`."""
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from sam_train.data.shards.writer import Annotation, ShardSample, annotation_fro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileConfig:
-    """What is the same for all scenes."""
+    """Settings that are the same for all scenes."""
 
     size: int = 1024
     """Pixels of a tile's side; smaller scenes are one tile as they are."""
@@ -49,9 +49,9 @@ class Part:
 
     image_id: int
     mask_id: int
-    """Of the annotation in the shard."""
+    """The annotation's number in the shard."""
     name: str
-    """Of the whole object: its file or annotation."""
+    """Name of the whole object: its file or annotation."""
     source_id: int
     visible: float
     """Share of the object's pixels that lie in the tile; 1 is all of it."""
@@ -66,22 +66,22 @@ class Tile:
     window: Window
     masks: int
     transform: tuple[float, ...] = ()
-    """Of a georeferenced scene, see `Georeference.of`."""
+    """Transform of a georeferenced scene's tile, see `Georeference.of`."""
     crs: str = ""
 
 
 @dataclass(slots=True)
 class TileTally:
-    """What a run has done so far."""
+    """The work of a run so far."""
 
     scenes: list[str] = field(default_factory=list)
     photos: list[Taken] = field(default_factory=list)
-    """What was done to each of the scenes."""
+    """The treatment of each of the scenes."""
     tiles: list[Tile] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     objects: int = 0
-    """Of all scenes, with those of which no tile shows enough."""
+    """Objects of all scenes, with those of which no tile shows enough."""
     never_whole: list[str] = field(default_factory=list)
     """Objects that are whole in no tile."""
     small_parts: int = 0
@@ -205,7 +205,7 @@ class _Scene:
         return encode(pixels, taken=self._look.taken, quality=self._config.jpeg_quality).jpeg
 
     def _annotations(self, number: int, window: Window) -> list[Annotation]:
-        """The masks of a tile; counts what is left out of it."""
+        """Return the masks of a tile; count what is left out of it."""
         config, tally = self._config, self._tally
         found = []
         for k in np.flatnonzero(meeting(self._boxes, window)).tolist():

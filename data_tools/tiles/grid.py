@@ -1,4 +1,4 @@
-"""Where the tiles of a scene lie."""
+"""The places of a scene's tiles."""
 
 from __future__ import annotations
 

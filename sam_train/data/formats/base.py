@@ -23,11 +23,11 @@ _OPTION = "option"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """How people write one option, on a command line and in an entry of a data set."""
+    """The form of one option on a command line and in an entry of a data set."""
 
     help: str
     flag: str
-    """Of the command line; empty: `--NAME`, and `--no-NAME` of what is on by default."""
+    """The flag of the command line. Empty: `--NAME`, or `--no-NAME` if it is on by default."""
     parse: Callable[[str], Any]
     """From text; raises a ValueError that says what the value must be."""
     choices: tuple[Any, ...]
@@ -68,7 +68,7 @@ def option(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotations:
-    """How the command line asks for the masks of a format."""
+    """The flag by which the command line asks for the masks of a format."""
 
     flag: str
     metavar: str
@@ -83,8 +83,8 @@ class Format(ABC):
     summary: ClassVar[str]
     """The files it reads, in a few words."""
     image_places: ClassVar[tuple[str, ...]] = ("images", "")
-    """Where the photos may lie below the data set's folder; the first that exists counts, so a
-    folder stands before the one it lies in. "" is the folder itself."""
+    """Places of the photos below the data set's folder; "" is the folder itself. The first that
+    exists counts, so a folder stands before the one it lies in."""
     annotation_places: ClassVar[tuple[str, ...]]
     """The same for annotations; globs."""
     annotations: ClassVar[Annotations | None]

@@ -37,7 +37,7 @@ class CocoMask:
     segmentation: bytes
     """Its JSON text."""
     height: int | None
-    """Of the photo as the annotation's entry of `images` gives it, and"""
+    """The photo's height as the annotation's entry of `images` gives it, and"""
     width: int | None
     """its width; None where the file does not say."""
 

@@ -61,7 +61,7 @@ class CocoAnnotation(msgspec.Struct):
 
     @property
     def crowd(self) -> bool:
-        """Whether it is a region of many objects: 1, true, "1"."""
+        """True for a region of many objects: 1, true, "1"."""
         if isinstance(self.iscrowd, str):
             return self.iscrowd.strip().lower() in ("1", "1.0", "true", "yes")
         return isinstance(self.iscrowd, int | float) and self.iscrowd == 1
@@ -85,7 +85,7 @@ class CocoImage:
 
     id: Id | None
     names: tuple[str, ...]
-    """Where the photo may lie, the likeliest first: file_name, folder and name of its URL."""
+    """Places of the photo, the likeliest first: file_name, folder and name of its URL."""
     height: int | None = None
     width: int | None = None
     """None where the file does not say: the photo does."""
@@ -110,7 +110,7 @@ class CocoFile:
     path: Path
     images: list[CocoImage]
     annotations: list[list[CocoAnnotation]]
-    """Of each image."""
+    """The annotations of each image."""
     categories: list[CocoCategory]
     normalised: bool = False
     """Its polygons and boxes are fractions of the photos' width and height."""

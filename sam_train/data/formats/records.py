@@ -29,12 +29,12 @@ class SourceMask:
 
 @dataclass(slots=True, kw_only=True)
 class MasksRead:
-    """All masks of one image."""
+    """The masks of one image."""
 
     masks: list[SourceMask] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
-    """What each mask file was taken for, where a reader decides that by its values."""
+    """The reading of each mask file, where a reader decides that by its values."""
     in_pieces: list[tuple[str, int]] = field(default_factory=list)
     """(file, number of pieces) where one object is in so many that it looks like several."""
 
@@ -84,7 +84,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     """Sentences for people: what is unusual about the source and was taken all the same."""
     keeps_ids: bool = False
-    """Whether the masks' own numbers become the annotations' ids."""
+    """True if the masks' own numbers become the annotations' ids."""
 
     def skip(self, kind: str, reason: str, name: str) -> None:
         """Count an image or mask that was left out while listing."""
@@ -92,7 +92,7 @@ class Listing:
 
 
 def require_folder(path: Path, option: str) -> Path:
-    """The folder itself, or a UserError that names the option."""
+    """Return a folder that exists, or raise a UserError that names the option."""
     if not path.is_dir():
         what = "is a file, not a folder" if path.exists() else "does not exist"
         raise UserError(f"{option}: {path} {what}")
@@ -100,7 +100,7 @@ def require_folder(path: Path, option: str) -> Path:
 
 
 def require_file(path: Path, option: str) -> Path:
-    """The file itself, or a UserError that names the option."""
+    """Return a file that exists, or raise a UserError that names the option."""
     if not path.is_file():
         what = "is a folder, not a file" if path.exists() else "does not exist"
         raise UserError(f"{option}: {path} {what}")

@@ -47,7 +47,7 @@ class TakenRecord(Generic[Photo]):
     skips: list[Skip] = field(default_factory=list)
     """The image and masks that were left out."""
     read: MasksRead = field(default_factory=MasksRead)
-    """All masks of the source."""
+    """The source's masks, fitting or not."""
 
 
 def take_record(

@@ -34,7 +34,7 @@ class Photo:
     width: int
     height: int
     taken: Taken
-    """What was done to it."""
+    """The treatment of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ def read_pixels(
 
 
 def _leaves(rule: PhotoRule) -> bool:
-    """Whether the rule leaves an 8-bit RGB photo as it is."""
+    """Tell whether the rule leaves an 8-bit RGB photo as it is."""
     return rule.bands in ((), (1, 2, 3)) and not rule.nodata
 
 

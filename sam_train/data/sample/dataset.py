@@ -60,7 +60,7 @@ class Scenes:
         self._cache = SceneCache() if cache else None
 
     def get(self, index: int, *, draw_key: tuple[int, int, int]) -> Scene:
-        """Sample `index`, at the random scale that (seed, epoch, index) decides if there is one.
+        """Read sample `index`, at the random scale that (seed, epoch, index) decides, if any.
 
         Raises:
             BadSample: it cannot be used.
@@ -245,15 +245,17 @@ class TrainDataset(Dataset[Sample | UserError]):
         self._grid_size = grid_size
 
     def __getitem__(self, position: int) -> Sample | UserError:
-        """The sample, or the error to raise in the main process: one that a worker raises would
-        arrive there with the worker's traceback in its message."""
+        """Return the sample, or the error to raise in the main process.
+
+        An error that a worker raises arrives there with the worker's traceback in its message.
+        """
         try:
             return self.sample(position)
         except UserError as error:
             return error
 
     def sample(self, position: int) -> Sample:
-        """The sample at a position; an unusable one is replaced as the position decides.
+        """Return the sample at a position; an unusable one is replaced as the position decides.
 
         Raises:
             UserError: too much of the data is unusable.
@@ -296,7 +298,7 @@ class ValDataset(Dataset["Sample | None"]):
         self._grid_size = grid_size
 
     def __getitem__(self, index: int) -> Sample | None:
-        """None for an unusable sample: validation leaves it out rather than count another twice."""
+        """Return a sample, None for an unusable one: another in its place would count twice."""
         skips, key = self._scenes.skips, self._scenes.shards.key(index)
         skips.read()
         draw_key = (0, 0, index)

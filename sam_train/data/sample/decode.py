@@ -33,7 +33,7 @@ class BadSample(Exception):  # noqa: N818 - it is caught and counted, not an err
 
 @dataclass(slots=True, kw_only=True)
 class Masks:
-    """All masks of a photo, and their runs."""
+    """The masks of a photo, and their runs."""
 
     data: npt.NDArray[np.uint8]
     """The n compressed strings, one after the other."""

@@ -61,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where one sample of a shard lies. Small enough to be sent to a process, which reads it."""
+    """The place of one sample in a shard. Small enough to be sent to a process, which reads it."""
 
     path: str
     """The shard's."""
