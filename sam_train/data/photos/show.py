@@ -168,7 +168,7 @@ def _limits(
 
 
 def _between(values: Pixels, percentiles: tuple[float, float]) -> tuple[float, float]:
-    """Return the values at two percentiles, the upper rounded down and the lower up, so that one hot
+    """Return the values at two percentiles, the upper rounded down, the lower up, so that one hot
     pixel is harmless in the smallest photo; if they are the same value, the extremes."""
     if not values.size:
         return 0.0, 0.0
