@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,10 @@ from data_tools import command
 from data_tools.convert_output import Summary, fingerprint, finished, replaced_folder, write_lists
 from data_tools.convert_run import ConvertConfig, Tally, samples
 from data_tools.photo_options import add_photo_options, photo_rule
-from sam_train.data.formats.ade20k import list_ade20k
-from sam_train.data.formats.bbbc038 import list_bbbc038
-from sam_train.data.formats.bsds import DEDUPE_IOU, list_bsds
-from sam_train.data.formats.cityscapes import list_cityscapes
-from sam_train.data.formats.coco import list_coco
+from sam_train.data.formats.base import Format, Option, formats
 from sam_train.data.formats.foreign import other_kind
 from sam_train.data.formats.leftovers import count_unused
-from sam_train.data.formats.lvis import list_lvis
-from sam_train.data.formats.mask_rules import FOREGROUNDS, LAYOUTS
-from sam_train.data.formats.masks import list_masks
 from sam_train.data.formats.records import Listing
-from sam_train.data.formats.rle import list_rle
 from sam_train.data.photos.jpeg import JPEG_QUALITY
 from sam_train.data.shards.writer import SAMPLES_PER_SHARD, ShardSample, write_shards
 from sam_train.errors import UserError
@@ -41,19 +34,12 @@ EXAMPLES = """examples:
 
 An unchanged conversion is not made twice; a changed one replaces the folder when it is complete."""
 
-KINDS = ["coco", "lvis", "ade20k", "cityscapes", "bbbc038", "bsds", "masks", "rle"]
-
 NOT_IN_THE_RESULT = ("list", "out", "dry_run", "workers")
 """Arguments that leave the written bytes as they are."""
 
 
-def _label(text: str) -> int:
-    """An argparse type: a label value, as 255 or 0xRRGGBB."""
-    return int(text, 0)
-
-
 def common_options() -> argparse.ArgumentParser:
-    """What every kind of source takes."""
+    """Make a parser of the options that every kind of source takes."""
     count = command.between(1, sys.maxsize, int)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--images", type=Path, required=True, metavar="DIR", help="the photos")
@@ -78,105 +64,86 @@ def common_options() -> argparse.ArgumentParser:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Make the parser of the command line."""
     parser = command.parser("convert", description=__doc__, examples=EXAMPLES)
     add_kinds(parser, common_options())
     return parser
 
 
 def add_kinds(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> Any:
-    """Add a command for every kind of source, each with the common options; `args.list(args)`
-    then lists it. Returns argparse's group of commands."""
+    """Add a command for every format, with the common options; `args.list(args)` then lists its
+    source. Return argparse's group of commands."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    coco = kinds.add_parser("coco", parents=[common], help="a COCO instances JSON")
-    coco.add_argument("--annotations", type=Path, required=True, metavar="JSON")
-    _add_crowds(coco)
-    coco.set_defaults(list=lambda a: list_coco(a.images, a.annotations, crowds=a.crowds))
-
-    lvis = kinds.add_parser("lvis", parents=[common], help="an LVIS v1 JSON")
-    lvis.add_argument("--annotations", type=Path, required=True, metavar="JSON")
-    _add_crowds(lvis)
-    lvis.set_defaults(list=lambda a: list_lvis(a.images, a.annotations, crowds=a.crowds))
-
-    ade = kinds.add_parser("ade20k", parents=[common], help="ADE20K, or its SceneParsing maps")
-    ade.add_argument(
-        "--masks", type=Path, metavar="DIR",
-        help="SceneParsing's annotations; their connected regions become masks (default: the "
-        "full data set's objects and parts, in PNGs beside the photos)",
-    )  # fmt: skip
-    ade.add_argument("--no-parts", dest="parts", action="store_false", help="objects only")
-    ade.set_defaults(list=lambda a: list_ade20k(a.images, masks=a.masks, parts=a.parts))
-
-    cityscapes = kinds.add_parser("cityscapes", parents=[common], help="Cityscapes' instanceIds")
-    cityscapes.add_argument("--masks", type=Path, required=True, metavar="DIR", help="gtFine")
-    cityscapes.set_defaults(list=lambda a: list_cityscapes(a.images, a.masks))
-
-    nuclei = kinds.add_parser("bbbc038", parents=[common], help="BBBC038v1: ID/images, ID/masks")
-    nuclei.set_defaults(list=lambda a: list_bbbc038(a.images))
-
-    bsds = kinds.add_parser("bsds", parents=[common], help="BSDS500's .mat files")
-    bsds.add_argument("--ground-truth", type=Path, required=True, metavar="DIR")
-    bsds.add_argument(
-        "--dedupe", type=command.between(0, 1, float), default=DEDUPE_IOU, metavar="IOU",
-        help="merge masks of one photo that overlap more than this (default: %(default)s; 1: none)",
-    )  # fmt: skip
-    bsds.set_defaults(list=lambda a: list_bsds(a.images, a.ground_truth, dedupe_iou=a.dedupe))
-
-    _add_masks(kinds, common)
-    rle = kinds.add_parser(
-        "rle", parents=[common], help='a JSON {image: {"size": [h, w], "counts": [RLE, ...]}}'
-    )
-    rle.add_argument("--masks", type=Path, required=True, metavar="JSON")
-    rle.set_defaults(list=lambda a: list_rle(a.images, a.masks))
+    for name, kind in formats().items():
+        command = kinds.add_parser(name, parents=[common], help=kind.summary)
+        if kind.annotations is not None:
+            command.add_argument(
+                kind.annotations.flag,
+                type=Path,
+                required=kind.annotations.required,
+                metavar=kind.annotations.metavar,
+                help=kind.annotations.help or None,
+            )
+        for field, (said, own) in kind.options().items():
+            _add_option(command, field, said, own.default)
+        command.set_defaults(list=partial(_listing, kind))
     return kinds
 
 
-def _add_crowds(kind: argparse.ArgumentParser) -> None:
-    kind.add_argument(
-        "--crowds", action="store_true",
-        help="regions of many objects (iscrowd=1) are masks, too (default: left out and counted)",
-    )  # fmt: skip
+def _add_option(command: argparse.ArgumentParser, field: str, said: Option, default: Any) -> None:
+    if isinstance(default, bool):
+        flag = said.flag or f"--{'no-' if default else ''}{field}"
+        action = "store_false" if default else "store_true"
+        command.add_argument(flag, dest=field, action=action, help=said.help)
+        return
+    more: dict[str, Any] = {"metavar": said.metavar} if said.metavar else {}
+    if said.choices:
+        more["choices"] = said.choices
+    if said.many:
+        more["nargs"] = "*"
+    elif said.const is not None:
+        more |= {"nargs": "?", "const": said.const}
+    flag = said.flag or f"--{field}"
+    command.add_argument(flag, type=_parser(said), default=default, help=said.help, **more)
 
 
-def _add_masks(kinds: Any, common: argparse.ArgumentParser) -> None:
-    masks = kinds.add_parser("masks", parents=[common], help="mask files: PNG, TIF, JPEG, npy, ...")
-    masks.add_argument("--masks", type=Path, required=True, metavar="DIR")
-    masks.add_argument(
-        "--layout", choices=LAYOUTS, default="auto",
-        help="labels: each value of a file is an object; binary: each file is one "
-        "(default: %(default)s, as the values say)",
-    )  # fmt: skip
-    masks.add_argument(
-        "--regions", type=int, nargs="?", const=4, default=0, choices=(4, 8),
-        help="each connected region is an object: pixels touch by a side (4, where no number is "
-        "given) or also by a corner (8)",
-    )  # fmt: skip
-    masks.add_argument(
-        "--foreground", choices=FOREGROUNDS, default="auto",
-        help="of black-and-white masks: which of the two is the object (default: bright, and dark "
-        "where several files, and all, are white all around)",
-    )  # fmt: skip
-    masks.add_argument(
-        "--mask-suffix", default="", metavar="TEXT",
-        help="a mask is named as its image + this (default: any of the usual ways)",
-    )  # fmt: skip
-    masks.add_argument(
-        "--ignore", type=_label, nargs="*", metavar="LABEL",
-        help="label values that are no mask, as 255 or 0xRRGGBB (default: 0 and below, and 255 "
-        "where the other values are classes)",
-    )  # fmt: skip
-    masks.set_defaults(
-        list=lambda a: list_masks(
-            a.images, a.masks, layout=a.layout, suffix=a.mask_suffix, ignore=a.ignore,
-            regions=a.regions, foreground=a.foreground,
-        )
-    )  # fmt: skip
+def _parser(said: Option) -> Callable[[str], Any]:
+    """Return an option's parser, whose errors argparse shows as they are."""
+
+    def parse(text: str) -> Any:
+        try:
+            return said.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def _listing(kind: type[Format], args: argparse.Namespace) -> Listing:
+    """List a source as its format's options say."""
+    given = {
+        field: getattr(args, _name(said.flag) if said.flag else field)
+        for field, (said, _) in kind.options().items()
+    }
+    return kind(**given).list(args.images, _annotations(kind, args) or args.images)
+
+
+def _annotations(kind: type[Format], args: argparse.Namespace) -> Path | None:
+    if kind.annotations is None:
+        return None
+    path: Path | None = getattr(args, _name(kind.annotations.flag))
+    return path
+
+
+def _name(flag: str) -> str:
+    """Return argparse's name for the value of a flag."""
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _known_kind(argv: Sequence[str]) -> None:
     """Refuse a kind that is not there, with the way to one that is."""
-    if argv and not argv[0].startswith("-") and argv[0] not in KINDS:
-        raise UserError(other_kind(argv[0], KINDS))
+    if argv and not argv[0].startswith("-") and argv[0] not in (known := list(formats())):
+        raise UserError(other_kind(argv[0], known))
 
 
 def _with_progress(
@@ -191,24 +158,25 @@ def _with_progress(
 
 
 def complete_listing(args: argparse.Namespace) -> Listing:
-    """Return what the reader lists, with every other file below --images as left out.
+    """Return what the format lists, with every other file below --images as left out.
 
     Raises:
-        UserError: see the readers.
+        UserError: as `Format.list`.
     """
     listing: Listing = args.list(args)
-    masks = [path for name in ("masks", "ground_truth") if (path := getattr(args, name, None))]
+    kind = formats().get(args.kind)
+    masks = None if kind is None else _annotations(kind, args)
     # If photos and masks share a folder, all of it is looked at.
-    apart = [path for path in masks if path.resolve() != args.images.resolve()]
+    apart = [masks] if masks is not None and masks.resolve() != args.images.resolve() else []
     count_unused(listing, args.images, without=[*apart, args.out], shared=not apart)
     return listing
 
 
 def convert(args: argparse.Namespace) -> str:
-    """Do what the arguments say; returns what to print.
+    """Convert as the arguments say and return what to print.
 
     Raises:
-        UserError: see the readers; or nothing could be converted.
+        UserError: as `Format.list`; or nothing could be converted.
     """
     config = ConvertConfig(
         jpeg_quality=args.jpeg_quality,
@@ -239,7 +207,7 @@ def convert(args: argparse.Namespace) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, or 2 for what the user must mend."""
+    """Run the command line and return the exit status: 0, or 2 for what the user must mend."""
 
     def tool() -> str:
         _known_kind(sys.argv[1:] if argv is None else argv)

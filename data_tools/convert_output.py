@@ -1,4 +1,4 @@
-"""The folder a conversion leaves: complete or not there at all, and never made twice.
+"""The folder that a conversion leaves: complete or not there at all, and never made twice.
 
 sa_000000.tar ...   the shards
 photos.tsv          what was done to every photo: bands, stretch, missing values, transparency
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from data_tools.convert_run import Tally
 from sam_train.data.formats.records import Listing
+from sam_train.data.left_out import Reason, Skip, reasons_of
 from sam_train.data.photos.files import locate
 from sam_train.data.photos.rule import Taken
 from sam_train.errors import UserError
@@ -31,47 +32,29 @@ SKIPPED = "skipped.tsv"
 PHOTOS = "photos.tsv"
 TILE_LISTS = ("tiles.tsv", "objects.tsv")
 """Written by data_tools.tile."""
-NAMES_SHOWN = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """How many were left out for one reason."""
-
-    kind: str
-    reason: str
-    count: int
-    names: list[str]
-    """The first few."""
-
-    def line(self, verb: str) -> str:
-        """What was done to how many, with the first names and how many more there are."""
-        rest = self.count - len(self.names)
-        names = "; ".join(self.names) + (f"; and {rest} more" if rest else "")
-        return f"{verb} {count(self.count, self.kind)}, {self.reason}: {names}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What the closing lines say."""
+    """The content of the closing lines."""
 
     images: int
     masks: int
     reasons: list[Reason]
     photos: list[Reason]
-    """What was done to photos, as far as a person should know."""
+    """The treatment of photos, as far as a person should know."""
     notes: list[str]
-    """What the reader has to say about the source."""
+    """Sentences of the reader about the source."""
 
     @classmethod
     def of(cls, tally: Tally) -> Summary:
-        """The summary of a finished run, most frequent reasons first, images before masks."""
+        """Sum up a finished run: most frequent reasons first, images before masks."""
         return cls(
             images=tally.images,
             masks=tally.masks,
-            reasons=reasons_of((skip.kind, skip.reason, skip.name) for skip in tally.skips),
+            reasons=reasons_of(tally.skips),
             photos=reasons_of(
-                ("photo", remark, name)
+                Skip(kind="photo", reason=remark, name=name)
                 for (_, name), taken in zip(tally.sources, tally.photos, strict=True)
                 for remark in taken.remarks
             ),
@@ -92,21 +75,8 @@ class Summary:
         yield (f"{count(self.images, 'image')}, {count(self.masks, 'mask')}; skipped {listed}")
 
 
-def reasons_of(rows: Iterable[tuple[str, str, str]]) -> list[Reason]:
-    """Group (kind, reason, name): by kind, the most frequent reasons first."""
-    names: dict[tuple[str, str], list[str]] = {}
-    for kind, reason, name in rows:
-        names.setdefault((kind, reason), []).append(name)
-    return [
-        Reason(kind=kind, reason=reason, count=len(found), names=found[:NAMES_SHOWN])
-        for (kind, reason), found in sorted(
-            names.items(), key=lambda item: (item[0][0], -len(item[1]), item[0])
-        )
-    ]
-
-
 def fingerprint(listing: Listing, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings and a digest of the name, size and time of every input file."""
+    """Return the settings and a digest of the name, size and time of every input file."""
     digest = hashlib.sha256()
     paths = list(listing.inputs)
     for record in listing.records:
@@ -124,7 +94,7 @@ def fingerprint(listing: Listing, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def finished(out: Path, mark: dict[str, Any]) -> Summary | None:
-    """The summary of the earlier run if `out` already holds exactly this conversion."""
+    """Return the earlier run's summary if `out` already holds exactly this conversion."""
     try:
         stamp = json.loads((out / STAMP).read_text())
         if {key: stamp[key] for key in mark} != mark:
@@ -142,7 +112,7 @@ def finished(out: Path, mark: dict[str, Any]) -> Summary | None:
 
 @contextmanager
 def replaced_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` that takes its place if the block succeeds.
+    """Make an empty folder beside `out` that takes its place if the block succeeds.
 
     Raises:
         UserError: `out` holds files that no conversion wrote, or nothing can be written there.

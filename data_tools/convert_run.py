@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-
-from pycocotools import mask as coco_mask
+from pathlib import Path
 
 from data_tools import command
-from sam_train.data.formats.records import Listing, MasksRead, Record, Skip, SkipImageError
-from sam_train.data.photos.files import refuse_large
-from sam_train.data.photos.jpeg import JPEG_QUALITY, read_photo
+from sam_train.data.formats.records import Listing, Record
+from sam_train.data.formats.take import take_record
+from sam_train.data.left_out import Skip
+from sam_train.data.photos.jpeg import JPEG_QUALITY, Photo, read_photo
 from sam_train.data.photos.rule import PhotoRule, Taken
 from sam_train.data.shards.writer import ShardSample, annotation_from_rle
 from sam_train.runtime.text import count
@@ -23,109 +23,80 @@ PIECES_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertConfig:
-    """What is the same for every source format."""
+    """Settings that are the same for every format."""
 
     jpeg_quality: int = JPEG_QUALITY
-    """Of the JPEGs that have to be encoded anew, 1 to 100."""
+    """Quality of the JPEGs that have to be encoded anew, 1 to 100."""
     min_area: int = 1
     """Masks of fewer pixels are left out; empty ones always are."""
     photos: PhotoRule = field(default_factory=PhotoRule)
-    """How photos beyond 8-bit RGB are shown."""
+    """The rule by which photos beyond 8-bit RGB are shown."""
     workers: int = 0
     """Processes beside this one; 0 does everything here."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Converted:
-    """What became of one image."""
+    """The outcome of one image."""
 
     name: str
     sample: ShardSample | None = None
     """None if the image was left out."""
     taken: Taken | None = None
-    """What was done to its photo."""
+    """The treatment of its photo."""
     skips: list[Skip] = field(default_factory=list)
     masks_taken: list[str] = field(default_factory=list)
-    """As `MasksRead.taken`."""
+    """The reading of each mask file, see `MasksRead.taken`."""
     in_pieces: list[tuple[str, int]] = field(default_factory=list)
-    """As in `MasksRead`."""
+    """Objects in several pieces, see `MasksRead.in_pieces`."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a run has done so far."""
+    """The work of a run so far."""
 
     images: int = 0
     masks: int = 0
     skips: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What the reader has to say about the source."""
+    """Sentences of the reader about the source."""
     sources: list[tuple[int, str]] = field(default_factory=list)
     """(N of `sa_N`, original name) of every image written."""
     photos: list[Taken] = field(default_factory=list)
-    """What was done to each of them."""
+    """The treatment of each of them."""
 
 
 def convert_record(record: Record, image_id: int, config: ConvertConfig) -> Converted:
-    """One image with its masks as a sample; whatever is wrong with it becomes a counted skip."""
-    result = Converted(name=record.name)
+    """Convert one image with its masks to a sample; a fault becomes a counted skip."""
 
-    def skip(kind: str, reason: str, name: str) -> None:
-        result.skips.append(Skip(kind=kind, reason=reason, name=name))
+    def encoded(path: Path, mask_sizes: Collection[tuple[int, int]]) -> Photo:
+        rule, quality = config.photos, config.jpeg_quality
+        return read_photo(path, mask_sizes=mask_sizes, quality=quality, rule=rule)
 
-    read = MasksRead()
-    try:
-        # From its header, before masks of that size are read.
-        try:
-            refuse_large(record.image)
-        except SkipImageError:
-            for name in record.known():
-                skip("mask", "its image was left out", name)
-            raise
-        read = record.masks()
-        result.skips += read.skips
-        result.masks_taken, result.in_pieces = read.taken, read.in_pieces
-        sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in read.masks}
-        if not sizes:
-            raise SkipImageError("no mask")
-        photo = read_photo(
-            record.image, mask_sizes=sizes, quality=config.jpeg_quality, rule=config.photos
-        )
-    except SkipImageError as error:
-        detail = f" ({error.detail})" if error.detail else ""
-        skip("image", error.reason, f"{record.name}{detail}")
-        for mask in read.masks:
-            skip("mask", "its image was left out", mask.name)
-        return result
-    annotations = []
-    for mask in read.masks:
-        height, width = mask.segmentation["size"]
-        if (height, width) != (photo.height, photo.width):
-            sizes_text = f"{width} x {height}, image {photo.width} x {photo.height}"
-            skip("mask", "size differs from the image's", f"{mask.name} ({sizes_text})")
-            continue
-        area = int(coco_mask.area(mask.segmentation))
-        if area < max(config.min_area, 1):
-            skip("mask", "empty" if area == 0 else "smaller than --min-area", mask.name)
-            continue
-        annotations.append(annotation_from_rle(mask.segmentation, id=mask.id))
-    if not annotations:
-        skip("image", "no mask left", record.name)
-        return result
-    result.taken = photo.taken
-    result.sample = ShardSample(
-        image_id=image_id,
-        jpeg=photo.jpeg,
-        width=photo.width,
-        height=photo.height,
-        annotations=annotations,
+    taken = take_record(record, encoded, min_area=config.min_area)
+    result = Converted(
+        name=record.name,
+        skips=taken.skips,
+        masks_taken=taken.read.taken,
+        in_pieces=taken.read.in_pieces,
     )
+    if (photo := taken.photo) is not None:
+        result.taken = photo.taken
+        result.sample = ShardSample(
+            image_id=image_id,
+            jpeg=photo.jpeg,
+            width=photo.width,
+            height=photo.height,
+            annotations=[annotation_from_rle(m.segmentation, id=m.id) for m in taken.masks],
+        )
     return result
 
 
 def convert_all(listing: Listing, config: ConvertConfig) -> Iterator[Converted]:
-    """Every record in order. The N of an image is its place in the list, from 1, so that it stays
-    the same when another image is mended or removed from the shards.
+    """Convert every record in order.
+
+    The N of an image is its place in the list, from 1. So it stays the same when another image is
+    mended or removed from the shards.
 
     Raises:
         UserError: a worker process died.
@@ -140,7 +111,7 @@ def _convert_numbered(numbered: tuple[Record, int], config: ConvertConfig) -> Co
 
 
 def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[ShardSample]:
-    """The samples to write; `tally` is kept up to date while they are read."""
+    """Yield the samples to write; `tally` is kept up to date while they are read."""
     tally.skips += listing.skips
     tally.notes += listing.notes
     taken: Counter[str] = Counter()

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data_tools.reshard_masks import shrink
-from sam_train.data.formats.records import Skip
+from sam_train.data.left_out import Skip
 from sam_train.data.sample.decode import BadSample, open_photo, read_masks, to_rgb
 from sam_train.data.shards.annotations import read_document
 from sam_train.data.shards.writer import TarEntry

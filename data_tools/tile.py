@@ -40,7 +40,7 @@ MIN_SIZE = 16
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the command's options."""
+    """Make the parser of the command line."""
     parser = command.parser("tile", description=__doc__, examples=EXAMPLES)
     default = TileConfig()
     common = common_options()
@@ -95,10 +95,10 @@ def list_unmasked(images: Path) -> Listing:
 
 
 def tile(args: argparse.Namespace) -> str:
-    """Cut the scenes that the arguments name; returns the closing lines.
+    """Cut as the arguments say and return what to print.
 
     Raises:
-        UserError: see the readers; options that do not go together; nothing could be cut.
+        UserError: as `Format.list`; options that do not go together; nothing could be cut.
     """
     config = _config(args)
     listing = complete_listing(args)
@@ -169,8 +169,7 @@ def _with_progress(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 for an error that the user must
-    mend."""
+    """Run the command line and return the exit status: 0, or 2 for what the user must mend."""
     return command.run(
         lambda: tile(parser().parse_args(argv)), stopped="stopped; nothing was left behind"
     )

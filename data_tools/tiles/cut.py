@@ -11,7 +11,9 @@ import numpy as np
 from data_tools.tiles.georeference import georeference
 from data_tools.tiles.grid import Window, window_rows
 from data_tools.tiles.objects import SceneObject, meeting
-from sam_train.data.formats.records import Record, Skip, SkipImageError, SourceMask
+from sam_train.data.formats.records import Record, SourceMask
+from sam_train.data.formats.take import LEFT_OUT, fitting_masks
+from sam_train.data.left_out import Skip, SkipImageError
 from sam_train.data.photos.files import MAX_SCENE, opened
 from sam_train.data.photos.jpeg import JPEG_QUALITY, encode
 from sam_train.data.photos.raster import Raster, turned
@@ -22,7 +24,7 @@ from sam_train.data.shards.writer import Annotation, ShardSample, annotation_fro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileConfig:
-    """Settings that all scenes share."""
+    """Settings that are the same for all scenes."""
 
     size: int = 1024
     """Pixels of a tile's side; smaller scenes are one tile as they are."""
@@ -47,7 +49,7 @@ class Part:
 
     image_id: int
     mask_id: int
-    """Id of the annotation in the shard."""
+    """The annotation's number in the shard."""
     name: str
     """Name of the whole object: its file or annotation."""
     source_id: int
@@ -64,22 +66,22 @@ class Tile:
     window: Window
     masks: int
     transform: tuple[float, ...] = ()
-    """Corners of a georeferenced scene, see `Georeference.of`."""
+    """Transform of a georeferenced scene's tile, see `Georeference.of`."""
     crs: str = ""
 
 
 @dataclass(slots=True)
 class TileTally:
-    """Counts of a run so far."""
+    """The work of a run so far."""
 
     scenes: list[str] = field(default_factory=list)
     photos: list[Taken] = field(default_factory=list)
-    """Number of scenes by what was done to them."""
+    """The treatment of each of the scenes."""
     tiles: list[Tile] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     objects: int = 0
-    """Masks of all scenes, with those of which no tile shows enough."""
+    """Objects of all scenes, with those of which no tile shows enough."""
     never_whole: list[str] = field(default_factory=list)
     """Objects that are whole in no tile."""
     small_parts: int = 0
@@ -116,7 +118,7 @@ def _cut(record: Record, config: TileConfig, tally: TileTally) -> Iterator[Shard
     except SkipImageError:
         if record.name not in tally.scenes:
             for mask in read.masks:
-                tally.skip("mask", "its image was left out", mask.name)
+                tally.skip("mask", LEFT_OUT, mask.name)
         raise
 
 
@@ -126,19 +128,11 @@ def _cut_open(
     sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in masks}
     with opened(record.image, most_pixels=MAX_SCENE, longest=MAX_SCENE) as found:
         raster = turned(found.raster, sizes)
-        objects = []
-        for mask in masks:
-            height, width = mask.segmentation["size"]
-            if (height, width) != (raster.height, raster.width):
-                wrong = f"{width} x {height}, image {raster.width} x {raster.height}"
-                tally.skip("mask", "size differs from the image's", f"{mask.name} ({wrong})")
-                continue
-            whole = SceneObject.of(mask)
-            if whole.area < max(config.min_area, 1):
-                reason = "empty" if whole.area == 0 else "smaller than --min-area"
-                tally.skip("mask", reason, mask.name)
-                continue
-            objects.append(whole)
+        fitting = fitting_masks(
+            masks, height=raster.height, width=raster.width, min_area=config.min_area
+        )
+        tally.skips += fitting.skips
+        objects = [SceneObject.of(mask) for mask in fitting.masks]
         if not objects and not config.keeps_empty:
             tally.skip("image", "no mask left", record.name)
             return
@@ -211,7 +205,7 @@ class _Scene:
         return encode(pixels, taken=self._look.taken, quality=self._config.jpeg_quality).jpeg
 
     def _annotations(self, number: int, window: Window) -> list[Annotation]:
-        """Cut the masks of a tile; counts those that are left out of it."""
+        """Return the masks of a tile; count what is left out of it."""
         config, tally = self._config, self._tally
         found = []
         for k in np.flatnonzero(meeting(self._boxes, window)).tolist():

@@ -1,4 +1,4 @@
-"""The place of a scene and its tiles on Earth, from GeoTIFF tags or a world file."""
+"""The place on Earth of a scene and its tiles, from GeoTIFF tags or a world file."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _of_tags(file: Path) -> Georeference | None:
 
 
 def _geo_keys(directory: Any) -> dict[int, int]:
-    """Read the numbers of a GeoKeyDirectory that stand in it themselves."""
+    """Return the numbers of a GeoKeyDirectory that stand in it themselves."""
     values = list(directory)
     entries = [values[k : k + 4] for k in range(4, len(values) - 3, 4)]
     return {int(key): int(value) for key, place, _, value in entries if place == 0}

@@ -16,30 +16,28 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.convert_output import (
-    NAMES_SHOWN,
     PHOTOS,
     SKIPPED,
     SOURCES,
     STAMP,
     TILE_LISTS,
-    reasons_of,
     write_photos,
     write_tsv,
 )
 from data_tools.tiles.cut import Tile, TileConfig, TileTally
+from sam_train.data.left_out import NAMES_SHOWN, Skip, reasons_of
 from sam_train.runtime.text import count
 
 
 def closing_lines(tally: TileTally, config: TileConfig) -> Iterator[str]:
     """Say what was read, left out and cut."""
     remarks = (
-        ("photo", remark, name)
+        Skip(kind="photo", reason=remark, name=name)
         for name, taken in zip(tally.scenes, tally.photos, strict=True)
         for remark in taken.remarks
     )
     yield from (reason.line("read") for reason in reasons_of(remarks))
-    left_out = reasons_of((skip.kind, skip.reason, skip.name) for skip in tally.skips)
-    yield from (reason.line("skipped") for reason in left_out)
+    yield from (reason.line("skipped") for reason in reasons_of(tally.skips))
     if tally.small_parts:
         yield (
             f"left out {count(tally.small_parts, 'part')} of objects: below "

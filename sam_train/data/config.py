@@ -23,8 +23,8 @@ class DataConfig:
 
     train: Any = setting("", path="many", resume="applies")
     """Training shards: a path, a folder of `.tar`, a glob, a brace pattern such as
-    `sa_{000000..000999}.tar`, a list file (`.txt`, one a line), an http(s), s3 or gs URL, or a
-    list of these."""
+    `sa_{000000..000999}.tar`, a list file (`.txt`, one a line), an http(s), s3 or gs URL; or a data
+    set of another format, `coco:FOLDER`, as `eval.datasets` names it; or a list of these."""
     val: Any = setting("", path="many", resume="harmless")
     """Validation shards, written like `train`."""
     index: str | None = setting(None, path="one", resume="harmless")

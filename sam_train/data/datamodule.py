@@ -107,6 +107,7 @@ class SamDataModule(LightningDataModule):
             index=self.cfg.index,
             exclude=self.cfg.exclude,
             include=include,
+            formats=True,
         )
 
     def _survey(self, shards: Shards, *, limit: int | None, jitter: bool = True) -> Survey | None:
@@ -159,7 +160,7 @@ class SamDataModule(LightningDataModule):
         return Turns(loader, turns=self._turns())
 
     def val_dataloader(self) -> SizedLoader | Sequence[Loader]:
-        """Make the loader of validation images; return nothing where `data.val` is not set."""
+        """Return the loader of validation images, or nothing where `data.val` is not set."""
         if self._val is None:
             self.setup("validate")
         if self._val is None:
@@ -208,7 +209,7 @@ class SamDataModule(LightningDataModule):
         return {kind: count for kind, count in totals.items() if count and kind not in READ}
 
     def skip_report(self, combine: Callable[[Tally], Tally]) -> list[str]:
-        """Say, in a line for each set of shards, how much of it was left out.
+        """Return a line about each set of shards of which something was left out.
 
         Args:
             combine: adds the tallies of other ranks; called as often on every rank.
@@ -225,9 +226,11 @@ class SamDataModule(LightningDataModule):
         return [line for line in lines if line is not None]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state of the data: one counter, and the step it belongs to. A stream
-        adds the shards that were read to their end. The counted set is stored too, to notice other
-        samples."""
+        """Return the whole state of the data: one counter, and the step it belongs to.
+
+        A stream adds the shards that were read to their end; indexed shards add a fingerprint, to
+        notice other samples.
+        """
         step = self.trainer.global_step if self.trainer is not None else self._start_step
         state: dict[str, Any] = {"position": self.position, "step": step}
         if self._stream is not None and isinstance(self._train, StreamShards):
@@ -238,9 +241,9 @@ class SamDataModule(LightningDataModule):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the last position, or the last whole shards, that were consumed.
+        """Resume behind the last position, or the last whole shards, that were consumed.
 
-        Another `batch_size` goes on at the same position. A stream of another number of shards,
+        Another `batch_size` resumes at the same position. A stream of another number of shards,
         or one whose run was indexed before, begins its order anew, and says so; so does a run of
         other samples, whose order is another.
         """
@@ -260,8 +263,10 @@ class SamDataModule(LightningDataModule):
             log.warning("data.mode=stream begins at its first shard: the run had other shards")
 
     def _compare(self, saved: dict[str, Any] | None) -> None:
-        """Args:
-        saved: of the run that is continued; older checkpoints have none.
+        """Warn where the samples are not those of the run that is resumed.
+
+        Args:
+            saved: the run's fingerprint; older checkpoints have none.
         """
         if saved is None or self._fingerprint is None:
             return

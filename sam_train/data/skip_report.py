@@ -26,9 +26,8 @@ def describe(tally: Tally, shards: Shards, *, option: str) -> str | None:
         key = shards.key(tally.examples[kind])
         verb = "used" if kind in READ else "skipped"
         parts.append(f"{verb} {count:,} {KINDS[kind]} (first: {key})")
-    return (
-        f"{option}: {'; '.join(parts + _left_out(shards))}" if parts + _left_out(shards) else None
-    )
+    parts += _left_out(shards)
+    return f"{option}: {'; '.join(parts)}" if parts else None
 
 
 def _left_out(shards: Shards) -> list[str]:
@@ -55,4 +54,4 @@ def _left_out(shards: Shards) -> list[str]:
     if damaged := [(path, row) for path, row in known if row.damage]:
         first = f"{damaged[0][0]}, {damaged[0][1].damage}"
         parts.append(f"{len(damaged):,} damaged shards (first: {first})")
-    return parts
+    return parts + [line for part in shards.parts for line in part.left_out]

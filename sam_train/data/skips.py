@@ -27,12 +27,14 @@ KINDS = {
     "bad_segmentation": "masks that are neither run lengths nor polygons (their photo was used)",
     "bad_polygon": "masks with a polygon that cannot be meant (their photo was used)",
     "small_mask": "masks smaller than a cell of the loss grid (their photo was used)",
+    "unusable": "photos of a data set that cannot be used, or none of their masks",
+    "unusable_mask": "masks of a data set that cannot be used (their photo was used)",
     "polygons": "masks made from polygons",
     "plain_runs": "masks read from plain run lengths",
 }
 OF_MASKS = (
     *("bad_mask", "mask_size", "no_segmentation", "bad_segmentation", "bad_polygon"),
-    "small_mask",
+    *("small_mask", "unusable_mask"),
 )
 """Kinds that count masks."""
 READ = ("polygons", "plain_runs")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sam_train.data.formats.records import SkipImageError
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.files import pages
 from sam_train.data.photos.formats import PHOTO_SUFFIXES, is_photo, why_unread
 from sam_train.data.photos.jpeg import read_photo

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sam_train.data.formats.coco import CocoRecord, list_coco
-from sam_train.data.formats.records import SkipImageError
+from sam_train.data.formats.coco import Coco, CocoRecord
+from sam_train.data.left_out import SkipImageError
 from sam_train.errors import UserError
 from sam_train.eval.coco import read_results, read_truth
 
@@ -84,7 +84,7 @@ def test_files_are_refused_or_counted(folder: Path, data: bytes) -> None:
     path = folder / "t.json"
     path.write_bytes(data)
     try:
-        listing = list_coco(folder, path)
+        listing = Coco().list(folder, path)
     except UserError as error:
         assert "\n" not in str(error)
         return

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,9 +22,11 @@ import sam_train
 from sam_train.cluster.doctor.findings import FAIL, WARN, Check, Result
 from sam_train.cluster.doctor.place import Place, devices
 from sam_train.data.feed.loader import check_masks_per_gpu
+from sam_train.data.formats.spec import list_records, split_entries
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.storage.sources import PIPE, is_remote, open_source
 from sam_train.data.storage.tar import BLOCK, parse_header
+from sam_train.errors import UserError
 from sam_train.model import build
 from sam_train.model.build import build_from_config
 from sam_train.runtime.text import one_line
@@ -141,9 +144,12 @@ def shards(cfg: RunConfig, *, first: int) -> Result:
         UserError: a pattern matches nothing.
     """
     stream = cfg.data.mode == "stream"
-    paths = resolve(cfg.data.train, option="data.train", pipes=stream)
+    paths, listed = _resolved(cfg.data.train, option="data.train", pipes=stream)
     if cfg.data.val:
-        paths += resolve(cfg.data.val, option="data.val")
+        more, also = _resolved(cfg.data.val, option="data.val")
+        paths, listed = paths + more, listed + also
+    if listed and not paths:
+        return Result(f"no shards, but {', '.join(listed)}", alike=", ".join(listed))
     files = [path for path in paths if not path.startswith(PIPE)]
     tried = spread(files, count=_SHARDS, first=first)
     wrong = [problem for path in tried if (problem := _problem_of(path))]
@@ -157,8 +163,23 @@ def shards(cfg: RunConfig, *, first: int) -> Result:
     if not tried:
         return Result(f"nothing tried{piped}", WARN, "pipes are only started by training")
     alike = _sizes(paths)
-    found = f"{len(tried)} of {len(files)} tried{_read_rate(tried[0])}{piped}{alike}"
+    beside = f", {', '.join(listed)}" if listed else ""
+    found = f"{len(tried)} of {len(files)} tried{_read_rate(tried[0])}{piped}{beside}{alike}"
     return Result(found, alike=alike)
+
+
+def _resolved(patterns: Any, *, option: str, pipes: bool = False) -> tuple[list[str], list[str]]:
+    """Return the paths of shards, and a line about each data set of another format among them.
+
+    Raises:
+        UserError: a pattern matches nothing, or a data set cannot be read.
+    """
+    shards, specs = split_entries(patterns, setting=option)
+    listed = [f"{spec.name} with {len(list_records(spec).records):,} photos" for spec in specs]
+    if pipes and specs:
+        raise UserError(f"{option}: {specs[0].reader}:{specs[0].path} needs data.mode=indexed.")
+    paths = resolve(shards, option=option, pipes=pipes) if shards or not specs else []
+    return paths, listed
 
 
 def _sizes(paths: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""ADE20K: the full data set with its objects and parts, or SceneParsing's maps of 150 classes."""
+"""The format `ade20k`: the full data set's objects and parts, or SceneParsing's 150 classes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sam_train.data.formats.base import Annotations, Format, option, register
 from sam_train.data.formats.leftovers import count_leftovers
 from sam_train.data.formats.mask_files import MAX_LABELS, MaskFileError, read_labels
-from sam_train.data.formats.records import (
-    Listing,
-    MasksRead,
-    Record,
-    SkipImageError,
-    list_images,
-    require_folder,
-)
+from sam_train.data.formats.records import Listing, MasksRead, Record, list_images, require_folder
+from sam_train.data.left_out import SkipImageError
 from sam_train.masks.labels import split_regions
 from sam_train.masks.runs import label_masks
 
 
 def _read(path: Path) -> npt.NDArray[np.int64]:
-    """The label map [H, W] of a PNG.
+    """Return the label map [H, W] of a PNG.
 
     Raises:
         MaskFileError: it cannot be read, or is a photo.
@@ -44,11 +39,11 @@ class ObjectsRecord(Record):
     """`x_parts_1.png`, parts of objects; `x_parts_2.png`, parts of parts; ..."""
 
     def inputs(self) -> list[Path]:
-        """The PNGs."""
+        """Return the PNGs."""
         return [self.objects, *self.parts]
 
     def masks(self) -> MasksRead:
-        """Every object and every part: what can be seen of it, in one mask."""
+        """Read every object and every part: one mask of its visible pixels."""
         read = MasksRead()
         for path in self.inputs():
             try:
@@ -73,11 +68,11 @@ class ScenesRecord(Record):
     """1 to 150; 0 is everything else."""
 
     def inputs(self) -> list[Path]:
-        """The PNG."""
+        """Return the PNG."""
         return [self.classes]
 
     def masks(self) -> MasksRead:
-        """Every connected region of a class: a class is no single object, its regions nearly are.
+        """Read every connected region: a class is no single object, its regions nearly are.
 
         Pixels that only touch at a corner are not connected.
         """
@@ -93,17 +88,43 @@ class ScenesRecord(Record):
         return read
 
 
-def list_ade20k(images: Path, *, masks: Path | None = None, parts: bool = True) -> Listing:
-    """List the photos below a folder.
+@register
+@dataclass(frozen=True, kw_only=True)
+class Ade20k(Format):
+    """ADE20K in full, or SceneParsing where the masks lie in a folder of their own."""
 
-    Args:
-        images: of the full data set, whose PNGs lie beside the photos; or SceneParsing's photos.
-        masks: SceneParsing's `annotations` for them; None for the full data set.
-        parts: whether parts of objects are masks, too (full data set only).
+    name = "ade20k"
+    summary = "ADE20K in full (PNGs beside the photos), or SceneParsing's images and annotations"
+    image_places = ("images/ADE/validation", "images/validation", "images/ADE", "images", "")
+    annotation_places = (
+        "annotations/validation",
+        "annotations",
+        "images/ADE/validation",
+        "images/ADE",
+        "images",
+        "",
+    )
+    annotations = Annotations(
+        flag="--masks",
+        metavar="DIR",
+        help="SceneParsing's annotations; their connected regions become masks (default: the "
+        "full data set's objects and parts, in PNGs beside the photos)",
+        required=False,
+    )
 
-    Raises:
-        UserError: a folder is missing.
-    """
+    parts: bool = option(True, help="objects only")
+
+    def list(self, images: Path, annotations: Path) -> Listing:
+        """List the photos; the full data set has its PNGs beside them."""
+        masks = None if annotations == images else annotations
+        return _listing(images, masks=masks, parts=self.parts)
+
+    def fits(self, images: Path, annotations: Path) -> bool:
+        """Look for a PNG of the full data set."""
+        return next(images.rglob("*_seg.png"), None) is not None
+
+
+def _listing(images: Path, *, masks: Path | None, parts: bool) -> Listing:
     require_folder(images, "--images")
     if masks is not None:
         require_folder(masks, "--masks")

@@ -1,9 +1,11 @@
-"""BBBC038v1 (Data Science Bowl 2018): a folder per photo with `images/` and `masks/`."""
+"""The format `bbbc038`: BBBC038v1 (Data Science Bowl 2018), a folder per photo."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from sam_train.data.formats.base import Format, register
 from sam_train.data.formats.leftovers import files_below
 from sam_train.data.formats.mask_files import MASK_SUFFIXES
 from sam_train.data.formats.mask_rules import Rules
@@ -13,12 +15,27 @@ from sam_train.data.formats.records import Listing, list_images, require_folder
 ONE_A_FILE = Rules(layout="binary")
 
 
-def list_bbbc038(folder: Path) -> Listing:
-    """List stage1_train: `ID/images/ID.png` and one PNG per nucleus in `ID/masks/`.
+@register
+@dataclass(frozen=True, kw_only=True)
+class Bbbc038(Format):
+    """BBBC038v1's stage1_train: `ID/images/ID.png` and one PNG per nucleus in `ID/masks/`."""
 
-    Raises:
-        UserError: the folder is missing.
-    """
+    name = "bbbc038"
+    summary = "BBBC038v1's stage1_train: a folder per photo with images/ and masks/"
+    image_places = ("stage1_train", "")
+    annotation_places = ("stage1_train", "")
+    annotations = None
+
+    def list(self, images: Path, annotations: Path) -> Listing:
+        """List the folders in the order of their names."""
+        return _listing(images)
+
+    def fits(self, images: Path, annotations: Path) -> bool:
+        """Look for one folder with both parts."""
+        return any((found.parent / "images").is_dir() for found in images.glob("*/masks"))
+
+
+def _listing(folder: Path) -> Listing:
     require_folder(folder, "--images")
     listing = Listing(records=[])
     for sample in sorted(path for path in folder.iterdir() if path.is_dir()):

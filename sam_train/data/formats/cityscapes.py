@@ -1,21 +1,16 @@
-"""Cityscapes: one PNG of instance numbers per photo, in another tree under another name."""
+"""The format `cityscapes`: a PNG of instance numbers per photo, in another tree."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from sam_train.data.formats.base import Annotations, Format, register
 from sam_train.data.formats.leftovers import files_below
 from sam_train.data.formats.mask_files import MaskFileError, read_labels
 from sam_train.data.formats.mask_names import WITHOUT_PHOTO
-from sam_train.data.formats.records import (
-    Listing,
-    MasksRead,
-    Record,
-    SkipImageError,
-    list_images,
-    require_folder,
-)
+from sam_train.data.formats.records import Listing, MasksRead, Record, list_images, require_folder
+from sam_train.data.left_out import SkipImageError
 from sam_train.masks.runs import label_masks
 
 PHOTO = "_leftImg8bit"
@@ -34,11 +29,11 @@ class CityscapesRecord(Record):
     """class * 1000 + number where instances are told apart, else the class alone."""
 
     def inputs(self) -> list[Path]:
-        """The PNG."""
+        """Return the PNG."""
         return [self.instances]
 
     def masks(self) -> MasksRead:
-        """The segments of the panoptic task: every instance of a thing, every class of stuff.
+        """Read the panoptic task's segments: every instance of a thing, every class of stuff.
 
         Groups (a thing's class without a number) are no single object, and are counted; classes
         that the official evaluation ignores are no masks.
@@ -59,16 +54,27 @@ class CityscapesRecord(Record):
         return read
 
 
-def list_cityscapes(images: Path, instances: Path) -> Listing:
-    """List the photos below a folder (`aachen_000000_000019_leftImg8bit.png`).
+@register
+@dataclass(frozen=True, kw_only=True)
+class Cityscapes(Format):
+    """Cityscapes, or the same part of its two trees, such as leftImg8bit/val and gtFine/val."""
 
-    Args:
-        images: leftImg8bit, or a part of it such as leftImg8bit/val.
-        instances: gtFine, or the same part of it.
+    name = "cityscapes"
+    summary = "Cityscapes' photos (leftImg8bit) and instanceIds (gtFine)"
+    image_places = ("leftImg8bit/val", "leftImg8bit")
+    annotation_places = ("gtFine/val", "gtFine")
+    annotations = Annotations(flag="--masks", metavar="DIR", help="gtFine")
 
-    Raises:
-        UserError: a folder is missing.
-    """
+    def list(self, images: Path, annotations: Path) -> Listing:
+        """List the photos, which are called `aachen_000000_000019_leftImg8bit.png`."""
+        return _listing(images, annotations)
+
+    def fits(self, images: Path, annotations: Path) -> bool:
+        """Trust the names of the two trees, which no other data set has."""
+        return True
+
+
+def _listing(images: Path, instances: Path) -> Listing:
     require_folder(images, "--images")
     require_folder(instances, "--masks")
     listing = Listing(records=[])

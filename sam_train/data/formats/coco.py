@@ -1,4 +1,4 @@
-"""COCO instance annotations: one JSON with `images` and `annotations`."""
+"""The format `coco`: instance annotations in one JSON with `images` and `annotations`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from sam_train.data.formats.base import Annotations, Format, option, register
 from sam_train.data.formats.coco_file import CocoAnnotation, CocoFile, CocoImage, read_coco
 from sam_train.data.formats.ids import as_id, as_number
+from sam_train.data.formats.json_kinds import first_keys
 from sam_train.data.formats.photo_names import FoundPhoto, find_photos, rename_note
-from sam_train.data.formats.records import (
-    Listing,
-    MasksRead,
-    Record,
-    SkipImageError,
-    require_file,
-    require_folder,
-)
+from sam_train.data.formats.records import Listing, MasksRead, Record, require_file, require_folder
 from sam_train.data.formats.segmentation import parse_segmentation
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.files import open_pillow
 from sam_train.errors import UserError
 
@@ -40,7 +37,7 @@ class CocoMask:
     segmentation: bytes
     """Its JSON text."""
     height: int | None
-    """Of the photo as the annotation's entry of `images` gives it, and"""
+    """The photo's height as the annotation's entry of `images` gives it, and"""
     width: int | None
     """its width; None where the file does not say."""
 
@@ -103,19 +100,35 @@ def photo_size(path: Path) -> tuple[int, int]:
         raise SkipImageError("unreadable image", f"{path}: {error}") from error
 
 
-def list_coco(images: Path, annotations: Path, *, crowds: bool = False) -> Listing:
-    """List a COCO JSON in the order of its `images`.
+@register
+@dataclass(frozen=True, kw_only=True)
+class Coco(Format):
+    """COCO's instances. Entries that name the same photo are one photo with the masks of all."""
 
-    Entries that name the same photo are one photo with the masks of all. Crowd regions
-    (iscrowd=1) are no single object: left out and counted, unless they are asked for.
+    name = "coco"
+    summary = "a COCO instances JSON and its photos"
+    image_places: ClassVar[tuple[str, ...]] = ("images/val2017", "images", "val2017", "")
+    annotation_places: ClassVar[tuple[str, ...]] = (
+        "annotations/instances_val2017.json",
+        "instances*.json",
+        "annotations/instances*.json",
+        "*.json",
+        "annotations/*.json",
+    )
+    annotations = Annotations(flag="--annotations", metavar="JSON")
 
-    Args:
-        crowds: whether crowd regions are masks, too.
+    crowds: bool = option(
+        False,
+        help="regions of many objects (iscrowd=1) are masks, too (default: left out and counted)",
+    )
 
-    Raises:
-        UserError: a path is missing, or the file is not what COCO's format says.
-    """
-    return list_instances(images, annotations, kind="COCO", crowds=crowds)
+    def list(self, images: Path, annotations: Path) -> Listing:
+        """List the JSON in the order of its `images`."""
+        return list_instances(images, annotations, kind="COCO", crowds=self.crowds)
+
+    def fits(self, images: Path, annotations: Path) -> bool:
+        """Look for the two lists of an instances file."""
+        return {"images", "annotations"} <= first_keys(annotations)
 
 
 def list_instances(
@@ -126,10 +139,11 @@ def list_instances(
     crowds: bool = False,
     order: Callable[[CocoImage], tuple[str, ...]] = lambda image: image.names,
 ) -> Listing:
-    """List a COCO or LVIS file; see `list_coco`.
+    """List a COCO or LVIS file.
 
     Args:
         kind: of data set, for messages.
+        crowds: whether regions of many objects (iscrowd=1) are masks, too.
         order: the names under which an image's photo is looked for, the likeliest first.
 
     Raises:

@@ -17,13 +17,13 @@ import msgspec
 from sam_train.data.formats.foreign_json import JsonFile, read_json
 from sam_train.data.formats.ids import Id, IdIndex, as_id
 from sam_train.data.formats.json_kinds import kind_of
-from sam_train.data.formats.records import Skip
 from sam_train.data.formats.segmentation import (
     LARGEST_FRACTION,
     SMALLEST_PHOTO,
     is_nothing,
     largest_coordinate,
 )
+from sam_train.data.left_out import Skip
 from sam_train.errors import UserError
 
 Entry = TypeVar("Entry")
@@ -61,7 +61,7 @@ class CocoAnnotation(msgspec.Struct):
 
     @property
     def crowd(self) -> bool:
-        """Whether it is a region of many objects: 1, true, "1"."""
+        """True for a region of many objects: 1, true, "1"."""
         if isinstance(self.iscrowd, str):
             return self.iscrowd.strip().lower() in ("1", "1.0", "true", "yes")
         return isinstance(self.iscrowd, int | float) and self.iscrowd == 1
@@ -85,7 +85,7 @@ class CocoImage:
 
     id: Id | None
     names: tuple[str, ...]
-    """Where the photo may lie, the likeliest first: file_name, folder and name of its URL."""
+    """Places of the photo, the likeliest first: file_name, folder and name of its URL."""
     height: int | None = None
     width: int | None = None
     """None where the file does not say: the photo does."""
@@ -110,7 +110,7 @@ class CocoFile:
     path: Path
     images: list[CocoImage]
     annotations: list[list[CocoAnnotation]]
-    """Of each image."""
+    """The annotations of each image."""
     categories: list[CocoCategory]
     normalised: bool = False
     """Its polygons and boxes are fractions of the photos' width and height."""

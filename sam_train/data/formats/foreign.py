@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,10 @@ def other_kind(kind: str, kinds: list[str]) -> str:
         return f"there is no kind {kind}; write it as {name}"
     if name in OTHER_KINDS:
         return f"there is no kind {kind} (there are {listed}). {OTHER_KINDS[name]}"
+    near = "".join(f" (did you mean {each}?)" for each in get_close_matches(name, kinds, n=1))
     ways = ", ".join(sorted(OTHER_KINDS))
-    return f"there is no kind {kind}: use one of {listed}. For {ways}, name it and the way is said"
+    said = f"there is no kind {kind}{near}: use one of {listed}"
+    return f"{said}. For {ways}, name it and the way is said"
 
 
 def describe(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -41,6 +42,22 @@ _OBJECTS: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"samples"}), f"FiftyOne's JSON: {AS_COCO} there"),
     (frozenset({"size", "counts"}), "the run lengths of one mask"),
 )
+
+
+def first_keys(path: Path) -> set[str]:
+    """Return the names of a JSON file's outermost values; none where it is no such file."""
+    try:
+        return set(msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw]))
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return set()
+
+
+def is_runs_by_image(path: Path) -> bool:
+    """Tell whether a JSON file gives run lengths by the names of images."""
+    try:
+        return "run lengths" in (kind_of(path.read_bytes()) or "")
+    except OSError:
+        return False
 
 
 def kind_of(text: bytes) -> str | None:

@@ -1,30 +1,36 @@
-"""LVIS v1: COCO's photos with another JSON, which names them by their URL."""
+"""The format `lvis`: LVIS v1, COCO's photos with another JSON, which names them by their URL."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from sam_train.data.formats.coco import list_instances
+from sam_train.data.formats.base import register
+from sam_train.data.formats.coco import Coco, list_instances
 from sam_train.data.formats.coco_file import CocoImage
 from sam_train.data.formats.records import Listing
 
 
-def list_lvis(images: Path, annotations: Path, *, crowds: bool = False) -> Listing:
-    """List an LVIS JSON in the order of its `images`.
+@register
+@dataclass(frozen=True, kw_only=True)
+class Lvis(Coco):
+    """LVIS, whose validation set has some photos of train2017.
 
-    LVIS splits COCO's photos anew: its validation set has some of train2017. So a photo is looked
-    for in the folder that its URL names, then in `images` itself, then by its `file_name`, which
-    LVIS v0.5 and subsets of other tools have. The lists of categories that are absent or
-    incomplete say nothing about masks and are ignored.
-
-    Args:
-        images: holds `train2017` and `val2017`, or all photos side by side.
-        crowds: as `list_coco`.
-
-    Raises:
-        UserError: a path is missing, or the file is not what LVIS's format says.
+    So a photo is looked for in the folder that its URL names, then in the photos' folder itself,
+    then by its `file_name`, which LVIS v0.5 and subsets of other tools have. The lists of
+    categories that are absent or incomplete say nothing about masks and are ignored.
     """
-    return list_instances(images, annotations, kind="LVIS", crowds=crowds, order=_url_first)
+
+    name = "lvis"
+    summary = "an LVIS JSON and COCO's photos: `train2017` and `val2017`, or all side by side"
+    image_places = ("images", "")
+    annotation_places = ("lvis_v1_val.json", "annotations/lvis_v1_val.json", "*lvis*val*.json")
+
+    def list(self, images: Path, annotations: Path) -> Listing:
+        """List the JSON in the order of its `images`."""
+        return list_instances(
+            images, annotations, kind="LVIS", crowds=self.crowds, order=_url_first
+        )
 
 
 def _url_first(image: CocoImage) -> tuple[str, ...]:

@@ -49,9 +49,9 @@ class Page:
     """[H, W] or [H, W, channels]; bool, whole numbers or floats. Palette files give indices, not
     colours, unless the palette is of distinct greys."""
     alpha: bool = False
-    """Whether the last channel is opacity."""
+    """True if the last channel is opacity."""
     lossy: bool = False
-    """Whether the format moves values, as JPEG does."""
+    """True if the format moves values, as JPEG does."""
 
 
 def read_pages(path: Path, *, greys: bool = True) -> Iterator[Page]:

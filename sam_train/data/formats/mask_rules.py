@@ -46,7 +46,7 @@ class NotAMaskError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How the files of one folder are read."""
+    """The reading of all files of one folder."""
 
     layout: str = "auto"
     """`labels`: each value is an object. `binary`: each file is one. `auto`: as the values say."""
@@ -55,15 +55,15 @@ class Rules:
     regions: int = 0
     """4 or 8: every connected region is an object; 0: regions stay together."""
     numbered: bool = False
-    """Whether files of the folder number objects or classes."""
+    """True if files of the folder number objects or classes."""
     softened: bool = False
-    """Whether files of the folder are black and white with soft edges."""
+    """True if files of the folder are black and white with soft edges."""
     void: bool = False
     oxford: bool = False
     dark: bool = False
-    """Whether one object is dark on bright ground."""
+    """True if one object is dark on bright ground."""
     framed: bool = False
-    """Whether the only file to judge by has a white frame, which is said."""
+    """True if the only file to judge by has a white frame, which is said."""
 
     def ignored(self, *, colour: bool = False) -> tuple[int, ...]:
         """Return the label values that are no mask; in a colour map, 255 is blue."""
@@ -86,7 +86,7 @@ class Taken:
     what: str
     """For people: what the file was taken for."""
     single: bool = False
-    """Whether the page is one object, numbered 1."""
+    """True if the page is one object, numbered 1."""
 
 
 def take(page: Page, rules: Rules, *, where: object) -> Taken:

@@ -51,27 +51,27 @@ class Look:
     brightness: Pixels
     """[H, W]: what one object is brightest in (distance from the ground, for a coloured one)."""
     colour: bool = False
-    """Whether it has colours."""
+    """True if it has colours."""
     cutout: bool = False
-    """Whether opacity is the mask."""
+    """True if opacity is the mask."""
     lossy: bool = False
-    """As `Page.lossy`."""
+    """The page's `lossy`."""
 
     @property
     def deep(self) -> bool:
-        """Whether the values are greys that a person sees as black and white."""
+        """True if the values are greys that a person sees as black and white."""
         return self.cutout or self.colour or bool(self.brightness.max(initial=0) >= 128)
 
     @property
     def near_ends(self) -> bool:
-        """Whether every value is close to the darkest or the brightest, far from each other."""
+        """True if every value is close to the darkest or the brightest, far from each other."""
         share = _normalised(self.brightness)
         return self.deep and not bool(((share > END) & (share < 1 - END)).any())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Edges:
-    """How the values of a page meet."""
+    """The ways in which the values of a page meet."""
 
     between: float
     """Share of loose pixels that lie between two of their neighbours."""

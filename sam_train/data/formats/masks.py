@@ -1,4 +1,4 @@
-"""A folder of images and mask files: label maps, one object a file, or pages of either."""
+"""The format `masks`: images and mask files: label maps, one object a file, or pages of either."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from sam_train.data.formats.base import Annotations, Format, option, register
 from sam_train.data.formats.leftovers import count_leftovers, files_below
 from sam_train.data.formats.mask_files import (
     MASK_SUFFIXES,
@@ -17,15 +18,17 @@ from sam_train.data.formats.mask_files import (
     read_pages,
 )
 from sam_train.data.formats.mask_names import Matches, mask_files_among, match_files
-from sam_train.data.formats.mask_rules import NotAMaskError, Rules, Taken, learn, take
-from sam_train.data.formats.records import (
-    Listing,
-    MasksRead,
-    Record,
-    SkipImageError,
-    list_images,
-    require_folder,
+from sam_train.data.formats.mask_rules import (
+    FOREGROUNDS,
+    LAYOUTS,
+    NotAMaskError,
+    Rules,
+    Taken,
+    learn,
+    take,
 )
+from sam_train.data.formats.records import Listing, MasksRead, Record, list_images, require_folder
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.files import locate, pages
 from sam_train.masks.labels import most_pieces, split_regions
 from sam_train.masks.runs import label_masks
@@ -47,7 +50,7 @@ class MasksRecord(Record):
     """The page of every file that belongs to this image, from 0; None: all of them."""
 
     def inputs(self) -> list[Path]:
-        """The mask files."""
+        """Return the mask files."""
         return list(self.paths)
 
     def masks(self) -> MasksRead:
@@ -119,30 +122,95 @@ def _others(taken: Taken, found: Collection[int]) -> tuple[int, ...]:
     return (*taken.ignore, *np.unique(taken.labels[taken.labels < 0]).tolist())
 
 
-def list_masks(
+def _label(text: str) -> int:
+    """Read a label value, as 255 or 0xRRGGBB."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ValueError(f"must be a whole number, got {text!r}") from None
+
+
+def _background(labels: tuple[int, ...]) -> tuple[int, ...] | None:
+    # Entries of `eval.datasets` have always said the default this way.
+    return None if labels == (0,) else labels
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Masks(Format):
+    """Photos with mask files, found by name in the same folder or another, inside or around it."""
+
+    name = "masks"
+    summary = "photos and mask files (PNG, TIF, JPEG, npy, ...): label maps or one file per mask"
+    annotation_places = ("masks", "labels", "annotations", "")
+    annotations = Annotations(flag="--masks", metavar="DIR")
+
+    layout: str = option(
+        "auto",
+        choices=LAYOUTS,
+        help="labels: each value of a file is an object; binary: each file is one "
+        "(default: %(default)s, as the values say)",
+    )
+    regions: int = option(
+        0,
+        parse=int,
+        choices=(4, 8),
+        const=4,
+        help="each connected region is an object: pixels touch by a side (4, where no number is "
+        "given) or also by a corner (8)",
+    )
+    foreground: str = option(
+        "auto",
+        choices=FOREGROUNDS,
+        help="of black-and-white masks: which of the two is the object (default: bright, and dark "
+        "where several files, and all, are white all around)",
+    )
+    suffix: str = option(
+        "",
+        flag="--mask-suffix",
+        metavar="TEXT",
+        help="a mask is named as its image + this (default: any of the usual ways)",
+    )
+    ignore: tuple[int, ...] | None = option(
+        None,
+        parse=_label,
+        many=True,
+        metavar="LABEL",
+        entry=_background,
+        help="label values that are no mask, as 255 or 0xRRGGBB (default: 0 and below, and 255 "
+        "where the other values are classes)",
+    )
+
+    def list(self, images: Path, annotations: Path) -> Listing:
+        """List the photos in the order of their paths."""
+        return _listing(
+            images,
+            annotations,
+            layout=self.layout,
+            suffix=self.suffix,
+            ignore=self.ignore,
+            regions=self.regions,
+            foreground=self.foreground,
+        )
+
+    def fits(self, images: Path, annotations: Path) -> bool:
+        """Look for a photo and a mask file in folders of their own."""
+        if images == annotations or not annotations.is_dir():
+            return False
+        masks = (path.suffix.lower() in MASK_SUFFIXES for path in files_below(annotations))
+        return any(masks) and next(list_images(images, without=annotations), None) is not None
+
+
+def _listing(
     images: Path,
     masks: Path,
     *,
-    layout: str = "auto",
-    suffix: str = "",
-    ignore: Collection[int] | None = None,
-    regions: int = 0,
-    foreground: str = "auto",
+    layout: str,
+    suffix: str,
+    ignore: Collection[int] | None,
+    regions: int,
+    foreground: str,
 ) -> Listing:
-    """List the images below a folder with their mask files, found by name in the same or another.
-
-    Args:
-        images: the photos' folder.
-        masks: the mask files' folder; it may be the same, or lie inside or around the other.
-        layout: one of LAYOUTS.
-        suffix: follows the photo's name in a mask's; "": see `mask_names`.
-        ignore: label values that are no mask; None: 0, below 0, and 255 where it is a border.
-        regions: 4 or 8 makes an object of every connected region; 0 leaves them together.
-        foreground: one of FOREGROUNDS.
-
-    Raises:
-        UserError: a folder is missing.
-    """
     require_folder(images, "--images")
     require_folder(masks, "--masks")
     photos, files = _photos_and_masks(images, masks, suffix=suffix)

@@ -36,13 +36,13 @@ class FoundPhoto:
     """The file that a name means."""
 
     name: str
-    """As given where that leads to the file, else the path below the folder."""
+    """The name as given where that leads to the file, else the path below the folder."""
     path: Path
-    """Of the file; of the one that should be there if none is found."""
+    """The file's path; that of the one that should be there if none is found."""
     missing: str | None = None
     """None if it is found; else the files that it could be, for people, or ""."""
     renamed: bool = False
-    """Whether it lies under another name than the one given."""
+    """True if it lies under another name than the one given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +52,11 @@ class _Guess:
     files: tuple[Parts, ...]
     """An empty one stands for a file that is not there."""
     whole: bool = False
-    """Whether no folder was left out and no letter changed."""
+    """True if no folder was left out and no letter changed."""
     elsewhere: bool = False
-    """Whether the name's folder is another than the file's."""
+    """True if the name's folder is another than the file's."""
     ending: bool = False
-    """Whether only the kind of file differs."""
+    """True if only the kind of file differs."""
 
 
 def find_photos(folder: Path, names: Sequence[Sequence[str]]) -> list[FoundPhoto]:
@@ -162,7 +162,7 @@ def _inside(folder: Path, path: Path) -> Parts:
 
 
 class _Files:
-    """All files below a folder, by their name as others may write it."""
+    """The files below a folder, by their names as others may write them."""
 
     def __init__(self, folder: Path) -> None:
         self.folders: set[str] = set()

@@ -1,4 +1,4 @@
-"""What every reader hands on: records of images, their masks, and what was left out and why."""
+"""Records of images and their masks, which every reader of a format hands on."""
 
 from __future__ import annotations
 
@@ -7,25 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sam_train.data.left_out import Skip
 from sam_train.data.photos.files import pages
 from sam_train.data.photos.formats import PHOTO_SUFFIXES
-from sam_train.data.photos.left_out import SkipImageError as SkipImageError  # noqa: PLC0414 - used by readers
 from sam_train.errors import UserError
 from sam_train.masks.runs import Segmentation
 
 IMAGE_SUFFIXES = PHOTO_SUFFIXES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skip:
-    """One image or mask that was left out."""
-
-    kind: str
-    """`image`, `mask` or `file` (one that is neither, or that no image needs)."""
-    reason: str
-    """A few words, the same for all of a kind, because the summary counts by it."""
-    name: str
-    """The file, and where in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +29,12 @@ class SourceMask:
 
 @dataclass(slots=True, kw_only=True)
 class MasksRead:
-    """All masks of one image."""
+    """The masks of one image."""
 
     masks: list[SourceMask] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
-    """What each mask file was taken for, where a reader decides that by its values."""
+    """The reading of each mask file, where a reader decides that by its values."""
     in_pieces: list[tuple[str, int]] = field(default_factory=list)
     """(file, number of pieces) where one object is in so many that it looks like several."""
 
@@ -96,7 +84,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     """Sentences for people: what is unusual about the source and was taken all the same."""
     keeps_ids: bool = False
-    """Whether the masks' own numbers become the annotations' ids."""
+    """True if the masks' own numbers become the annotations' ids."""
 
     def skip(self, kind: str, reason: str, name: str) -> None:
         """Count an image or mask that was left out while listing."""
@@ -104,7 +92,7 @@ class Listing:
 
 
 def require_folder(path: Path, option: str) -> Path:
-    """The folder itself, or a UserError that names the option."""
+    """Return a folder that exists, or raise a UserError that names the option."""
     if not path.is_dir():
         what = "is a file, not a folder" if path.exists() else "does not exist"
         raise UserError(f"{option}: {path} {what}")
@@ -112,7 +100,7 @@ def require_folder(path: Path, option: str) -> Path:
 
 
 def require_file(path: Path, option: str) -> Path:
-    """The file itself, or a UserError that names the option."""
+    """Return a file that exists, or raise a UserError that names the option."""
     if not path.is_file():
         what = "is a folder, not a file" if path.exists() else "does not exist"
         raise UserError(f"{option}: {path} {what}")

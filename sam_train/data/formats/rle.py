@@ -1,4 +1,4 @@
-"""A folder of images and a JSON {image name: {"size": [h, w], "counts": [RLE, ...]}}."""
+"""The format `rle`: images and a JSON {image name: {"size": [h, w], "counts": [RLE, ...]}}."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
+from sam_train.data.formats.base import Annotations, Format, register
 from sam_train.data.formats.foreign_json import JsonFile, read_json
-from sam_train.data.formats.json_kinds import kind_of
+from sam_train.data.formats.json_kinds import is_runs_by_image, kind_of
 from sam_train.data.formats.photo_names import find_photos, rename_note
 from sam_train.data.formats.records import (
     Listing,
@@ -37,7 +38,7 @@ class RleRecord(Record):
     """Runs of each mask: a compressed string, or a plain list."""
 
     def masks(self) -> MasksRead:
-        """One mask per entry of `counts`; a malformed one is counted and left out."""
+        """Read one mask per entry of `counts`; a malformed one is counted and left out."""
         read = MasksRead()
         for number, counts in enumerate(self.counts):
             name = f"{self.name}: mask {number}"
@@ -53,7 +54,7 @@ class RleRecord(Record):
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, refusing a repeated key, of which json would keep the last silently."""
+    """Make a JSON object; refuse a repeated key, of which json would silently keep the last."""
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
@@ -104,12 +105,26 @@ def _runs(entry: Any) -> tuple[Any, list[Any]]:
     return entry["size"], counts
 
 
-def list_rle(images: Path, masks: Path) -> Listing:
-    """List the images that an RLE JSON names, with or without their file suffix.
+@register
+@dataclass(frozen=True, kw_only=True)
+class Rle(Format):
+    """Run lengths by the names of images, with or without their file suffix."""
 
-    Raises:
-        UserError: a path is missing, or the JSON is not of this form.
-    """
+    name = "rle"
+    summary = 'photos and a JSON {image: {"size": [h, w], "counts": [RLE, ...]}}'
+    annotation_places = ("masks_rle.json", "*rle*.json", "*.json")
+    annotations = Annotations(flag="--masks", metavar="JSON")
+
+    def list(self, images: Path, annotations: Path) -> Listing:
+        """List the JSON's entries in the order of their names."""
+        return _listing(images, annotations)
+
+    def fits(self, images: Path, annotations: Path) -> bool:
+        """Look for run lengths in the first entry."""
+        return is_runs_by_image(annotations)
+
+
+def _listing(images: Path, masks: Path) -> Listing:
     require_folder(images, "--images")
     require_file(masks, "--masks")
     file = read_json(masks)

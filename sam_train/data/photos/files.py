@@ -15,8 +15,8 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.formats import PAGED_SUFFIXES, TIFF_SUFFIXES, why_unread
-from sam_train.data.photos.left_out import SkipImageError
 from sam_train.data.photos.raster import Pixels, Raster
 from sam_train.data.photos.tiff import count_planes, open_tiff, read_plane
 from sam_train.data.sample.decode import MAX_PIXELS
@@ -188,7 +188,7 @@ def open_pillow(path: Path) -> Iterator[Image.Image]:
 
 
 def _sixteen_bits(path: Path, check: Any) -> Raster | None:
-    """A PNG or JPEG 2000 of several bands of more than 8 bits, which Pillow cuts to 8."""
+    """Read a PNG or JPEG 2000 of several bands of more than 8 bits, which Pillow cuts to 8."""
     with path.open("rb") as stream:
         head = stream.read(64)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -212,7 +212,7 @@ def _sixteen_bits(path: Path, check: Any) -> Raster | None:
 
 
 def _whole(pixels: Pixels, *, is_colour: bool, alpha: int | None = None, **more: Any) -> Raster:
-    """The raster of a picture that is in memory, [H, W] or [H, W, bands]."""
+    """Make the raster of a picture in memory, [H, W] or [H, W, bands]."""
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     return Raster(
@@ -228,7 +228,7 @@ def _whole(pixels: Pixels, *, is_colour: bool, alpha: int | None = None, **more:
 
 
 def _of_pillow(image: Image.Image, *, is_named: bool) -> Raster:
-    """The raster of Pillow's picture: deep grey as it is, all else as 8-bit grey, RGB or RGBA."""
+    """Make a raster of Pillow's picture: deep grey as it is, all else as 8-bit grey or colour."""
     orientation = image.getexif().get(ORIENTATION, 1)
     frames = int(getattr(image, "n_frames", 1))
     # Decoded even if the bytes are copied: a cut-off JPEG opens without complaint.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif"})
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 PAGED_SUFFIXES = TIFF_SUFFIXES | {".gif", ".webp"}
 """Formats that are in use for several pictures in one file."""
-PHOTO_SUFFIXES = PAGED_SUFFIXES | {
-    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".jp2", ".j2k", ".avif", ".pgm", ".ppm",
+PHOTO_SUFFIXES = PAGED_SUFFIXES | JPEG_SUFFIXES | {
+    ".png", ".bmp", ".jp2", ".j2k", ".avif", ".pgm", ".ppm",
 }  # fmt: skip
 
 _PLAIN = "save it as JPEG or PNG"

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sam_train.data.photos.files import locate, opened
-from sam_train.data.photos.raster import UPRIGHT, turned
+from sam_train.data.photos.files import ORIENTATION, locate, open_pillow, opened
+from sam_train.data.photos.formats import JPEG_SUFFIXES
+from sam_train.data.photos.raster import UPRIGHT, Raster, turned
 from sam_train.data.photos.rule import PhotoRule, Taken
 from sam_train.data.photos.show import plan, show_all
 
@@ -33,7 +34,7 @@ class Photo:
     width: int
     height: int
     taken: Taken
-    """What was done to it."""
+    """The treatment of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,16 @@ class Shown:
     pixels: npt.NDArray[np.uint8]
     """[H, W, 3] RGB."""
     taken: Taken
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.pixels.shape[1])
 
 
 def read_photo(
@@ -72,17 +83,50 @@ def read_photo(
         SkipImageError: the file is missing, damaged, too large, or of a kind that is not read.
     """
     with opened(path) as found:
-        raster = found.raster
-        if found.is_rgb_jpeg and raster.orientation in UPRIGHT and _leaves(rule):
-            return Photo(
-                jpeg=locate(path).file.read_bytes(),
-                width=raster.width,
-                height=raster.height,
-                taken=Taken(stored=raster.stored, bands=(1, 2, 3), copied=True),
-            )
-        raster = turned(raster, mask_sizes)
-        look = plan(raster, rule)
-        return encode(show_all(raster, look), taken=look.taken, quality=quality)
+        if found.is_rgb_jpeg and found.raster.orientation in UPRIGHT and _leaves(rule):
+            raster = found.raster
+            return _copied(path, width=raster.width, height=raster.height)
+        shown = _shown(found.raster, mask_sizes, rule)
+    return encode(shown.pixels, taken=shown.taken, quality=quality)
+
+
+def read_stored(path: Path, *, mask_sizes: Collection[tuple[int, int]] = ()) -> Photo | Shown:
+    """Read a photo as `read_photo`, but return the pixels where no JPEG is needed.
+
+    The bytes of an upright RGB JPEG come back by its header alone: the sample's decoder finds
+    damage, and photos are not decoded twice.
+
+    Raises:
+        SkipImageError: as `read_photo`.
+    """
+    if (size := _rgb_jpeg_size(path)) is not None:
+        return _copied(path, width=size[0], height=size[1])
+    return read_shown(path, mask_sizes=mask_sizes)
+
+
+def _copied(path: Path, *, width: int, height: int) -> Photo:
+    taken = Taken(stored="uint8 x 3", bands=(1, 2, 3), copied=True)
+    return Photo(jpeg=locate(path).file.read_bytes(), width=width, height=height, taken=taken)
+
+
+def _rgb_jpeg_size(path: Path) -> tuple[int, int] | None:
+    """Return (width, height) of an upright RGB JPEG from its header, None for any other file."""
+    if path.suffix.lower() not in JPEG_SUFFIXES:
+        return None
+    try:
+        with open_pillow(path) as image:
+            plain = image.format == "JPEG" and image.mode == "RGB"
+            upright = image.getexif().get(ORIENTATION, 1) in UPRIGHT
+            return image.size if plain and upright else None
+    # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and more.
+    except Exception:
+        return None
+
+
+def _shown(raster: Raster, mask_sizes: Collection[tuple[int, int]], rule: PhotoRule) -> Shown:
+    upright = turned(raster, mask_sizes)
+    look = plan(upright, rule)
+    return Shown(pixels=show_all(upright, look), taken=look.taken)
 
 
 def read_shown(
@@ -94,9 +138,7 @@ def read_shown(
         SkipImageError: as `read_photo`.
     """
     with opened(path) as found:
-        raster = turned(found.raster, mask_sizes)
-        look = plan(raster, rule)
-        return Shown(pixels=show_all(raster, look), taken=look.taken)
+        return _shown(found.raster, mask_sizes, rule)
 
 
 def read_pixels(
@@ -116,7 +158,7 @@ def read_pixels(
 
 
 def _leaves(rule: PhotoRule) -> bool:
-    """Whether the rule leaves an 8-bit RGB photo as it is."""
+    """Tell whether the rule leaves an 8-bit RGB photo as it is."""
     return rule.bands in ((), (1, 2, 3)) and not rule.nodata
 
 

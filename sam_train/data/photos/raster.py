@@ -40,7 +40,7 @@ class Raster:
 
     @property
     def is_deep(self) -> bool:
-        """Whether its values are not simply those of a screen, 0 to 255."""
+        """True if its values are not simply those of a screen, 0 to 255."""
         return self.dtype != np.uint8
 
     @property

@@ -1,4 +1,4 @@
-"""What is decided about showing photos, and what was done to one of them."""
+"""The rule by which photos are shown, and the treatment of one of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ and little enough that what is bright and small still differs from what is brigh
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoRule:
-    """How photos become 8-bit RGB; the same for all photos of a data set."""
+    """The way photos become 8-bit RGB; the same for all photos of a data set."""
 
     bands: tuple[int, ...] = ()
     """Bands to show, from 1: three for red, green, blue; two for magenta and green; one for grey.
@@ -19,24 +19,24 @@ class PhotoRule:
     nodata: tuple[float, ...] = ()
     """Values that stand for nothing, beside NaN and the value that a GeoTIFF names."""
     percentiles: tuple[float, float] = PERCENTILES
-    """Of each photo beyond 8 bits: what becomes black and what white."""
+    """Percentiles of each photo beyond 8 bits that become black and white."""
     limits: tuple[float, float] | None = None
     """Values that become black and white in all photos beyond 8 bits; None takes percentiles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What was done to one photo: a row of `photos.tsv`."""
+    """The treatment of one photo: a row of `photos.tsv`."""
 
     stored: str
     """Type and number of its bands, as `uint16 x 4`."""
     bands: tuple[int, ...] = ()
-    """Those shown, from 1."""
+    """The bands shown, from 1."""
     low: tuple[float, ...] = ()
-    """What became black, for each band shown; empty where nothing was stretched."""
+    """The value that became black, for each band shown; empty where nothing was stretched."""
     high: tuple[float, ...] = ()
     nodata: tuple[float, ...] = ()
     copied: bool = False
     """The file's bytes are in the shard as they were."""
     remarks: tuple[str, ...] = ()
-    """What a person should know, in words that are the same for all photos of a kind."""
+    """Remarks for people, in words that are the same for all photos of a kind."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sam_train.data.photos.left_out import SkipImageError
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.raster import Pixels, Raster, thinned
 from sam_train.data.photos.rule import PhotoRule, Taken
 
@@ -23,7 +23,7 @@ _PIXELS = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """How one picture is shown; the same for all its parts."""
+    """The way one picture is shown; the same for all its parts."""
 
     bands: tuple[int, ...]
     """Indices, one or three."""
@@ -78,7 +78,7 @@ def plan(raster: Raster, rule: PhotoRule) -> Look:
 
 
 def _transparency(raster: Raster, values: Pixels, remarks: list[str]) -> float | None:
-    """The value of full opacity, if the picture has transparency; says what was found."""
+    """Return the value of full opacity, if the picture has transparency; add what was found."""
     if raster.alpha is None:
         return None
     alpha = values[..., raster.alpha]
@@ -168,8 +168,8 @@ def _limits(
 
 
 def _between(values: Pixels, percentiles: tuple[float, float]) -> tuple[float, float]:
-    """The values at two percentiles, the upper one rounded down and the lower one up, so that one
-    hot pixel is harmless in the smallest photo; if they are the same value, the extremes."""
+    """Return the values at two percentiles, the upper rounded down, the lower up, so that one hot
+    pixel is harmless in the smallest photo; if they are the same value, the extremes."""
     if not values.size:
         return 0.0, 0.0
     low = int(np.ceil(percentiles[0] / 100 * (values.size - 1)))

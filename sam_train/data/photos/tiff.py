@@ -100,7 +100,7 @@ def _inverted(pixels: Pixels) -> Pixels:
 
 
 def _alpha(page: Any, *, colours: int) -> tuple[int | None, bool]:
-    """Index of the band that is marked as transparency, and whether colours are multiplied."""
+    """Return the band that is marked as transparency, and whether colours are multiplied."""
     for index, kind in enumerate(page.extrasamples):
         if int(kind) in (_ASSOCIATED, _UNASSOCIATED):
             return colours + index, int(kind) == _ASSOCIATED
@@ -129,7 +129,7 @@ def _is_beside(page: Any) -> bool:
 
 
 def _stack(series: Any) -> list[_Plane]:
-    """The planes of a microscope's stack: over depth and time, with the channels as bands."""
+    """Return a microscope stack's planes: over depth and time, with the channels as bands."""
     axes = str(series.axes)
     inner = len(axes) - len(series.keyframe.axes)
     outer, lengths = axes[:inner], series.shape[:inner]
@@ -157,7 +157,7 @@ def _stack(series: Any) -> list[_Plane]:
 
 
 def _reader(plane: _Plane) -> Callable[[int, int], Pixels]:
-    """Read rows of a plane as [rows, W, bands]."""
+    """Make a function that reads rows of a plane as [rows, W, bands]."""
     if plane.stack is not None:
         stack = plane.stack
         return lambda top, bottom: np.moveaxis(stack()[:, top:bottom], 0, -1)
@@ -166,7 +166,7 @@ def _reader(plane: _Plane) -> Callable[[int, int], Pixels]:
 
 
 def _page_reader(page: Any) -> Callable[[int, int], Pixels]:
-    """Read rows of one page as [rows, W, samples], without the rest where that is possible."""
+    """Make a function that reads rows of a page as [rows, W, samples], not the rest if it can."""
     kind = np.dtype(page.dtype)
     if page.is_memmappable:
         stored = page.parent.byteorder + kind.char

@@ -10,9 +10,10 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from sam_train.data.feed.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
+from sam_train.data.left_out import reasons_of
 from sam_train.data.sample import select
 from sam_train.data.sample.cells import any_with_cell, with_cell
-from sam_train.data.sample.decode import BadSample, Masks, as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.sample.decode import BadSample, Masks, as_rle, open_entry, read_masks, to_rgb
 from sam_train.data.sample.jitter import jittered
 from sam_train.data.sample.scene import Scene
 from sam_train.data.sample.scene_cache import SceneCache
@@ -59,7 +60,7 @@ class Scenes:
         self._cache = SceneCache() if cache else None
 
     def get(self, index: int, *, draw_key: tuple[int, int, int]) -> Scene:
-        """Sample `index`, at the random scale that (seed, epoch, index) decides if there is one.
+        """Read sample `index`, at the random scale that (seed, epoch, index) decides, if any.
 
         Raises:
             BadSample: it cannot be used.
@@ -88,9 +89,11 @@ class Scenes:
     def _load(self, index: int) -> Scene:
         try:
             entry = self.shards.read(index)
+        except BadSample:
+            raise
         except Exception as error:  # fsspec's backends raise what they like
             raise BadSample("unreadable", str(error)) from None
-        photo = open_photo(entry.jpeg)
+        photo = open_entry(entry)
         masks = read_masks(entry.json, height=photo.height, width=photo.width)
         usable = select.usable(
             masks.runs,
@@ -98,6 +101,9 @@ class Scenes:
             max_area_fraction=self._max_area_fraction,
         )
         self._report_masks(masks, index, usable=len(usable))
+        for reason in reasons_of(entry.skips) if entry.skips else ():
+            message = f"{self.shards.key(index)}: {reason.line('left out')}"
+            self.skips.add("unusable_mask", message, index=index, count=reason.count)
         frame = InputFrame(original=(photo.height, photo.width), side=self._image_size)
         self._require_cell(masks.runs, usable, frame)
         rgb = to_rgb(photo, at_least=frame.size if self._scaled_jpeg else None)
@@ -239,15 +245,17 @@ class TrainDataset(Dataset[Sample | UserError]):
         self._grid_size = grid_size
 
     def __getitem__(self, position: int) -> Sample | UserError:
-        """The sample, or the error to raise in the main process: one that a worker raises would
-        arrive there with the worker's traceback in its message."""
+        """Return the sample, or the error to raise in the main process.
+
+        An error that a worker raises arrives there with the worker's traceback in its message.
+        """
         try:
             return self.sample(position)
         except UserError as error:
             return error
 
     def sample(self, position: int) -> Sample:
-        """The sample at a position; an unusable one is replaced as the position decides.
+        """Return the sample at a position; an unusable one is replaced as the position decides.
 
         Raises:
             UserError: too much of the data is unusable.
@@ -290,7 +298,7 @@ class ValDataset(Dataset["Sample | None"]):
         self._grid_size = grid_size
 
     def __getitem__(self, index: int) -> Sample | None:
-        """None for an unusable sample: validation leaves it out rather than count another twice."""
+        """Return a sample, None for an unusable one: another in its place would count twice."""
         skips, key = self._scenes.skips, self._scenes.shards.key(index)
         skips.read()
         draw_key = (0, 0, index)

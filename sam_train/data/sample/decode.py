@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from sam_train.data.shards.annotations import read_annotations
+from sam_train.data.shards.reader import Entry
 from sam_train.masks import rle
 from sam_train.types import RLE
 
@@ -32,7 +33,7 @@ class BadSample(Exception):  # noqa: N818 - it is caught and counted, not an err
 
 @dataclass(slots=True, kw_only=True)
 class Masks:
-    """All masks of a photo, and their runs."""
+    """The masks of a photo, and their runs."""
 
     data: npt.NDArray[np.uint8]
     """The n compressed strings, one after the other."""
@@ -45,8 +46,17 @@ class Masks:
     """Masks whose run lengths stood in the JSON as numbers; likewise."""
 
 
+def open_entry(entry: Entry) -> Image.Image:
+    """Return a sample's photo, of a JPEG not decoded yet.
+
+    Raises:
+        BadSample: as `open_photo`.
+    """
+    return open_photo(entry.jpeg) if entry.pixels is None else Image.fromarray(entry.pixels)
+
+
 def open_photo(data: bytes) -> Image.Image:
-    """A JPEG whose header has been read and whose pixels have not.
+    """Read the header of a JPEG, and not its pixels.
 
     Raises:
         BadSample: not a JPEG, or too large.
@@ -68,7 +78,7 @@ def open_photo(data: bytes) -> Image.Image:
 
 
 def to_rgb(photo: Image.Image, *, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """The decoded photo as RGB; grey and CMYK are converted.
+    """Decode a photo as RGB; grey and CMYK are converted.
 
     Args:
         at_least: (height, width). If given, the JPEG is decoded at 1/2, 1/4 or 1/8 of its size
@@ -106,6 +116,6 @@ def read_masks(data: bytes, *, height: int, width: int) -> Masks:
 
 
 def as_rle(masks: Masks, index: int, *, height: int, width: int) -> RLE:
-    """Mask `index` in the form that pycocotools takes."""
+    """Return mask `index` in the form that pycocotools takes."""
     counts = masks.data[masks.offsets[index] : masks.offsets[index + 1]].tobytes()
     return RLE(size=[height, width], counts=counts)

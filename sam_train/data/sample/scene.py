@@ -17,11 +17,11 @@ class Scene:
     """A photo, or a window of it, and its masks: the part that a cache may keep."""
 
     frame: InputFrame
-    """How the photo lies in the input."""
+    """The photo's place in the input."""
     image: npt.NDArray[np.uint8]
     """[h, w, 3] RGB, resized; [H, W, 3] where `jitter` is still to take its window."""
     masks: Masks
-    """Of the whole photo."""
+    """The masks of the whole photo."""
     runs: Runs
     """The masks inside `frame.window`, and in its coordinates: what areas and points count."""
     usable: npt.NDArray[np.int64]

@@ -20,7 +20,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """Where a scene lies, and how its bytes divide among its arrays."""
+    """The place of a scene, and the sizes of the arrays that its bytes divide into."""
 
     slab: npt.NDArray[np.uint8]
     offset: int
@@ -53,7 +53,7 @@ class SceneCache:
         return SceneCache, ()
 
     def get(self, index: int) -> Scene | None:
-        """The scene put at an index, as views of what is kept; None if there is none."""
+        """Return the scene put at an index, as views of the kept bytes; None if there is none."""
         place = self._places.get(index)
         return None if place is None else _scene(place)
 
@@ -77,7 +77,7 @@ class SceneCache:
         self._places[index] = place
 
     def _take(self, size: int) -> tuple[npt.NDArray[np.uint8], int]:
-        """A block of a slab, aligned for every dtype."""
+        """Take a block of a slab, aligned for every dtype."""
         if size > _SLAB // 4:  # of its own, so that the rest of a slab is never a large part
             return np.empty(size, dtype=np.uint8), 0
         if self._used + size > len(self._slab):
@@ -103,7 +103,7 @@ def _arrays(scene: Scene) -> list[npt.NDArray[np.generic]]:
 
 
 def _scene(place: _Place) -> Scene:
-    """The scene of views into the slab, in the order of `_arrays`."""
+    """Make a scene of views into the slab, in the order of `_arrays`."""
     at = place.offset
 
     def view(dtype: type[_Scalar], *shape: int) -> npt.NDArray[_Scalar]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sam_train.data.sample import select
 from sam_train.data.sample.cells import cell_side, with_cell
-from sam_train.data.sample.decode import BadSample, open_photo, read_masks
+from sam_train.data.sample.decode import BadSample, open_entry, read_masks
 from sam_train.data.shards.reader import Shards
 from sam_train.errors import UserError
 from sam_train.masks.frame import InputFrame
@@ -175,7 +175,7 @@ def report_scored(found: Survey | None, *, option: str) -> None:
 def _look(shards: Shards, sample: int, grid: Grid, max_area_fraction: float) -> _Photo | None:
     try:
         entry = shards.read(sample)
-        photo = open_photo(entry.jpeg)
+        photo = open_entry(entry)
         runs = read_masks(entry.json, height=photo.height, width=photo.width).runs
     except (OSError, BadSample):
         return None  # training counts it

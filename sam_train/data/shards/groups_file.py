@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sam_train.data.shards.reader import Shards
-from sam_train.data.storage.sources import is_remote
 from sam_train.errors import UserError
 
 NAME = "groups.tsv"
@@ -84,14 +83,16 @@ def groups_of(shards: Shards, *, samples: int) -> dict[int, str]:
     Raises:
         UserError: as `read_groups`.
     """
-    folders = [None if is_remote(path) else str(Path(path).parent) for path in shards.paths]
-    files = {folder: read_groups(Path(folder)) for folder in set(folders) if folder is not None}
+    folders = [part.folder for part in shards.parts]
+    files = {folder: read_groups(folder) for folder in set(folders) if folder is not None}
     found: dict[int, str] = {}
     for folder, first, end in zip(folders, shards.first[:-1], shards.first[1:], strict=True):
         named = files.get(folder) if folder is not None else None
         for sample in range(int(first), min(int(end), samples)) if named else ():
             key = shards.key(sample)
-            group = named.get(key, named.get(key.partition("/")[2])) if named else None
+            # Of a data set of another format, keys are names of files, with their ending.
+            stem = key.removesuffix(".jpg")
+            group = named.get(stem, named.get(stem.partition("/")[2])) if named else None
             if group is not None:
                 found[sample] = group
     return found

@@ -1,4 +1,4 @@
-"""What a person writes -> paths of shards."""
+"""Paths of shards from what a person writes: folders, globs, braces, lists, URLs."""
 
 from __future__ import annotations
 
@@ -73,9 +73,27 @@ def _expand_name(name: str, *, option: str) -> list[str]:
 
     found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
     if not found:
+        _refuse_kinds(name, option=option)
         problem = f"{path} matches nothing" if glob.has_magic(name) else f"{path} does not exist"
         raise UserError(f"{option}: {problem}; check the path, or make shards first.")
     return [shard for place in _of_glob(found, path.name) for shard in _opened(place, option)]
+
+
+def _refuse_kinds(name: str, *, option: str) -> None:
+    """Refuse a data set of another format where only shards can be read.
+
+    Raises:
+        UserError: it is one, or looks like one of an unknown kind.
+    """
+    # Here, for the start of runs on shards: readers of formats import those of all photos.
+    from sam_train.data.formats.spec import kind_written  # noqa: PLC0415
+
+    if (kind := kind_written(name, setting=option)) is not None:
+        raise UserError(
+            f"{option}={name}: only data.train and data.val with data.mode=indexed, and "
+            f"eval.datasets, read a data set of this kind; `python -m data_tools.convert {kind} "
+            "--help` makes shards of it."
+        )
 
 
 def _opened(place: str, option: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a folder holds that can be trained on, and what helps where that is nothing."""
+"""Shards below a folder, and the way out where there are none."""
 
 from __future__ import annotations
 
@@ -81,6 +81,12 @@ def _nothing_in(folder: Path, found: _Found) -> str:
             f"the folder {folder} holds no .tar but {len(found.compressed):,} compressed archives "
             f"(first: {first.name}), which cannot be read in parts: unpack each once, {way}."
         )
+    if (kind := _format_of(folder)) is not None:
+        return (
+            f"the folder {folder} holds no .tar, but looks like a data set of the format {kind}: "
+            f"data.train={kind}:{folder} trains on it as it is, and `python -m data_tools.convert "
+            f"{kind} --help` makes shards of it."
+        )
     if found.photos and len(found.jsons) == 1:
         return (
             f"the folder {folder} holds {len(found.photos):,} photos and one JSON, "
@@ -104,6 +110,13 @@ def _nothing_in(folder: Path, found: _Found) -> str:
             "become shards."
         )
     return f"the folder {folder} holds no .tar; check the path, or make shards first."
+
+
+def _format_of(folder: Path) -> str | None:
+    # Here, for the start of runs on shards: readers of formats import those of all photos.
+    from sam_train.data.formats.base import fitting  # noqa: PLC0415
+
+    return fitting(folder)
 
 
 def _say_what_is_beside(folder: Path) -> None:

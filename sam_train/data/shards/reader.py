@@ -1,4 +1,4 @@
-"""Tars in Meta's layout, read where they lie: pairs of `sa_N.jpg` and `sa_N.json`.
+"""Samples by their number: pairs of `sa_N.jpg` and `sa_N.json` in tars, read where they lie.
 
 Nothing is extracted. An index says where each sample lies, see `index`; where there is none, the
 headers are walked. A sample is then one ranged read.
@@ -11,12 +11,14 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sam_train.data.left_out import Skip
 from sam_train.data.shards.exclude import Exclusions, read_exclusions
 from sam_train.data.shards.fingerprint import Fingerprint, digest
 from sam_train.data.shards.index import (
@@ -47,18 +49,22 @@ _WORTH_AN_INDEX = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """The bytes of one sample."""
+    """One sample, not decoded yet."""
 
     jpeg: bytes
     json: bytes
+    pixels: npt.NDArray[np.uint8] | None = None
+    """[H, W, 3] RGB in place of the JPEG, of a photo that is stored as something else."""
+    skips: Sequence[Skip] = ()
+    """Masks that its data set has, and that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where one sample lies: all that it takes to read it, small enough to send to a process."""
+    """The place of one sample in a shard. Small enough to be sent to a process, which reads it."""
 
     path: str
-    """Of the shard."""
+    """The shard's."""
     shard_size: int
     """Bytes."""
     key: str
@@ -70,11 +76,18 @@ class Place:
 
     @property
     def name(self) -> str:
-        """For messages: `shard.tar/sa_12`."""
+        """The name for messages: `shard.tar/sa_12`."""
         return f"{short_name(self.path)}/{self.key}"
 
     def read(self, source: Source | None = None) -> Entry:
-        """See `Shards.read`; `source` is the opened shard where there is one."""
+        """Read the sample.
+
+        Args:
+            source: the opened shard where there is one.
+
+        Raises:
+            OSError: as `Shards.read`.
+        """
         if max(self.jpeg.size, self.json.size) > MAX_MEMBER:
             raise OSError(f"a file of more than {MAX_MEMBER >> 20} MiB")
         if self.unpacked:
@@ -90,19 +103,52 @@ class Place:
         return Entry(jpeg=blocks[0][BLOCK:], json=blocks[1][BLOCK:])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
+@dataclass(slots=True, kw_only=True)
+class Part:
     """A shard, and its number in the index that knows it."""
 
     path: str
     index: Index
     shard: int
+    _source: Source | None = field(default=None, init=False, repr=False)
 
     @property
     def row(self) -> ShardRow:
+        """The shard's row in the index."""
         return self.index.rows[self.shard]
 
+    @property
+    def ends(self) -> list[str]:
+        """The keys that a fingerprint looks at: of the first and the last sample."""
+        rows = (0, self.row.samples - 1) if self.row.samples else ()
+        return [self.index.key(self.shard, row) for row in rows]
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that may hold lists of its samples; None on a server."""
+        return None if is_remote(self.path) else Path(self.path).parent
+
+    @property
+    def left_out(self) -> list[str]:
+        """Lines about what it holds beside its samples, where its row does not say so."""
+        return []
+
+    def read(self, row: int) -> Entry:
+        """Read a sample.
+
+        Raises:
+            OSError: as `Shards.read`.
+        """
+        if self._source is None:
+            self._source = open_source(self.path)
+        return self.place(row).read(self._source)
+
     def place(self, row: int) -> Place:
+        """Return where a sample lies.
+
+        Raises:
+            OSError: the index is damaged there.
+        """
         jpeg, json = self.index.spans(self.shard, row)
         key = self.index.key(self.shard, row)
         return Place(
@@ -121,7 +167,7 @@ class Shards:
     Picklable; holds no open file.
     """
 
-    def __init__(self, parts: Sequence[_Part], *, exclusions: Exclusions | None = None) -> None:
+    def __init__(self, parts: Sequence[Part], *, exclusions: Exclusions | None = None) -> None:
         self._parts = list(parts)
         self._all_first = np.cumsum([0, *(p.row.samples for p in self._parts)], dtype=np.int64)
         lists = [
@@ -136,7 +182,6 @@ class Shards:
             excluded, self._all_first
         )
         """int64 [P + 1]: shard s owns the samples first[s] .. first[s + 1] - 1."""
-        self._sources: dict[int, Source] = {}
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -148,23 +193,23 @@ class Shards:
 
     @property
     def paths(self) -> list[str]:
-        """Of the P shards."""
+        """Paths of the P shards."""
         return [part.path for part in self._parts]
 
     @property
+    def parts(self) -> list[Part]:
+        """The P shards."""
+        return self._parts
+
+    @property
     def rows(self) -> list[ShardRow]:
-        """What is known about each of the P shards: damage, leftovers."""
+        """Damage and leftovers of each of the P shards."""
         return [part.row for part in self._parts]
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of what the order of samples follows from; looks at two keys of each shard."""
-        ends = [
-            part.index.key(part.shard, row)
-            for part in self._parts
-            if part.row.samples
-            for row in (0, part.row.samples - 1)
-        ]
+        """The fingerprint of what the order of samples follows from."""
+        ends = [key for part in self._parts for key in part.ends]
         return Fingerprint(
             shards=len(self._parts),
             samples=len(self),
@@ -172,29 +217,28 @@ class Shards:
         )
 
     def shard_of(self, sample: int) -> int:
-        """Which of the P shards a sample lies in."""
+        """Return which of the P shards a sample lies in."""
         return self._locate(sample)[0]
 
     def key(self, sample: int) -> str:
-        """Name for messages: `shard.tar/sa_12`."""
+        """Return a sample's name for messages: `shard.tar/sa_12`."""
         shard, row = self._locate(sample)
         part = self._parts[shard]
         return f"{short_name(part.path)}/{part.index.key(part.shard, row)}"
 
     def read(self, sample: int) -> Entry:
-        """The bytes of one sample, in one read where its files are neighbours.
+        """Read one sample, in one read where its files are neighbours in a tar.
 
         Raises:
             OSError: the shard vanished, is shorter than it was, holds something else there, or a
                 file is absurdly large.
+            BadSample: the photo of a data set, or all of its masks, cannot be used.
         """
         shard, row = self._locate(sample)
-        if shard not in self._sources:
-            self._sources[shard] = open_source(self._parts[shard].path)
-        return self._parts[shard].place(row).read(self._sources[shard])
+        return self._parts[shard].read(row)
 
     def place(self, sample: int) -> Place:
-        """Where a sample lies.
+        """Return where a sample lies.
 
         Raises:
             OSError: the index is damaged there.
@@ -222,33 +266,39 @@ def _is_header_of(block: bytes, *, key: str, kind: str) -> bool:
 
 
 def open_shards(
-    patterns: str | Sequence[str],
+    patterns: Any,
     *,
     option: str,
     index: str | Path | None = None,
     exclude: str | Sequence[str] | None = None,
     include: str | Sequence[str] | None = None,
+    formats: bool = False,
 ) -> Shards:
     """Resolve and index; leftovers and damage of a shard are warned about, one line each.
 
     Args:
+        patterns: one or several, as `resolve` takes them.
         option: the setting that the patterns come from (`data.train`).
         index: an index file; without it, `sa_index.bin` beside the shards is taken where it is.
         exclude: lists of samples to leave out, see `exclude`.
         include: lists of the only samples to take.
+        formats: whether data sets of any format, as `eval.datasets` has them, may stand among the
+            patterns; their samples follow those of the shards.
 
     Raises:
-        UserError: see `resolve`, `index_shard` and `open_index`; or no sample is left.
+        UserError: see `resolve`, `index_shard`, `open_index` and `open_format`; or no sample is
+            left.
     """
-    paths = resolve(patterns, option=option)
+    patterns, found = _without_formats(patterns, option=option) if formats else (patterns, [])
+    paths = resolve(patterns, option=option) if patterns or not found else []
     exclusions = read_exclusions(exclude, include=include)
     known = _known(paths, index=index)
     walked = _walk([path for path in paths if path not in known], option=option)
-    parts = [known.get(path) or walked[path] for path in paths]
+    parts = [*(known.get(path) or walked[path] for path in paths), *found]
     shards = Shards(parts, exclusions=exclusions)
     if not any(row.samples for row in shards.rows):
         others = f" (and none of the {len(parts) - 1} others does)" if parts[1:] else ""
-        problem = no_samples(paths[0], parts[0].row)
+        problem = no_samples(parts[0].path, parts[0].row)
         raise UserError(f"{problem}{others}; get it again or leave it out.")
     if not len(shards):
         what = "data.include and data.exclude leave" if include else "data.exclude leaves"
@@ -261,8 +311,18 @@ def open_shards(
     return shards
 
 
+def _without_formats(patterns: Any, *, option: str) -> tuple[list[str], list[Part]]:
+    """Return the patterns of shards, and the data sets among them, opened."""
+    # Here, for the start of runs on shards: readers of formats import those of all photos.
+    from sam_train.data.formats.source import open_format  # noqa: PLC0415
+    from sam_train.data.formats.spec import split_entries  # noqa: PLC0415
+
+    shards, specs = split_entries(patterns, setting=option)
+    return shards, [open_format(spec) for spec in specs]
+
+
 def indexed(paths: Sequence[str]) -> dict[str, ShardPart]:
-    """What the indexes beside shards say about those that are as they were.
+    """Return the parts of indexes beside shards that still say what the shards are.
 
     Raises:
         UserError: such an index is damaged.
@@ -270,14 +330,14 @@ def indexed(paths: Sequence[str]) -> dict[str, ShardPart]:
     return {path: part.index.part(part.shard) for path, part in _known(paths, index=None).items()}
 
 
-def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, _Part]:
-    """The shards that an index knows as they are now."""
+def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, Part]:
+    """Return the shards that an index knows as they are now."""
     if index is not None and str(index):
         files = [Path(str(index)).expanduser()]
     else:
         folders = {Path(path).parent for path in paths if not is_remote(path)}
         files = sorted(f / FILE_NAME for f in folders if (f / FILE_NAME).is_file())
-    known: dict[str, _Part] = {}
+    known: dict[str, Part] = {}
     for file in files:
         opened = open_index(file)
         places = _places(opened, folder=file.parent)
@@ -285,15 +345,15 @@ def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, _Part
             shard = places.get(_place(path), places.get(short_name(path)))
             if shard is None:
                 continue
-            part = _Part(path=path, index=opened, shard=shard)
+            part = Part(path=path, index=opened, shard=shard)
             if _is_current(part):
                 known[path] = part
     return known
 
 
 def _places(index: Index, *, folder: Path) -> dict[str, int]:
-    """Number of each shard, by its full path and, where that is unique, by its name alone: a
-    dataset may be mounted elsewhere than where it was indexed."""
+    """Return the number of each shard, by its full path and, where that is unique, by its name
+    alone: a dataset may be mounted elsewhere than where it was indexed."""
     names = [short_name(row.name) for row in index.rows]
     once = {name for name, times in Counter(names).items() if times == 1}
     places = {name: shard for shard, name in enumerate(names) if name in once}
@@ -306,8 +366,8 @@ def _place(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - links stay links
 
 
-def _is_current(part: _Part) -> bool:
-    """Whether an index still says what a shard is; a remote one is compared when it is read."""
+def _is_current(part: Part) -> bool:
+    """Tell whether an index still fits a shard; a remote one is compared when it is read."""
     if is_remote(part.path):
         return True
     row = part.row
@@ -327,7 +387,7 @@ def _is_current(part: _Part) -> bool:
     return False
 
 
-def _walk(paths: Sequence[str], *, option: str) -> dict[str, _Part]:
+def _walk(paths: Sequence[str], *, option: str) -> dict[str, Part]:
     with ThreadPoolExecutor(_WALKERS) as pool:
         found = [compact(shard) for shard in pool.map(index_shard, paths)]
     index = build_index(found)
@@ -335,10 +395,10 @@ def _walk(paths: Sequence[str], *, option: str) -> dict[str, _Part]:
         log.info(
             "%s: walked the headers of %d shards; %s does that once", option, len(paths), _ADVICE
         )
-    return {path: _Part(path=path, index=index, shard=k) for k, path in enumerate(paths)}
+    return {path: Part(path=path, index=index, shard=k) for k, path in enumerate(paths)}
 
 
-def _warn(part: _Part) -> None:
+def _warn(part: Part) -> None:
     row = part.row
     if row.damage:
         log.warning("%s is damaged (%s): %d samples are usable", part.path, row.damage, row.samples)
@@ -355,7 +415,7 @@ def _warn(part: _Part) -> None:
 
 
 def no_samples(path: str, row: ShardRow) -> str:
-    """What to say about a shard without a single sample."""
+    """Say that a shard has not a single sample."""
     kind = "Folder" if row.unpacked else "Shard"
     return (
         f"{kind} {path} holds no pair of .jpg and .json ({row.without_json} photos, "

@@ -34,7 +34,7 @@ class Pairs:
 
     @property
     def keys(self) -> list[str]:
-        """Of the complete samples, in the order of their photos."""
+        """Keys of the complete samples, in the order of their photos."""
         return [key for key in self.jpegs if key in self.jsons]
 
     @property
@@ -86,7 +86,7 @@ def _plain(name: str) -> str:
 
 
 def is_unpacked(path: str) -> bool:
-    """Whether a shard's path means files in a folder."""
+    """Tell whether a shard's path means files in a folder."""
     local = not is_remote(path) and not path.startswith(PIPE)
     return local and (is_sample_file(path) or Path(path).is_dir())
 

@@ -25,11 +25,11 @@ from sam_train.data.formats.coco_file import (
 from sam_train.data.formats.foreign_json import as_json
 from sam_train.data.formats.ids import IdIndex, as_id, as_number, sort_key
 from sam_train.data.formats.photo_names import FoundPhoto, find_photos, rename_note
-from sam_train.data.formats.records import SkipImageError
 from sam_train.data.formats.segmentation import LARGEST_FRACTION, parse_segmentation
+from sam_train.data.formats.spec import find_paths, read_specs
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.jpeg import read_pixels
 from sam_train.errors import UserError
-from sam_train.eval.datasets.spec import find_paths, read_specs
 from sam_train.eval.frame.stamp import stamp
 from sam_train.eval.frame.tasks import SkipItem
 from sam_train.types import RLE

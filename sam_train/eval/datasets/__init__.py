@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from sam_train.data.formats.spec import DatasetSpec, read_specs
 from sam_train.eval.datasets.batch import prompt_batch, random_points
 from sam_train.eval.datasets.images import EvalImage, EvalSample
 from sam_train.eval.datasets.open import EvalDataset, open_datasets
-from sam_train.eval.datasets.spec import READERS, DatasetSpec, read_specs
 
 __all__ = [
-    "READERS",
     "DatasetSpec",
     "EvalDataset",
     "EvalImage",

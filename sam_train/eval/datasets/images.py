@@ -9,9 +9,10 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 
-from sam_train.data.formats.records import MasksRead, Record, SkipImageError
+from sam_train.data.formats.records import MasksRead, Record
+from sam_train.data.formats.take import fitting_masks
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.jpeg import read_pixels
 from sam_train.data.sample.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
 from sam_train.data.shards.reader import Entry, Place
@@ -33,7 +34,7 @@ class EvalSample:
     masks: list[RLE]
     """At least one; none is empty."""
     names: list[str]
-    """Where each mask came from: the annotation's id, the label, the file."""
+    """Origin of each mask: the annotation's id, the label, the file."""
     areas: list[int]
     """Pixels of each mask."""
     left_out: dict[str, int] = field(default_factory=dict)
@@ -55,7 +56,7 @@ class EvalImage(ABC):
     source: str = ""
     """A digest of what `eval.datasets` says about the data set: its reader and its paths."""
     content: str = ""
-    """Tells its files and annotations from earlier ones; `stamped` fills it in."""
+    """Fingerprint of its files and annotations; `stamped` fills it in."""
 
     @property
     def key(self) -> str:
@@ -64,17 +65,17 @@ class EvalImage(ABC):
         return f"{self.dataset}/{self.name}#{self.source}.{self.content}"
 
     def stamped(self) -> Self:
-        """With `content` as it is now. Once, when images are listed: a key must not change while
-        its image is worked on."""
+        """Return it with `content` as it is now. Called once, when images are listed: a key must
+        not change while its image is worked on."""
         return replace(self, content=self._stamp())
 
     @abstractmethod
     def _stamp(self) -> str:
-        """Of all that `load` reads."""
+        """Return a fingerprint of all that `load` reads."""
 
     @abstractmethod
     def count(self) -> int:
-        """How many masks its files hold, whether usable or not; 0 if they cannot be read."""
+        """Count the masks of its files, whether usable or not; 0 if they cannot be read."""
 
     @abstractmethod
     def load(self, *, min_area: int = 1) -> EvalSample:
@@ -97,14 +98,14 @@ class FileImage(EvalImage):
         return stamp(repr(self.record), files=[self.record.image, *self.record.inputs()])
 
     def count(self) -> int:
-        """See `EvalImage`."""
+        """Read the masks: a file of them has no other count."""
         try:
             return len(self.record.masks().masks)
         except SkipImageError:
             return 0
 
     def load(self, *, min_area: int = 1) -> EvalSample:
-        """See `EvalImage`; photos are made upright RGB as `convert_photo` says."""
+        """Read photo and masks; photos are made upright RGB, see `read_shown`."""
         try:
             read = self.record.masks()
             sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in read.masks}
@@ -128,15 +129,14 @@ class ShardImage(EvalImage):
         return stamp(f"{self.shard} {self.place.jpeg} {self.place.json}")
 
     def count(self) -> int:
-        """See `EvalImage`."""
+        """Count the `segmentation`s of the JSON: a mask has one, and its runs stay unread."""
         try:
-            # A mask has one `segmentation`; cheaper than reading its runs.
             return self._read().json.count(b'"segmentation"')
         except SkipItem:
             return 0
 
     def load(self, *, min_area: int = 1) -> EvalSample:
-        """See `EvalImage`; EXIF is ignored, as in training."""
+        """Read photo and masks; EXIF is ignored, as in training."""
         entry, read = self._read(), MasksRead()
         try:
             photo = open_photo(entry.jpeg)
@@ -175,18 +175,16 @@ def _sample(
         names=[],
         areas=[],
     )
-    for mask in read.masks:
-        if tuple(mask.segmentation["size"]) != sample.size:
-            left_out["size differs from the image's"] += 1
-            continue
+    height, width = sample.size
+    fitting = fitting_masks(
+        read.masks, height=height, width=width, min_area=min_area, setting="eval.min_area"
+    )
+    left_out.update(skip.reason for skip in fitting.skips)
+    for mask in fitting.masks:
         encoded = RLE(size=mask.segmentation["size"], counts=mask.segmentation["counts"])
-        area = int(coco_mask.area(encoded))
-        if area < max(min_area, 1):
-            left_out["empty" if area == 0 else "smaller than eval.min_area"] += 1
-            continue
         sample.masks.append(encoded)
         sample.names.append(mask.name)
-        sample.areas.append(area)
+    sample.areas = fitting.areas
     sample.left_out = dict(left_out)
     if not sample.masks:
         raise SkipItem("no mask left", ", ".join(f"{n} {why}" for why, n in left_out.items()))

@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sam_train.data.formats.spec import SHARDS, DatasetSpec, list_records, read_specs
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.storage.sources import open_source
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets.images import EvalImage, FileImage, ShardImage
-from sam_train.eval.datasets.spec import SHARDS, DatasetSpec, list_records, read_specs
 from sam_train.eval.frame.result import write_whole
 
 log = logging.getLogger("sam_train")
@@ -32,11 +32,11 @@ class EvalDataset:
 
     name: str
     images: list[EvalImage]
-    """Those taken, in the order of the source."""
+    """The images taken, in the order of the source."""
     of: int
-    """How many images the source has."""
+    """Images of the source."""
     cut: int = 0
-    """How many of those that were asked for are beyond `eval.masks` and `eval.images`."""
+    """Images asked for that are beyond `eval.masks` and `eval.images`."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Images and masks that the source's listing left out, by reason."""
 
@@ -47,7 +47,7 @@ def open_datasets(
     cache: Path | None = None,
     wanted: Callable[[EvalImage], bool] | None = None,
 ) -> list[EvalDataset]:
-    """The data sets of `eval.datasets`, cut to `eval.masks` and `eval.images`.
+    """List the data sets of `eval.datasets`, cut to `eval.masks` and `eval.images`.
 
     The cut takes whole images, in an order that only their names decide: the same in every run and
     process, whatever the seed, until there are enough masks.
@@ -146,7 +146,7 @@ def _draw(name: str) -> bytes:
 
 
 def _enough(images: Sequence[EvalImage], masks: int, kept: _Counts) -> int:
-    """How many of the images it takes for so many masks."""
+    """Return how many of the images it takes for so many masks."""
     total = 0
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(images), _AT_ONCE):

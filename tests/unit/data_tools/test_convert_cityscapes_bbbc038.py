@@ -10,9 +10,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data_tools.convert import main
-from sam_train.data.formats.bbbc038 import list_bbbc038
-from sam_train.data.formats.cityscapes import list_cityscapes
-from sam_train.data.formats.records import SkipImageError
+from sam_train.data.formats.bbbc038 import Bbbc038
+from sam_train.data.formats.cityscapes import Cityscapes
+from sam_train.data.left_out import SkipImageError
 from sam_train.errors import UserError
 
 SIZE = (20, 30)
@@ -42,7 +42,7 @@ def cityscapes(tmp_path: Path) -> Path:
 
 
 def test_cityscapes_segments_of_the_panoptic_task(cityscapes: Path) -> None:
-    listing = list_cityscapes(cityscapes / "leftImg8bit/val", cityscapes / "gtFine/val")
+    listing = Cityscapes().list(cityscapes / "leftImg8bit/val", cityscapes / "gtFine/val")
     (record,) = listing.records
     assert record.name == "aachen/aachen_000000_000019_leftImg8bit.png"
     read = record.masks()
@@ -61,7 +61,7 @@ def test_cityscapes_photos_that_cannot_be_used(cityscapes: Path, tmp_path: Path)
     folder = cityscapes / "leftImg8bit/val/aachen"
     photo(folder / "aachen_000001_000019_leftImg8bit.png")
     photo(folder / "notes.png")
-    listing = list_cityscapes(cityscapes / "leftImg8bit", cityscapes / "gtFine")
+    listing = Cityscapes().list(cityscapes / "leftImg8bit", cityscapes / "gtFine")
     assert [(skip.reason, Path(skip.name).name) for skip in listing.skips] == [
         ("no mask file", "aachen_000001_000019_leftImg8bit.png"),
         ("name does not end in _leftImg8bit", "notes.png"),
@@ -71,7 +71,7 @@ def test_cityscapes_photos_that_cannot_be_used(cityscapes: Path, tmp_path: Path)
     with pytest.raises(SkipImageError, match="unreadable mask file"):
         listing.records[0].masks()
     with pytest.raises(UserError, match="--masks"):
-        list_cityscapes(cityscapes / "leftImg8bit", tmp_path / "absent")
+        Cityscapes().list(cityscapes / "leftImg8bit", tmp_path / "absent")
 
 
 def test_bbbc038_has_a_file_per_nucleus(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_bbbc038_has_a_file_per_nucleus(tmp_path: Path) -> None:
         Image.fromarray(mask).save(tmp_path / f"ab12/masks/n{k}.png")
     photo(tmp_path / "cd34/images/cd34.png")
     (tmp_path / "ef56").mkdir()
-    listing = list_bbbc038(tmp_path)
+    listing = Bbbc038().list(tmp_path, tmp_path)
     (record,) = listing.records
     assert record.name == "ab12/images/ab12.png"
     areas = [int(coco_mask.area(m.segmentation)) for m in record.masks().masks]

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from data_tools.convert import main
-from sam_train.data.formats.ade20k import list_ade20k
+from sam_train.data.formats.ade20k import Ade20k
 
 SHARED = REAL_DATA
 ADE = SHARED / "ade20k/ADE20K_2021_17_01/images/ADE/training"
@@ -216,7 +216,7 @@ def test_scene_parsing_regions(tmp_path: Path) -> None:
 @pytest.mark.skipif(not ADE.is_dir(), reason=f"ADE20K's photos are not beside the checkout ({ADE})")
 def test_ade20k_masks_are_its_own_instance_files() -> None:
     """Each object and part of a real photo, against the file of its visible pixels."""
-    listing = list_ade20k(ADE)
+    listing = Ade20k().list(ADE, ADE)
     assert len(listing.records) == 3
     record = listing.records[1]
     read = record.masks()

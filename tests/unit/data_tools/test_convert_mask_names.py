@@ -167,7 +167,7 @@ def test_what_matches_nothing_is_counted(
         ("yolo", "then `convert coco`"), ("YOLOv8", "then `convert coco`"),
         ("labelme", "labelme2coco"), ("voc", "SegmentationObject"), ("cvat", "COCO 1.0"),
         ("sa1b", "no conversion is needed"), ("COCO", "write it as coco"),
-        ("nonsense", "use one of coco, lvis"),
+        ("nonsense", "use one of ade20k, bbbc038"), ("msaks", "did you mean masks?"),
     ],
 )  # fmt: skip
 def test_a_kind_that_is_not_there(kind: str, way: str, capsys: pytest.CaptureFixture[str]) -> None:

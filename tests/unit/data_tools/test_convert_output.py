@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 
 from data_tools.convert import main
 from sam_train.data.formats.coco import parse_segmentation
-from sam_train.data.formats.records import SkipImageError
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.jpeg import read_photo
 from sam_train.masks.runs import checked_rle, label_masks, run_lengths
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sam_train.data.formats.records import IMAGE_SUFFIXES, SkipImageError
+from sam_train.data.formats.records import IMAGE_SUFFIXES
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.jpeg import read_pixels
 from sam_train.errors import UserError
 from sam_train.eval.frame.tasks import SkipItem

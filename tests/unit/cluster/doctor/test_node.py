@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sam_train.cluster.doctor import node
 from sam_train.cluster.doctor.findings import FAIL, OK, Check, Finding, ask_all
@@ -84,6 +85,20 @@ def test_shards_that_cannot(cfg: RunConfig, tar: Path, tmp_path: Path) -> None:
     assert result.found == "1 of 2 tried cannot be read, the first: photo.tar is no tar"
     cfg.data.train = [str(tmp_path / "sa_000009.tar")]
     with pytest.raises(UserError, match="does not exist"):
+        node.shards(cfg, first=0)
+
+
+def test_data_sets_of_other_formats_are_listed(cfg: RunConfig, tar: Path, tmp_path: Path) -> None:
+    for part, pixels in (("images", 9), ("masks", 1)):
+        (tmp_path / part).mkdir()
+        Image.new("L", (8, 8), pixels).save(tmp_path / part / "a.png")
+    cfg.data.train = f"masks:{tmp_path}"
+    result = node.shards(cfg, first=0)
+    assert (result.status, result.found) == (OK, "no shards, but masks with 1 photos")
+    cfg.data.val = [f"mine=masks:{tmp_path}", str(tar)]
+    assert ", masks with 1 photos, mine with 1 photos" in node.shards(cfg, first=0).found
+    cfg.data.mode = "stream"
+    with pytest.raises(UserError, match=r"data\.mode=indexed"):
         node.shards(cfg, first=0)
 
 

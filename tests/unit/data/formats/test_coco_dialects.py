@@ -18,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data_tools.convert import main
-from sam_train.data.formats.coco import CocoRecord, list_coco
+from sam_train.data.formats.coco import Coco, CocoRecord
 from sam_train.data.formats.coco_file import read_coco
 from sam_train.data.formats.ids import IdIndex, as_id, as_number, sort_key
 from sam_train.data.formats.records import Listing
@@ -55,7 +55,7 @@ def listed(photos: Path) -> Callable[..., Listing]:
         path = photos.parent / "t.json"
         content = {"images": images, "annotations": list(annotations), **more}
         path.write_text(text or json.dumps(content))
-        return list_coco(photos, path)
+        return Coco().list(photos, path)
 
     return listed
 
@@ -199,8 +199,8 @@ def test_crowds_by_any_word_and_on_request(photos: Path, crowd: Any, is_one: boo
     path = photos.parent / "t.json"
     content = {"images": [image(7)], "annotations": [annotation(1, iscrowd=crowd)]}
     path.write_text(json.dumps(content))
-    assert reasons(list_coco(photos, path)) == ({("mask", "crowd"): 1} if is_one else {})
-    with_crowds = list_coco(photos, path, crowds=True)
+    assert reasons(Coco().list(photos, path)) == ({("mask", "crowd"): 1} if is_one else {})
+    with_crowds = Coco(crowds=True).list(photos, path)
     assert not reasons(with_crowds)
     assert len(masks(with_crowds)["a.jpg"]) == 1
 

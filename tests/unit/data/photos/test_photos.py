@@ -16,8 +16,8 @@ import tifffile
 from PIL import Image, ImageOps
 
 from data_tools.convert import main
-from sam_train.data.formats.records import SkipImageError
 from sam_train.data.formats.rle import RleRecord
+from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.files import pages
 from sam_train.data.photos.jpeg import read_photo, read_shown
 from sam_train.data.photos.rule import PhotoRule

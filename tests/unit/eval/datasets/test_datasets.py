@@ -14,10 +14,11 @@ from PIL import Image
 from places import ROOT
 from pycocotools import mask as coco_mask
 
+from sam_train.data.formats.base import formats
 from sam_train.data.shards.writer import ShardSample, annotation, write_shards
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
-from sam_train.eval.datasets import READERS, EvalSample, open_datasets, read_specs
+from sam_train.eval.datasets import EvalSample, open_datasets, read_specs
 from sam_train.eval.datasets.images import FileImage
 from sam_train.eval.frame.tasks import SkipItem
 
@@ -109,9 +110,9 @@ def test_where_cocos_photos_may_lie(coco: Path, place: str) -> None:
     assert len(found.images[0].load().masks) == 2
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", formats())
 def test_a_folder_is_looked_for_before_the_one_it_lies_in(reader: str) -> None:
-    for places in (READERS[reader].images, READERS[reader].annotations):
+    for places in (formats()[reader].image_places, formats()[reader].annotation_places):
         folders = [Path(place) for place in places if "*" not in place]
         for k, place in enumerate(folders):
             assert not set(folders[:k]) & set(place.parents), place
@@ -298,11 +299,13 @@ def test_yaml_names_what_lies_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "field", "expected"),
     [
-        ("ignore: 0", "ignore", (0,)),
+        ("ignore: 0", "ignore", None),
         ("ignore: 255", "ignore", (255,)),
         ("ignore: '255'", "ignore", (255,)),
         ("ignore: []", "ignore", ()),
-        ("ignore:", "ignore", (0,)),
+        ("ignore:", "ignore", None),
+        ("ignore: [0x10, 0]", "ignore", (16, 0)),
+        ("regions: 8", "regions", 8),
         ("name: 2018", "name", "2018"),
         ("path: 7", "path", "7"),
         ("suffix: 1.5", "suffix", "1.5"),
@@ -317,7 +320,7 @@ def test_yaml_values_are_what_their_writer_meant(
     file = tmp_path / "suite.yaml"
     file.write_text(f"- reader: masks\n  {written}\n")
     (spec,) = read_specs(str(file))
-    assert getattr(spec, field) == expected
+    assert getattr(spec if hasattr(spec, field) else spec.format, field) == expected
 
 
 @pytest.mark.parametrize(
@@ -326,7 +329,9 @@ def test_yaml_values_are_what_their_writer_meant(
         ("", "eval.datasets is not set"),
         ([], "eval.datasets is not set"),
         ("coco", "coco is not READER:PATH"),
-        ("cocoo:/data", "no reader cocoo: use coco, lvis"),
+        ("cocoo:/data", r"no kind cocoo \(did you mean coco\?\)"),
+        ([{"reader": "coco", "layout": "labels"}], "coco has no layout"),
+        ([{"reader": "coco", "crowds": "yes"}], "crowds=yes must be true or false"),
         (["masks:a", "masks:b"], "two are called masks"),
         ([{"name": "x"}], "x needs a reader"),
         ([{"reader": "coco", "jsn": "y"}], "has no jsn"),
@@ -362,6 +367,6 @@ def test_the_page_has_the_readers_and_the_papers_sets() -> None:
     assert len(sets) == 23
     for row in sets:
         # Code, every second piece between backticks: one of them is the reader.
-        assert set(row[5].split("`")[1::2]) & set(READERS), row
+        assert set(row[5].split("`")[1::2]) & set(formats()), row
     told = {row[0].strip().strip("`") for row in rows if len(row) == 2}
-    assert told >= {*READERS, "shards"}
+    assert told >= {*formats(), "shards"}

@@ -1,0 +1,176 @@
+"""Kinds of data sets: name, options, where the files usually lie, and the reader.
+
+A format is one file of this folder, or of a plug-in, that registers a subclass of `Format`.
+`data.train=NAME:PATH`, `eval.datasets=NAME:PATH` and `python -m data_tools.convert NAME` find it
+there; no list names it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from sam_train.data.formats.records import Listing
+from sam_train.errors import UserError
+
+_OPTION = "option"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """The form of one option on a command line and in an entry of a data set."""
+
+    help: str
+    flag: str
+    """The flag of the command line. Empty: `--NAME`, or `--no-NAME` if it is on by default."""
+    parse: Callable[[str], Any]
+    """From text; raises a ValueError that says what the value must be."""
+    choices: tuple[Any, ...]
+    metavar: str | None
+    many: bool
+    """The value is a tuple of any number of them."""
+    const: Any
+    """The value that the flag alone stands for; None: a value must follow."""
+    entry: Callable[[Any], Any] | None
+    """Changes the value of an entry where it means something else than on the command line."""
+
+
+def option(
+    default: Any,
+    *,
+    help: str,
+    flag: str = "",
+    parse: Callable[[str], Any] = str,
+    choices: tuple[Any, ...] = (),
+    metavar: str | None = None,
+    many: bool = False,
+    const: Any = None,
+    entry: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Declare a field of a format as an option; the arguments are those of `Option`."""
+    said = Option(
+        help=help,
+        flag=flag,
+        parse=parse,
+        choices=choices,
+        metavar=metavar,
+        many=many,
+        const=const,
+        entry=entry,
+    )
+    return field(default=default, metadata={_OPTION: said})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotations:
+    """The flag by which the command line asks for the masks of a format."""
+
+    flag: str
+    metavar: str
+    help: str = ""
+    required: bool = True
+
+
+class Format(ABC):
+    """A kind of data set. Subclasses are frozen dataclasses whose fields are their options."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """The files it reads, in a few words."""
+    image_places: ClassVar[tuple[str, ...]] = ("images", "")
+    """Places of the photos below the data set's folder; "" is the folder itself. The first that
+    exists counts, so a folder stands before the one it lies in."""
+    annotation_places: ClassVar[tuple[str, ...]]
+    """The same for annotations; globs."""
+    annotations: ClassVar[Annotations | None]
+    """None: they lie among the photos."""
+
+    @abstractmethod
+    def list(self, images: Path, annotations: Path) -> Listing:
+        """List all photos, in the order in which they will be numbered.
+
+        Args:
+            images: the folder of photos.
+            annotations: the file or folder of masks; `images` where a format has no other.
+
+        Raises:
+            UserError: a path is missing, or the files are not of this format.
+        """
+
+    def fits(self, images: Path, annotations: Path) -> bool:
+        """Tell from a few names whether files are of this format, to suggest it."""
+        return False
+
+    @classmethod
+    def options(cls) -> dict[str, tuple[Option, Field[Any]]]:
+        """Return the options by the names of their fields."""
+        assert issubclass(cls, Format)
+        own: tuple[Field[Any], ...] = fields(cls)  # type: ignore[arg-type]
+        return {each.name: (each.metadata[_OPTION], each) for each in own}
+
+
+_Kind = TypeVar("_Kind", bound=type[Format])
+_registered: dict[str, type[Format]] = {}
+
+
+def register(kind: _Kind) -> _Kind:
+    """Make a format known under its name.
+
+    Raises:
+        UserError: another file has registered that name.
+    """
+    earlier = _registered.setdefault(kind.name, kind)
+    if earlier.__module__ != kind.__module__:
+        raise UserError(
+            f"{kind.__module__} and {earlier.__module__} both register the format {kind.name}: "
+            "rename one"
+        )
+    _registered[kind.name] = kind
+    return kind
+
+
+def formats() -> dict[str, type[Format]]:
+    """Return all formats by their names, those of plug-ins included."""
+    package = importlib.import_module(__package__ or "")
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+    _load_plugins()
+    return dict(sorted(_registered.items()))
+
+
+def _load_plugins() -> None:
+    """Import the files that SAM_TRAIN_PLUGINS names."""
+    try:
+        plugins = importlib.import_module("sam_train.settings.plugins")
+    except ModuleNotFoundError:
+        return
+    plugins.load_plugins()
+
+
+def fitting(folder: Path) -> str | None:
+    """Return the name of the format that a folder looks like, None where none does."""
+    for name, kind in formats().items():
+        images, annotations = usual_paths(kind, folder)
+        if images is not None and annotations is not None and kind().fits(images, annotations):
+            return name
+    return None
+
+
+def usual_paths(kind: type[Format], folder: Path) -> tuple[Path | None, Path | None]:
+    """Return a data set's photos and annotations where they usually lie, None for what is not."""
+    images = _first(folder, kind.image_places)
+    return images, _first(folder, kind.annotation_places)
+
+
+def _first(folder: Path, places: tuple[str, ...]) -> Path | None:
+    for place in places:
+        if not place:
+            return folder if folder.is_dir() else None
+        for found in sorted(folder.glob(place)):
+            return found
+    return None

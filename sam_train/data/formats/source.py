@@ -1,0 +1,142 @@
+"""A data set of any format as one more shard, read where it lies.
+
+Its samples are in the order of its listing, which is that of the shards that
+`python -m data_tools.convert` makes of it. So training on either draws the same, photo by photo and
+mask by mask, where no photo is left out and all are JPEGs; other photos come here without the loss
+of a JPEG.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from sam_train.data.formats.records import Record
+from sam_train.data.formats.spec import DatasetSpec, find_paths, list_records
+from sam_train.data.formats.take import take_record
+from sam_train.data.left_out import Reason, reasons_of
+from sam_train.data.photos.jpeg import Photo, Shown, read_stored
+from sam_train.data.sample.decode import BadSample
+from sam_train.data.shards.fingerprint import digest
+from sam_train.data.shards.index import build_index, compact
+from sam_train.data.shards.reader import Entry, Part, Place
+from sam_train.data.shards.walk import ShardIndex
+from sam_train.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class FormatPart(Part):
+    """The records of a data set, in the place of a shard.
+
+    Records are kept as bytes in one block, not as objects. Objects would be copied into each loader
+    worker as it touches them, because CPython counts references inside them: COCO's train2017 is
+    860,000 annotations. A block stays shared by forked workers; a spawned one gets it once.
+    """
+
+    packed: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+    """[n + 1] record k is packed[offsets[k]:offsets[k + 1]]."""
+    beside: Path
+    """The data set's folder, which may hold lists of its samples."""
+    reasons: list[Reason] = field(default_factory=list)
+    """Why the listing left out images and masks."""
+
+    @property
+    def ends(self) -> list[str]:
+        """A fingerprint of all names: unlike a tar, the listing follows from other files."""
+        return [digest([self.index.part(self.shard).names])]
+
+    @property
+    def folder(self) -> Path | None:
+        """The data set's folder."""
+        return self.beside
+
+    @property
+    def left_out(self) -> list[str]:
+        """Lines about the images and masks that the listing left out."""
+        return [reason.line("left out") for reason in self.reasons if reason.kind != "file"]
+
+    def place(self, row: int) -> Place:
+        """Raise: a record has no place in a file."""
+        raise OSError(f"{self.path} is no shard")
+
+    def read(self, row: int) -> Entry:
+        """Read photo and masks of a record.
+
+        Raises:
+            BadSample: the photo or all of its masks cannot be used.
+        """
+        # Packed by this process or its parent, never read from a file.
+        record: Record = pickle.loads(self.packed[self.offsets[row] : self.offsets[row + 1]].data)
+        taken = take_record(record, _photo)
+        if taken.photo is None:
+            image = next(skip for skip in taken.skips if skip.kind == "image")
+            raise BadSample("unusable", f"{image.reason}: {image.name}")
+        masks = [{"segmentation": mask.segmentation} for mask in taken.masks]
+        return Entry(
+            jpeg=taken.photo.jpeg if isinstance(taken.photo, Photo) else b"",
+            json=msgspec.json.encode({"annotations": masks}),
+            pixels=taken.photo.pixels if isinstance(taken.photo, Shown) else None,
+            skips=taken.skips,
+        )
+
+
+def _photo(path: Path, mask_sizes: Collection[tuple[int, int]]) -> Photo | Shown:
+    return read_stored(path, mask_sizes=mask_sizes)
+
+
+def open_format(spec: DatasetSpec) -> FormatPart:
+    """List a data set; what the listing leaves out is warned about, one line a reason.
+
+    Raises:
+        UserError: it cannot be read, or has no image.
+    """
+    listing = list_records(spec)
+    reasons = reasons_of(listing.skips)
+    for note in listing.notes:
+        log.info("%s: %s: %s", spec.setting, spec.name, note)
+    if not listing.records:
+        why = "; ".join(reason.line("left out") for reason in reasons)
+        raise UserError(f"{spec.setting}: {spec.name} has no image{f' ({why})' if why else ''}")
+    for reason in reasons:
+        level = logging.INFO if reason.kind == "file" else logging.WARNING
+        log.log(level, "%s: %s: %s", spec.setting, spec.name, reason.line("left out"))
+    folder = Path(spec.path or find_paths(spec)[0]).expanduser()
+    path = f"{spec.reader}:{folder}"
+    packed = [pickle.dumps(record) for record in listing.records]
+    offsets = np.cumsum([0, *map(len, packed)], dtype=np.int64)
+    nowhere = np.zeros((len(packed), 2), dtype=np.int64)
+    index = ShardIndex(
+        path=path,
+        size=0,
+        stamp="",
+        keys=[_printable(record.name) for record in listing.records],
+        jpegs=nowhere,
+        jsons=nowhere,
+        without_json=[],
+        without_jpeg=[],
+        damage=None,
+    )
+    return FormatPart(
+        path=path,
+        index=build_index([compact(index)]),
+        shard=0,
+        packed=np.frombuffer(b"".join(packed), dtype=np.uint8),
+        offsets=offsets,
+        beside=folder.parent if folder.is_file() else folder,
+        reasons=reasons,
+    )
+
+
+def _printable(name: str) -> str:
+    """Return a file's name without the bytes that are no UTF-8."""
+    return name.encode("utf-8", "replace").decode()
