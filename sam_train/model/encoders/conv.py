@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from sam_train.errors import UserError
@@ -31,6 +32,12 @@ def _convolve(layer: nn.Module, x: Tensor) -> Tensor:
     return out.movedim(1, -1)
 
 
+def _stream(x: Tensor) -> Tensor:
+    """Return the residual stream in float32 at least; autocast's convolutions give bfloat16."""
+    wide: Tensor = x.to(torch.promote_types(x.dtype, torch.float32))
+    return wide
+
+
 class Halve(nn.Module):
     """A map of half the side and of another width."""
 
@@ -41,7 +48,7 @@ class Halve(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, h, w, D] to [B, h / 2, w / 2, D']."""
-        return _convolve(self.proj, self.norm(x))
+        return _stream(_convolve(self.proj, self.norm(x)))
 
 
 class ConvBlock(Unit):
@@ -63,7 +70,6 @@ class ConvBlock(Unit):
         """Map [B, h, w, D] to [B, h', w', D']; `draws` [B, 1] are for the branch."""
         if self.halve is not None:
             x = self.halve(x)
-        # Padded cells are zeros behind the depthwise bias as well; only the norm evens them out.
         branch = self.mlp(self.norm(_convolve(self.depthwise, x)))
         out: Tensor = x + self.drop_path(branch, None if draws is None else draws[:, 0])
         return out
@@ -116,13 +122,13 @@ class ConvEncoder(ImageEncoder):
 
     def forward(self, images: Tensor, *, draws: Tensor | None = None) -> Tensor:
         """Encode float [B, 3, S, S] to [B, C, h, w]; `draws` [B, depth, 1] are for drop path."""
-        x: Tensor = self.patch_embed(images).movedim(1, -1)
+        x = _stream(self.patch_embed(images).movedim(1, -1))
         for i, block in enumerate(self.layers):
             x = block(x, None if draws is None else draws[:, i])
         narrow, narrow_norm, smooth, smooth_norm = self.neck
         x = narrow_norm(_convolve(narrow, x))
-        x = smooth_norm(_convolve(smooth, x))
-        return x.movedim(-1, 1)
+        embedding: Tensor = smooth_norm(_convolve(smooth, x))
+        return embedding.movedim(-1, 1)
 
     def units(self) -> Sequence[ConvBlock]:
         """List the blocks of all stages."""
@@ -171,7 +177,7 @@ class Conv(Architecture):
             raise UserError(f"model.depth={self.depth} must be at least {STAGES}, one for a stage")
 
 
-# About as many operations as vit_t's encoder, and its prompt encoder and decoder.
+# With vit_t's prompt encoder and decoder; a training step of both takes similar memory.
 ARCHITECTURES.add(
     "conv_t",
     Conv(

@@ -20,7 +20,8 @@ _KEPT = (
 )
 _HARMLESS = (
     *("init", "init_from", "callbacks", "checkpoint", "logger", "health", "plan", "export"),
-    *("model.checkpoint_blocks", "data.val", "data.val_images", "data.val_masks_per_image"),
+    *("model.checkpoint_blocks", "model.attention"),
+    *("data.val", "data.val_images", "data.val_masks_per_image"),
     *("data.index", "data.workers", "data.start_method", "data.cache", "data.prefetch"),
     *(
         f"trainer.{name}"
