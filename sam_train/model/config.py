@@ -17,31 +17,35 @@ class ModelConfig:
     """The model to build. Sizes left out are those of the name."""
 
     name: str = "vit_b"
-    """vit_h, vit_l, vit_b (paper A), vit_s or vit_t (ours)."""
+    """vit_h, vit_l, vit_b (paper A); vit_s, vit_t, conv_t (ours)."""
     image_size: int | None = setting(None, minimum=1)
-    """S, side of the square input in pixels, a multiple of the patch size. Left out: 1024 (paper
-    A), for vit_t 256."""
+    """S, side of the square input in pixels, a multiple of the patch size (conv_t: of 16). Left
+    out: 1024 (paper A), for vit_t and conv_t 256."""
     drop_path: float = setting(0.0, minimum=0, below=1)
-    """Stochastic depth of the ViT's last block, linear from 0 at the first (paper A: 0.4 for H
+    """Stochastic depth of the encoder's last block, linear from 0 at the first (paper A: 0.4 for H
     and L, 0.6 for B)."""
     checkpoint_blocks: str = setting("none", resume="harmless")
-    """Recomputation in the backward pass of each ViT block, to save memory: none; selective
-    (everything but linear layers and fused attention: about half the memory of the encoder at
-    little cost); full (all of it: a third more computation)."""
+    """Share of each encoder block that the backward pass recomputes, to save memory: none;
+    selective (everything but linear layers and fused attention: about half the memory of the
+    encoder at little cost); full (all of it: a third more computation)."""
+    attention: str = setting("auto", resume="harmless")
+    """Backend of softmax attention: auto (the fastest for the device); sdpa (torch's fused
+    kernels); math (plain products that hold all scores in memory: a reference with the same
+    operations on every device, and the way out where fused kernels fail)."""
     decoder_depth: int | None = setting(None, minimum=1)
     """Two-way blocks of the decoder: 2, or 3 as in the data engine's models (paper A)."""
     patch_size: int | None = setting(None, minimum=1)
-    """Side of a patch in pixels (16)."""
+    """ViT: side of a patch in pixels (16)."""
     window_size: int | None = setting(None, minimum=0)
-    """Side of an attention window in tokens (14); 0 attends to the whole image."""
+    """ViT: side of an attention window in tokens (14); 0 looks at the whole grid."""
     embed_dim: int | None = setting(None, minimum=1)
-    """Width of the ViT."""
+    """Width of the encoder; conv_t: of its last stage."""
     depth: int | None = setting(None, minimum=1)
-    """Blocks of the ViT; give `global_blocks` too."""
+    """Blocks of the encoder; with a ViT give `global_blocks` too."""
     heads: int | None = setting(None, minimum=1)
-    """Attention heads of the ViT."""
+    """ViT: attention heads."""
     global_blocks: list[int] = setting([])
-    """ViT blocks with global attention; empty: those of the name."""
+    """ViT: blocks with global attention; empty: those of the name."""
     prompt_dim: int | None = setting(None, minimum=1)
     """C, width of image embedding, prompts and decoder (256)."""
     decoder_heads: int | None = setting(None, minimum=1)

@@ -43,15 +43,11 @@ class SamModule(LightningModule):
         self.sam = sam if sam is not None else build_from_config(cfg.model)
         prepare(
             self.sam,
-            frozen_blocks=cfg.optim.frozen_blocks,
+            optim=cfg.optim,
             recompute=recompute_of(cfg.model),
             compiled=cfg.trainer.compile,
         )
-        groups = parameter_groups(
-            self.sam.named_parameters(),
-            cfg=cfg.optim,
-            depth=len(self.sam.image_encoder.blocks),
-        )
+        groups = parameter_groups(self.sam, cfg=cfg.optim)
         # Noted while the parameters are whole: strategies change their shapes.
         self.optimizer_names = grouped_names(self, groups)
         self._split = False
@@ -154,10 +150,7 @@ class SamModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and its schedule, stepped once per update."""
         optimizer, schedule = build_optimizer(
-            self.sam.named_parameters(),
-            cfg=self.cfg.optim,
-            depth=len(self.sam.image_encoder.blocks),
-            max_steps=self.cfg.trainer.max_steps,
+            self.sam, cfg=self.cfg.optim, max_steps=self.cfg.trainer.max_steps
         )
         return {
             "optimizer": optimizer,
@@ -199,15 +192,17 @@ class SamModule(LightningModule):
         return ranks * self.cfg.trainer.accumulate / count
 
     def _drop_path_draws(self, batch: Batch) -> Tensor | None:
-        """float32 [B, depth, 2] of (seed, step, image), so that neither rank nor resume matters."""
+        """float32 [B, units, branches] of (seed, step, image): neither rank nor resume matters."""
         if self.cfg.model.drop_path == 0:
             return None
-        images, depth = len(batch.keys), len(self.sam.image_encoder.blocks)
+        encoder = self.sam.image_encoder
+        shape = (len(batch.keys), len(encoder.units()), encoder.branches)
         # A mask's id is its image's place in the sample order and its own number, see types.Sample.
         places = batch.mask_ids >> MASK_ID_BITS
-        ids = places.new_zeros(images).scatter_(0, batch.image_index, places)
-        draws = uniform(self.cfg.seed, self.global_step, Stream.DROP_PATH, ids, count=2 * depth)
-        return draws.float().view(images, depth, 2)
+        ids = places.new_zeros(shape[0]).scatter_(0, batch.image_index, places)
+        count = shape[1] * shape[2]
+        draws = uniform(self.cfg.seed, self.global_step, Stream.DROP_PATH, ids, count=count)
+        return draws.float().view(shape)
 
     def _sum_of_rounds(self, play: Play, embeddings: Tensor) -> Tensor:
         parts = (self.sam.prompt_encoder, self.sam.mask_decoder)

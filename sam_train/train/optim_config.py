@@ -38,9 +38,13 @@ class OptimConfig:
     """Decoupled decay; never on norms, biases and position tables."""
     layer_decay: float = setting(0.8, above=0, resume="restored")
     """Ratio of an encoder block's learning rate to that of the block after it."""
+    tune: str = setting("all", resume="refused")
+    """Part of the image encoder that is trained: all (the paper's); norm_bias: its norms and biases
+    alone, 0.1 % of vit_b, for fine-tuning with little memory for the optimizer. Prompt encoder and
+    decoder are trained either way."""
     frozen_blocks: int = setting(0, resume="refused")
     """The patch and position tables and this many first encoder blocks keep their weights; 0
-    trains everything, as the paper. For fine-tuning on few photos: it also spares their backward
+    freezes none, as the paper. For fine-tuning on few photos: it also spares their backward
     pass, two thirds of their time."""
     warmup_steps: int = setting(250, minimum=0, resume="applies")
     """The rate rises linearly from 0 to `lr` over this many steps."""
@@ -76,4 +80,8 @@ def check(cfg: OptimConfig) -> None:
 
 @run_check
 def _check_run(cfg: RunConfig) -> None:
+    # What tunings there are, the model's files say, and importing those takes a second.
+    from sam_train.model.adapters import TUNINGS  # noqa: PLC0415
+
     check(cfg.optim)
+    TUNINGS[cfg.optim.tune]

@@ -56,14 +56,20 @@ STRATEGIES = {
     **{f"zero{stage}": [ZERO[0], f"{ZERO[1]}zero{stage}"] for stage in (1, 2, 3)},
 }
 
+NORM_BIAS = "optim.tune=norm_bias"
+CONV = ["model.name=conv_t", "model.heads=null", "model.global_blocks=[]", "model.depth=3"]
+
 ONE = [
     Run("one"),
     Run("one turns", [TURNS]),
     Run("one four turns", ["trainer.accumulate=4", FEW]),
     Run("one bf16", [BF16, FEW]),
     Run("one frozen", ["optim.frozen_blocks=1", FEW]),
+    Run("one norms", [NORM_BIAS, FEW]),
+    Run("one conv", [*CONV, FEW]),
 ]
 
+ELSEWHERE = ("ddp", "fsdp2", "zero3")
 RECOMPUTED = [("ddp", "selective"), ("fsdp2", "full"), ("zero3", "selective")]
 TWO = [
     *(
@@ -77,6 +83,11 @@ TWO = [
         for name, how in RECOMPUTED
     ),
     Run("fsdp2 frozen", [FSDP2, "optim.frozen_blocks=1", FEW]),
+    *(Run(f"{name} norms", [*STRATEGIES[name], NORM_BIAS, FEW]) for name in ELSEWHERE),
+    *(
+        Run(f"{name} conv", [*STRATEGIES[name], *CONV, FEW, "model.checkpoint_blocks=selective"])
+        for name in ELSEWHERE
+    ),
     *(
         Run(f"{name} unclipped", [*STRATEGIES[name], FEW, "optim.grad_clip=0"])
         for name in ("ddp", "fsdp2", "zero2")
@@ -262,6 +273,15 @@ def test_compiled_blocks_round_otherwise_at_most(results: Results) -> None:
 def test_frozen_blocks_stay_as_they_are(results: Results) -> None:
     assert results.loss("fsdp2 frozen") == pytest.approx(results.loss("one frozen"), rel=2e-6)
     assert results.loss("one frozen")[1:] != results.loss("one")[1:3]
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("what", ["norms", "conv"])
+def test_other_tunings_and_encoders_are_divided_alike(
+    results: Results, name: str, what: str
+) -> None:
+    assert results.loss(f"{name} {what}") == pytest.approx(results.loss(f"one {what}"), rel=2e-6)
+    assert results.loss(f"one {what}")[1:] != results.loss("one")[1:3]
 
 
 def test_any_strategy_takes_up_what_any_other_left(results: Results) -> None:

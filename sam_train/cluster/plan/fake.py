@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sam_train.model import build_from_config
-from sam_train.model.ops import attention
+from sam_train.model.ops import backends
 from sam_train.settings.run import RunConfig
 from sam_train.train.module import SamModule
 from sam_train.types import Batch
@@ -50,7 +50,7 @@ def fake_module(cfg: RunConfig, *, low_blocks: bool = False) -> StepModule:
     """
     with unset_fake_temporarily(), torch.device("meta"):
         module = StepModule(cfg, sam=build_from_config(cfg.model))
-    in_blocks = set(module.sam.image_encoder.blocks.modules())
+    in_blocks = {m for unit in module.sam.image_encoder.units() for m in unit.modules()}
     for owner in module.modules():
         low = low_blocks and owner in in_blocks
         for name, parameter in owner.named_parameters(recurse=False):
@@ -106,7 +106,7 @@ def fake_tensors(*, as_gpu: bool) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode())
         if as_gpu:
-            stack.enter_context(mock.patch.object(attention, "FEW_KEYS", -1))
+            stack.enter_context(mock.patch.object(backends, "FEW_KEYS", -1))
             stack.enter_context(_GpuKernels())
         yield
 

@@ -232,8 +232,10 @@ def _refuse_other_formats(file: Path, head: bytes) -> None:
     if head.startswith(b"PK") and not zipfile.is_zipfile(file):
         size = file.stat().st_size
         raise UserError(f"{file}: is damaged or cut off after {size} bytes; fetch it again")
-    # A bare pickle: torch.save before zip files began with protocol 2 and its magic number.
-    if head[0] == 0x80 and (head[1:2] > b"\x02" or not head[2:].startswith(_TORCH_MAGIC)):
+    # A bare pickle: torch.save before zip files began with protocol 2 and its magic number. One in
+    # 32 safetensors begins with this byte, too: it is the lowest of the header's length.
+    pickled = head[0] == 0x80 and head[8:10] != b'{"'
+    if pickled and (head[1:2] > b"\x02" or not head[2:].startswith(_TORCH_MAGIC)):
         raise UserError(
             f"{file}: refused, because a plain pickle can run code when loaded; save the state "
             "dict with torch.save or as safetensors"

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from tiny_sam import changed, copy_of, randomised, tiny
 
 from sam_train.errors import UserError
@@ -170,3 +171,15 @@ def test_other_files_and_folders(name: str, said: str, tmp_path: Path) -> None:
     assert said in message
     assert str(tmp_path / name) in message
     assert "\n" not in message
+
+
+def test_a_safetensors_whose_first_byte_is_a_pickles_is_read(tmp_path: Path) -> None:
+    """The first byte is the lowest of the header's length, here 0x80."""
+    path = tmp_path / "weights.safetensors"
+    for padding in range(0, 256, 8):
+        save_file({"image_encoder.x": torch.ones(2)}, path, metadata={"padding": "x" * padding})
+        if path.read_bytes()[0] == 0x80:
+            break
+    else:
+        raise AssertionError("no such length")
+    assert [entry.name for entry in read_weights(path)] == ["image_encoder.x"]
