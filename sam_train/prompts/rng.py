@@ -29,6 +29,7 @@ class Stream(IntEnum):
     CLICK = 4
     LOSS_POINTS = 5
     DROP_PATH = 6
+    LEARNT_ROUND = 7
 
 
 def _signed(word: int) -> int:
@@ -54,6 +55,19 @@ def _mix(words: Tensor) -> Tensor:
     return words ^ _shift(words, 31)
 
 
+def _key(*parts: int) -> int:
+    key = 0
+    for part in parts:
+        key = _mix_word(key + part * _WEYL + _WEYL)
+    return key
+
+
+def number_below(end: int, *, seed: int, step: int, stream: Stream) -> int:
+    """Draw one number from 0 to `end` - 1 on the host, the same on every rank."""
+    # The modulo favours small numbers by less than end / 2^64.
+    return _key(seed, step, stream) % end
+
+
 def words(
     seed: int, step: int, stream: int, ids: Tensor, *, index: int = 0, count: int = 1
 ) -> Tensor:
@@ -70,9 +84,7 @@ def words(
     Returns:
         int64 [M, N].
     """
-    key = 0
-    for part in (seed, step, stream, index):
-        key = _mix_word(key + part * _WEYL + _WEYL)
+    key = _key(seed, step, stream, index)
     counters = torch.arange(1, count + 1, device=ids.device) * _signed(_WEYL)
     return _mix(_mix(ids * _signed(_WEYL) + _signed(key))[:, None] + counters)
 

@@ -22,26 +22,15 @@ from torch.nn import functional as F
 from sam_train.errors import UserError
 from sam_train.masks.grid import mask_iou, to_grid, valid_grid
 from sam_train.prompts.clicks import error_click
+from sam_train.prompts.first import FIRST_PROMPTS
+from sam_train.prompts.first.box import NoiseLimit
 from sam_train.prompts.rng import Draw, Stream
 from sam_train.types import (
     ABSENT,
-    BOX_BOTTOM_RIGHT,
-    BOX_TOP_LEFT,
-    FOREGROUND,
-    PAD,
     Batch,
     Prediction,
     Prompts,
 )
-
-
-class NoiseLimit(StrEnum):
-    """What `PromptsConfig.box_noise_limit` bounds."""
-
-    draw = "draw"
-    """The noise itself is clamped to it."""
-    deviation = "deviation"
-    """The standard deviation is at most it; the noise is unbounded."""
 
 
 class Carry(StrEnum):
@@ -75,8 +64,11 @@ class PromptsConfig:
     """Rounds that add no click: the last one, and the others at random places between the clicks,
     per mask (A: "one is inserted randomly among the 8", "the other is always at the end")."""
     box_probability: float = 0.5
-    """A mask begins with its box with this probability, else with a point (A: equal). Data engine:
+    """A mask begins with its box with this probability, else with `first` (A: equal). Data engine:
     0 (A: point and mask prompts only)."""
+    first: list[str] = field(default_factory=lambda: ["point"])
+    """Kinds of first prompt for the masks that do not begin with their box, each as likely: point,
+    box, or one that a plug-in file registers. A name that stands twice is twice as likely."""
     box_noise: float = 0.1
     """Standard deviation of the noise of a box coordinate, as a fraction of that side (A: 10 %)."""
     box_noise_limit: float = 20.0
@@ -163,6 +155,10 @@ def check(cfg: PromptsConfig) -> None:
     """
     if not 0 <= cfg.box_probability <= 1:
         raise UserError(f"prompts.box_probability={cfg.box_probability} must be from 0 to 1")
+    if not cfg.first:
+        raise UserError("prompts.first is empty: name a kind, such as prompts.first=[point]")
+    for name in cfg.first:
+        FIRST_PROMPTS[name]
     for name in ("box_noise", "box_noise_limit"):
         if not getattr(cfg, name) >= 0:
             raise UserError(f"prompts.{name}={getattr(cfg, name)} must not be negative")
@@ -202,55 +198,46 @@ def schedule(cfg: PromptsConfig, *, progress: float = 1.0) -> Schedule:
     return Schedule(points=cfg.points, mask_only=cfg.mask_only)
 
 
-def noisy_boxes(boxes: Tensor, *, image_sizes: Tensor, cfg: PromptsConfig, draw: Draw) -> Tensor:
-    """Boxes as a person would draw them (A: 10 % of the side, at most 20 pixels).
+def first_prompts(batch: Batch, *, cfg: PromptsConfig, draw: Draw) -> Prompts:
+    """Begin each mask with its box with probability `box_probability`, else with `first`.
+
+    Every kind is drawn for every mask and one is chosen: a rectangular batch, no host sync.
 
     Args:
-        boxes: float32 [M, 4] x0 y0 x1 y1, input frame.
-        image_sizes: int64 [M, 2] (h, w) of each mask's photo in the input frame.
-        cfg: noise and its limit.
-        draw: of the step.
-
-    Returns:
-        float32 [M, 4] within the photo, top left before bottom right.
-    """
-    limit = cfg.box_noise_limit
-    deviation = cfg.box_noise * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    if cfg.box_noise_limits == NoiseLimit.deviation:
-        deviation = deviation.clamp(max=limit)
-    noise = draw.normal(Stream.BOX_NOISE, count=4).float() * deviation
-    if cfg.box_noise_limits == NoiseLimit.draw:
-        noise = noise.clamp(-limit, limit)
-    corners = (boxes + noise).view(-1, 2, 2)
-    farthest = (image_sizes.flip(-1) - 1)[:, None].to(corners.dtype)
-    corners = torch.minimum(corners.clamp(min=0), farthest)
-    return torch.cat([corners.amin(1), corners.amax(1)], dim=1)
-
-
-def first_prompts(
-    points: Tensor, *, boxes: Tensor, image_sizes: Tensor, cfg: PromptsConfig, draw: Draw
-) -> Prompts:
-    """Round 0: per mask its noisy box with probability `box_probability`, else its point.
-
-    Args:
-        points: float32 [M, 2] (x, y), input frame: a foreground pixel, drawn uniformly.
-        boxes: float32 [M, 4] x0 y0 x1 y1, input frame.
-        image_sizes: int64 [M, 2] (h, w) of each mask's photo in the input frame.
-        cfg: mix and noise.
-        draw: of the step.
+        batch: M masks.
+        cfg: the mix.
+        draw: the step's random numbers.
 
     Returns:
         Two tokens per mask, no mask logits.
+
+    Raises:
+        UserError: a kind reads a field that the samples lack.
     """
-    is_box = draw.uniform(Stream.FIRST_PROMPT) < cfg.box_probability
-    corners = noisy_boxes(boxes, image_sizes=image_sizes, cfg=cfg, draw=draw).view(-1, 2, 2)
-    point = torch.stack([points, torch.zeros_like(points)], dim=1)
-    # From scalars: a tensor made of a list on the host would wait for the device.
-    first = torch.where(is_box, BOX_TOP_LEFT, FOREGROUND)
-    second = torch.where(is_box, BOX_BOTTOM_RIGHT, PAD)
+    u = draw.uniform(Stream.FIRST_PROMPT)
+    chosen = _first_prompt(cfg.first[0], batch, cfg=cfg, draw=draw)
+    for k, name in enumerate(cfg.first[1:], start=1):
+        start = cfg.box_probability + (1 - cfg.box_probability) * k / len(cfg.first)
+        chosen = _choose(u >= start, _first_prompt(name, batch, cfg=cfg, draw=draw), chosen)
+    boxes = _first_prompt("box", batch, cfg=cfg, draw=draw)
+    return _choose(u < cfg.box_probability, boxes, chosen)
+
+
+def _first_prompt(name: str, batch: Batch, *, cfg: PromptsConfig, draw: Draw) -> Prompts:
+    kind = FIRST_PROMPTS[name]
+    for field_name in kind.needs:
+        if getattr(batch, field_name, None) is None:
+            raise UserError(
+                f"prompts.first={name} needs `{field_name}`, which the samples of data.train lack"
+            )
+    return kind(cfg).draw(batch, draw)
+
+
+def _choose(here: Tensor, a: Prompts, b: Prompts) -> Prompts:
+    """Take the tokens of `a` for the masks that bool `here` [M, 1] marks, else those of `b`."""
     return Prompts(
-        coords=torch.where(is_box[..., None], corners, point),
-        labels=torch.cat([first, second], dim=1),
+        coords=torch.where(here[..., None], a.coords, b.coords),
+        labels=torch.where(here, a.labels, b.labels),
     )
 
 
@@ -324,13 +311,7 @@ class Rounds:
 
     def first(self) -> Prompts:
         """The prompts of round 0."""
-        return first_prompts(
-            self._batch.points,
-            boxes=self._batch.boxes,
-            image_sizes=self._batch.image_sizes[self._batch.image_index],
-            cfg=self._cfg,
-            draw=self.draw,
-        )
+        return first_prompts(self._batch, cfg=self._cfg, draw=self.draw)
 
     def next(self, r: int, prompts: Prompts, prediction: Prediction) -> Prompts:
         """The prompts of round r (from 1).

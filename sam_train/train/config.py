@@ -15,6 +15,7 @@ import torch
 
 from sam_train.errors import UserError
 from sam_train.settings.words import PRECISIONS as PRECISION_WORDS
+from sam_train.train.objectives import OBJECTIVES
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 PROFILERS = ("simple", "advanced", "pytorch")
@@ -31,6 +32,9 @@ class TrainerConfig:
 
     max_steps: int = 90_000
     """Updates of the weights (paper A: 90,000 for ViT-H)."""
+    objective: str = "interactive"
+    """interactive: the paper's rounds, all learnt from. one_round: one of them, drawn for each
+    step. A plug-in file can register others."""
     devices: str = "auto"
     """GPUs (or CPU processes) per node: a number, `auto`, or a list such as `[0,2]`."""
     num_nodes: int = 1
@@ -160,6 +164,7 @@ def check(cfg: TrainerConfig) -> None:
             meant = PRECISION_WORDS.get(cfg.precision.lower()) if name == "precision" else None
             hint = f"; did you mean {meant}?" if meant else ""
             raise UserError(f"trainer.{name}={getattr(cfg, name)}: use one of {listed}{hint}")
+    OBJECTIVES[cfg.objective]
     check_accelerator(cfg)
 
 

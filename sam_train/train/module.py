@@ -1,14 +1,12 @@
-"""One training step, top to bottom, as the paper tells it (A, "Training algorithm")."""
+"""The Lightning adapter of the training step: splitting, optimizer, accumulation, checkpoints."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -16,11 +14,10 @@ from torch import Tensor
 from sam_train.model import Sam, build_from_config
 from sam_train.model.build import recompute_of
 from sam_train.model.checkpoints.weight_files import MODEL_RECORD
-from sam_train.prompts import Rounds
-from sam_train.prompts.rng import Stream, uniform
 from sam_train.settings.run import RunConfig
 from sam_train.train.checkpoints.resume import align_batch_counters
-from sam_train.train.losses import mask_losses
+from sam_train.train.objectives import At
+from sam_train.train.objectives.base import build_objective, loss_of_step, mask_weight
 from sam_train.train.optim import build_optimizer, parameter_groups
 from sam_train.train.parallel.full_state import grouped_names, name_parameters, number_parameters
 from sam_train.train.parallel.loss_scale import HalfPrecision, LossScale
@@ -28,19 +25,19 @@ from sam_train.train.parallel.prepare import prepare, split
 from sam_train.train.parallel.strategies import Fsdp2Strategy, clip_gradients
 from sam_train.train.parallel.zero import ZeroStrategy
 from sam_train.train.records import RoundLog
-from sam_train.train.rounds_backward import Play, backward_round_by_round
 from sam_train.train.watch.ranks import Stopwatch
 from sam_train.train.watch.skipping import skip_if_nonfinite, spoil_if_nonfinite
-from sam_train.types import MASK_ID_BITS, Batch
+from sam_train.types import Batch
 
 
 class SamModule(LightningModule):
-    """SAM and its training step; everything of it that is saved lies in `.sam`."""
+    """SAM and its objective for a Lightning Trainer; its saved weights all lie in `.sam`."""
 
     def __init__(self, cfg: RunConfig, sam: Sam | None = None) -> None:
         super().__init__()
         self.cfg = cfg
         self.sam = sam if sam is not None else build_from_config(cfg.model)
+        self.objective = build_objective(cfg)
         prepare(
             self.sam,
             frozen_blocks=cfg.optim.frozen_blocks,
@@ -59,7 +56,7 @@ class SamModule(LightningModule):
         self.last_grad_norm: Tensor | None = None
         self.stopwatch = Stopwatch()
         self.loss_scale: LossScale | None = None
-        """Of 16-mixed."""
+        """The loss scale of 16-mixed; None with any other precision."""
 
     def configure_model(self) -> None:
         """Split the model over the ranks where the strategy asks for it (Lightning calls it)."""
@@ -93,58 +90,35 @@ class SamModule(LightningModule):
         return copy.train(self.sam.training)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Encode each image once, then let a simulated person correct every mask for 11 rounds.
+        """Compute the loss of a micro-batch; `objectives/interactive.py` tells the paper's step.
 
         Args:
             batch: B images and M masks, see `types.Batch`.
-            batch_idx: counts turns (`trainer.accumulate` of them are a step); randomness is a
-                function of (seed, step, mask).
+            batch_idx: counts micro-batches (`trainer.accumulate` of them are a step); randomness is
+                a function of (seed, step, mask).
 
         Returns:
-            float32 scalar whose mean over ranks and turns is the loss: the mean over rounds and
-            over the masks of the whole step.
+            float32 scalar whose mean over ranks and micro-batches is the loss: the mean over rounds
+            and over the masks of the whole step.
         """
-        embeddings = self.sam.encode(
-            batch.images, batch.image_sizes, draws=self._drop_path_draws(batch)
-        )
-        rounds = Rounds(
-            self.cfg.prompts,
-            batch,
-            seed=self.cfg.seed,
-            step=self.global_step,
-            progress=self.global_step / self.cfg.trainer.max_steps,
-            image_size=self.sam.image_size,
-            grid_size=self.sam.grid_size,
-        )
-        weight = self._weight_of_a_mask(batch) / rounds.number
+        step = self.global_step
+        at = At(seed=self.cfg.seed, step=step, progress=step / self.cfg.trainer.max_steps)
+        embeddings = self.objective.encode(self.sam, batch, at)
+        weight = mask_weight(batch, accumulate=self.cfg.trainer.accumulate, device=self.device)
         log = RoundLog()
-
-        def play(embeddings: Tensor) -> Iterator[Tensor]:
-            prompts = rounds.first()
-            for r in range(rounds.number):
-                prediction = self.sam.decode(
-                    embeddings,
-                    batch.image_index,
-                    prompts,
-                    multimask=rounds.multimask(r),
-                    all_present=rounds.all_present(r),
-                )
-                terms = mask_losses(
-                    prediction,
-                    rounds.targets,
-                    rounds.valid,
-                    cfg=self.cfg.loss,
-                    draw=rounds.draw,
-                    r=r,
-                )
-                log.add(terms, prediction)
-                yield terms.total.sum() * weight
-                if r + 1 < rounds.number:
-                    prompts = rounds.next(r + 1, prompts, prediction)
-
-        # No rank waits for another in here: what they take can be compared.
+        scale = self.loss_scale
+        # No rank waits for another in here: the times can be compared.
         with self.stopwatch.measure(batch.num_masks, device=self.device):
-            loss = self._sum_of_rounds(play, embeddings)
+            loss = loss_of_step(
+                self.objective,
+                self.sam,
+                batch,
+                at,
+                embeddings=embeddings,
+                weight=weight,
+                log=log,
+                loss_scale=None if scale is None else scale.on(embeddings.device),
+            )
         if self.last_rounds is None or batch_idx % self.cfg.trainer.accumulate == 0:
             self.last_rounds = log
         else:
@@ -182,40 +156,3 @@ class SamModule(LightningModule):
         if not isinstance(self.trainer.strategy, ZeroStrategy):
             self.last_grad_norm = clip_gradients(self, self.cfg.optim.grad_clip or math.inf)
             skip_if_nonfinite(optimizer, self.last_grad_norm)
-
-    def _weight_of_a_mask(self, batch: Batch) -> Tensor:
-        """What one mask's loss counts for, so that every mask of a step counts the same.
-
-        Gradients are averaged over ranks and turns, so a turn's sum is divided by the global count
-        and multiplied by the number of both. The count stays on the device: no host sync.
-        """
-        masks = batch.num_masks if batch.step_masks is None else batch.step_masks
-        # Filled there: a tensor made on the host would wait for the encoder.
-        count = torch.full((), float(masks), device=self.device)
-        ranks = 1
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(count)
-            ranks = dist.get_world_size()
-        return ranks * self.cfg.trainer.accumulate / count
-
-    def _drop_path_draws(self, batch: Batch) -> Tensor | None:
-        """float32 [B, depth, 2] of (seed, step, image), so that neither rank nor resume matters."""
-        if self.cfg.model.drop_path == 0:
-            return None
-        images, depth = len(batch.keys), len(self.sam.image_encoder.blocks)
-        # A mask's id is its image's place in the sample order and its own number, see types.Sample.
-        places = batch.mask_ids >> MASK_ID_BITS
-        ids = places.new_zeros(images).scatter_(0, batch.image_index, places)
-        draws = uniform(self.cfg.seed, self.global_step, Stream.DROP_PATH, ids, count=2 * depth)
-        return draws.float().view(images, depth, 2)
-
-    def _sum_of_rounds(self, play: Play, embeddings: Tensor) -> Tensor:
-        parts = (self.sam.prompt_encoder, self.sam.mask_decoder)
-        scale = self.loss_scale
-        return backward_round_by_round(
-            play,
-            embeddings=embeddings,
-            parameters=[p for part in parts for p in part.parameters() if p.requires_grad],
-            joined=self.cfg.prompts.feedback_gradient,
-            loss_scale=None if scale is None else scale.on(embeddings.device),
-        )

@@ -13,37 +13,61 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from sam_train.model import build_from_config
+from sam_train.model import Sam, build_from_config
+from sam_train.model.build import recompute_of
 from sam_train.model.ops import attention
 from sam_train.settings.run import RunConfig
-from sam_train.train.module import SamModule
+from sam_train.train.objectives import At
+from sam_train.train.objectives.base import build_objective, loss_of_step, mask_weight
+from sam_train.train.parallel.prepare import prepare
+from sam_train.train.records import RoundLog
 from sam_train.types import Batch
 
 
-class StepModule(SamModule):
-    """The training step outside a Trainer, at the end of training: no curriculum shortens it."""
+class StepModule(nn.Module):
+    """A training step without a Trainer, at the end of training: no curriculum shortens it.
 
-    @property
-    def global_step(self) -> int:  # type: ignore[override]
-        """Finished updates."""
-        return self.cfg.trainer.max_steps - 1
+    It is the objective's own step, so `plan` counts what `fit` does.
+    """
+
+    def __init__(self, cfg: RunConfig, sam: Sam) -> None:
+        super().__init__()
+        self.cfg, self.sam = cfg, sam
+        self.objective = build_objective(cfg)
+        prepare(
+            sam,
+            frozen_blocks=cfg.optim.frozen_blocks,
+            recompute=recompute_of(cfg.model),
+            compiled=False,
+        )
+        last = cfg.trainer.max_steps - 1
+        self.at = At(seed=cfg.seed, step=last, progress=last / cfg.trainer.max_steps)
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
+    def encode(self, batch: Batch) -> Tensor:
+        """Run the first half of the step: [B, C, h, w] image embeddings."""
+        return self.objective.encode(self.sam, batch, self.at)
+
     def rounds_step(self, embeddings: Tensor, batch: Batch) -> Tensor:
-        """`training_step` behind the encoder, whose result is `embeddings` [B, C, h, w]."""
-        self.sam.encode = lambda *_, **__: embeddings  # type: ignore[method-assign]
-        try:
-            return self.training_step(batch, 0)
-        finally:
-            del self.sam.encode
+        """Run the second half of the step and return its loss."""
+        weight = mask_weight(batch, accumulate=self.cfg.trainer.accumulate, device=self.device)
+        return loss_of_step(
+            self.objective,
+            self.sam,
+            batch,
+            self.at,
+            embeddings=embeddings,
+            weight=weight,
+            log=RoundLog(),
+        )
 
 
 def fake_module(cfg: RunConfig, *, low_blocks: bool = False) -> StepModule:
-    """The module of `cfg` with fake parameters; call it inside `fake_tensors`.
+    """Build the step of `cfg` with fake parameters; call it inside `fake_tensors`.
 
     Args:
         low_blocks: the encoder blocks' weights are bfloat16, as fsdp2 brings them.

@@ -194,8 +194,11 @@ class StepMeter(Callback):
             values["grad_norm"] = float(norm)
         if (scaling := getattr(pl_module, "loss_scale", None)) is not None:
             values["loss_scale"] = float(scaling.used)
-        for name in ("loss", "iou", "predicted_iou"):
-            for r, value in enumerate(getattr(figures.rounds, name)):
+        rounds = figures.rounds
+        by_round = {"loss": rounds.loss, "iou": rounds.iou, "predicted_iou": rounds.predicted_iou}
+        by_round |= {f"loss_{name}": term for name, term in rounds.terms.items()}
+        for name, of_rounds in by_round.items():
+            for r, value in zip(rounds.numbers, of_rounds, strict=True):
                 values[f"{name}_r{r:02d}"] = value
         return values
 
