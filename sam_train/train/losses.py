@@ -3,8 +3,8 @@
 Paper A, "Training algorithm" 6. The functions are pure: they log nothing and normalise nothing over
 ranks. `types` has the shapes and frames.
 
-A term of masks is a function under `@MASK_TERMS("name")`, in this file or in a plug-in. `loss.terms`
-gives it a weight, and metrics.csv shows it in the columns `loss_NAME_rRR`.
+A term of masks is a function under `@MASK_TERMS.named(NAME)`, in this file or in a plug-in.
+`loss.terms` gives it a weight, and metrics.csv shows it in the columns `loss_NAME_rRR`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from sam_train.errors import UserError
 from sam_train.masks.grid import mask_iou, to_grid
 from sam_train.prompts.rng import Draw, Stream
-from sam_train.settings.registry import Registry
+from sam_train.runtime.registry import Registry
 from sam_train.types import Prediction
 
 
@@ -187,7 +187,7 @@ MASK_TERMS: Registry[MaskTerm] = Registry("loss.terms")
 """The terms by name. Each also decides which of three masks is the best."""
 
 
-@MASK_TERMS("focal")
+@MASK_TERMS.named("focal")
 def focal(places: Compared, cfg: LossConfig) -> Tensor:
     """Compute the focal loss alpha_t e^gamma CE (Lin et al. 2017), the mean over valid places."""
     # Before `cross_entropy`: gradients are summed in the reverse order of the operations.
@@ -197,12 +197,12 @@ def focal(places: Compared, cfg: LossConfig) -> Tensor:
     return sums / places.valid.sum(1).clamp(min=1)
 
 
-@MASK_TERMS("dice")
+@MASK_TERMS.named("dice")
 def dice(places: Compared, cfg: LossConfig) -> Tensor:
     """Compute the dice loss (Milletari et al. 2016) with smoothing s, in terms of the error e.
 
-    1 - (2 sum(p t) + s) / (sum(p) + sum(t) + s) = sum(e) / (2 sum(p t) + sum(e) + s): places outside
-    the photo drop out, because e is 0 there.
+    1 - (2 sum(p t) + s) / (sum(p) + sum(t) + s) = sum(e) / (2 sum(p t) + sum(e) + s). Places
+    outside the photo drop out, because e is 0 there.
     """
     overlap = (places.target & places.valid).sum(1) - (places.error * places.target).sum(1)
     errors = places.error.sum(1)

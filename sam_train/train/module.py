@@ -125,6 +125,12 @@ class SamModule(LightningModule):
             self.last_rounds.add_turn(log)
         return spoil_if_nonfinite(loss)
 
+    def step_under_autocast(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Run `training_step` with autocast opened inside; `ZeroStrategy` calls it."""
+        plugin: Any = self.trainer.precision_plugin
+        with plugin.forward_context():
+            return self.training_step(batch, batch_idx)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and its schedule, stepped once per update."""
         optimizer, schedule = build_optimizer(

@@ -87,7 +87,7 @@ def fake_module(cfg: RunConfig, *, low_blocks: bool = False) -> StepModule:
     return module
 
 
-def empty_batch(module: SamModule, *, images: int, masks: int) -> Batch:
+def empty_batch(module: StepModule, *, images: int, masks: int) -> Batch:
     """A batch of photos of full size with `masks` each, on the module's device, without content.
 
     Args:

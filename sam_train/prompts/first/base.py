@@ -1,7 +1,7 @@
 """The interface of a first prompt: two tokens for each mask.
 
-Two tokens whatever the kind, so that a mix of kinds is one rectangular tensor (see `types.Prompts`).
-A kind that needs one token fills the other with PAD.
+Two tokens whatever the kind, so that a mix of kinds is one rectangular tensor, see
+`types.Prompts`. A kind that needs one token fills the other with PAD.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from sam_train.settings.registry import Registry
+from sam_train.runtime.registry import Registry
 
 if TYPE_CHECKING:
     from sam_train.prompts.rng import Draw
@@ -42,4 +42,4 @@ class FirstPrompt(ABC):
 
 
 FIRST_PROMPTS: Registry[type[FirstPrompt]] = Registry("prompts.first")
-"""The kinds by name; `@FIRST_PROMPTS("name")` above a class adds one."""
+"""The kinds by name; `@FIRST_PROMPTS.named("name")` above a class adds one."""

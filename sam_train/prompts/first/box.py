@@ -25,7 +25,7 @@ class NoiseLimit(StrEnum):
     """The standard deviation is at most it; the noise is unbounded."""
 
 
-@FIRST_PROMPTS("box")
+@FIRST_PROMPTS.named("box")
 class BoxPrompt(FirstPrompt):
     """The mask's box with noise: 10 % of the side, at most 20 pixels (A)."""
 

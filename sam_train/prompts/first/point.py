@@ -9,7 +9,7 @@ from sam_train.prompts.rng import Draw
 from sam_train.types import FOREGROUND, PAD, Batch, Prompts
 
 
-@FIRST_PROMPTS("point")
+@FIRST_PROMPTS.named("point")
 class PointPrompt(FirstPrompt):
     """A foreground point, uniform over the mask.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sam_train.model import Sam
 from sam_train.prompts.rng import Stream, uniform
-from sam_train.settings.registry import Registry
+from sam_train.runtime.registry import Registry
 from sam_train.train.losses import LossTerms
 from sam_train.train.rounds_backward import backward_round_by_round
 from sam_train.types import MASK_ID_BITS, Batch, Prediction, Prompts
@@ -92,7 +92,7 @@ class Objective(ABC):
 
 
 OBJECTIVES: Registry[type[Objective]] = Registry("trainer.objective")
-"""The objectives by name; `@OBJECTIVES("name")` above a class adds one."""
+"""The objectives by name; `@OBJECTIVES.named("name")` above a class adds one."""
 
 
 def build_objective(cfg: RunConfig) -> Objective:
@@ -159,7 +159,7 @@ def mask_weight(batch: Batch, *, accumulate: int, device: torch.device) -> Tenso
 
 
 def drop_path_draws(model: Sam, batch: Batch, at: At) -> Tensor:
-    """Draw float32 [B, depth, 2] from (seed, step, image), so that ranks and resume do not matter."""
+    """Draw float32 [B, depth, 2] from (seed, step, image): ranks and resume do not matter."""
     images, depth = len(batch.keys), len(model.image_encoder.blocks)
     # A mask's id is its image's place in the sample order and its own number, see types.Sample.
     places = batch.mask_ids >> MASK_ID_BITS

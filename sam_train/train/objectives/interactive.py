@@ -16,7 +16,7 @@ from sam_train.train.objectives.base import OBJECTIVES, At, Objective, RoundOutc
 from sam_train.types import Batch
 
 
-@OBJECTIVES("interactive")
+@OBJECTIVES.named("interactive")
 class Interactive(Objective):
     """The paper's 11 rounds: a first prompt, 8 clicks on errors, 2 rounds without a click."""
 

@@ -1,7 +1,7 @@
 """Iterative training with one backward (RITM: Sofiiuk et al. 2021, "Reviving Iterative Training").
 
-About a quarter of the decoder's work, because earlier rounds only find the next prompt. `plan` counts
-one step, whose round is drawn like any other's.
+It takes about a quarter of the decoder's work, because earlier rounds only find the next prompt.
+`plan` counts one step, whose round is drawn like any other's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sam_train.train.objectives.interactive import Interactive
 from sam_train.types import Batch
 
 
-@OBJECTIVES("one_round")
+@OBJECTIVES.named("one_round")
 class OneRound(Interactive):
     """One round of the interactive ones, drawn for each step; those before it have no gradient."""
 

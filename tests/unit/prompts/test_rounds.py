@@ -16,7 +16,8 @@ from scipy import stats
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from sam_train.prompts import Draw, PromptsConfig, Rounds, Schedule, Stage, schedule
-from sam_train.prompts.rounds import Carry, NoiseLimit, noisy_boxes
+from sam_train.prompts.first.box import NoiseLimit, noisy_boxes
+from sam_train.prompts.rounds import Carry
 from sam_train.train.losses import LossConfig, PointsConfig, Resolution, mask_losses
 from sam_train.types import (
     ABSENT,

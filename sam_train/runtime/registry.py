@@ -1,0 +1,81 @@
+"""Things that a setting names, each registered by the file that declares it.
+
+A file registers when it is imported and names are looked up when they are asked for, so what a
+plug-in adds is found like what is built in.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Generic, TypeVar
+
+from sam_train.errors import UserError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The choices of one setting.
+
+    Args:
+        setting: its name on the command line, for messages.
+    """
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+        self._entries: dict[str, T] = {}
+
+    def add(self, name: str, entry: T) -> None:
+        """Register `entry` as `name`.
+
+        Raises:
+            UserError: the name is taken by something else.
+        """
+        if self._entries.setdefault(name, entry) is not entry:
+            raise UserError(f"{self.setting}={name} is registered already: choose another name")
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Register one instance of the decorated class as `name`."""
+
+        def decorate(cls: type[T]) -> type[T]:
+            self.add(name, cls())
+            return cls
+
+        return decorate
+
+    def named(self, name: str) -> Callable[[T], T]:
+        """Register the decorated class or function itself as `name`."""
+
+        def decorate(entry: T) -> T:
+            self.add(name, entry)
+            return entry
+
+        return decorate
+
+    def __getitem__(self, name: str) -> T:
+        """Look `name` up.
+
+        Raises:
+            UserError: unknown name; lists the known ones.
+        """
+        if name not in self._entries:
+            known = ", ".join(self._entries)
+            raise UserError(f"{self.setting}={name} is not one of {known}")
+        return self._entries[name]
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Iterate over names and entries in the order of their registration."""
+        return iter(list(self._entries.items()))
+
+
+def import_all(package: str, folder: list[str]) -> None:
+    """Import every module of a package, so that each can register what it declares.
+
+    Args:
+        package: its `__name__`.
+        folder: its `__path__`.
+    """
+    for module in sorted(pkgutil.iter_modules(folder), key=lambda module: module.name):
+        import_module(f"{package}.{module.name}")
