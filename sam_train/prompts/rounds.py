@@ -91,45 +91,45 @@ class PromptsConfig:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Schedule:
-    """How many rounds of which kind a step has."""
+    """The rounds of a step by kind."""
 
     points: int
     mask_only: int
 
     @property
     def number(self) -> int:
-        """Rounds in all, the first prompt included."""
+        """Count the rounds, the first prompt included."""
         return 1 + self.points + self.mask_only
 
     def tokens(self, r: int) -> int:
-        """T_r, the same for all masks."""
+        """Return T_r, the same for all masks."""
         return 2 + min(r, self.points)
 
     def adds_clicks(self, r: int) -> bool:
-        """Whether any mask can get a click in round r."""
+        """Decide if any mask can get a click in round r."""
         return 0 < r < self.number - (self.mask_only > 0) and self.points > 0
 
     def all_present(self, r: int) -> bool:
-        """Whether it is certain that no mask has an ABSENT slot in round r."""
+        """Decide if no mask can have an ABSENT slot in round r."""
         return not (self._places and self._first_place <= r <= self._last_place)
 
     @property
     def _first_place(self) -> int:
-        """The first round that can be mask-only, except the last round: after one click."""
+        """Return the first round that can be mask-only, the last one aside: after one click."""
         return min(2, 1 + self.points)
 
     @property
     def _last_place(self) -> int:
-        """The last round that can be mask-only and comes before a click where there are two."""
+        """Return the last round that can be mask-only; a click follows where there are two."""
         return self.number - (3 if self.points >= 2 else 2)
 
     @property
     def _places(self) -> int:
-        """How many places the mask-only rounds before the last one choose from."""
+        """Count the places that the mask-only rounds before the last one choose from."""
         return self._last_place - self._first_place + 1 if self.mask_only > 1 else 0
 
     def clicks(self, draw: Draw) -> Tensor:
-        """bool [M, number]: whether mask m gets a click in round r.
+        """Draw bool [M, number]: mask m gets a click in round r.
 
         The last round is mask-only, and the other mask-only rounds are a uniformly random subset
         of those strictly between the first and the last click.
@@ -141,6 +141,7 @@ class Schedule:
         if self.mask_only:
             clicks[:, -1] = False
         if self._places:
+            # The places of the smallest keys: a uniform subset per mask, without a loop.
             keys = draw.uniform(Stream.MASK_ONLY_ROUND, count=self._places)
             rank = keys.argsort(dim=1).argsort(dim=1)
             clicks[:, self._first_place : self._last_place + 1] = rank >= self.mask_only - 1
@@ -174,7 +175,7 @@ def check(cfg: PromptsConfig) -> None:
 
 
 def schedule(cfg: PromptsConfig, *, progress: float = 1.0) -> Schedule:
-    """The rounds at this point of training; a pure function, so that all ranks agree.
+    """Return the rounds at this point of training; a pure function, so that all ranks agree.
 
     Args:
         cfg: with or without a curriculum.
@@ -244,17 +245,18 @@ def _choose(here: Tensor, a: Prompts, b: Prompts) -> Prompts:
 def carried_logits(
     prediction: Prediction, *, targets: Tensor, valid: Tensor, carry: Carry
 ) -> Tensor:
-    """The mask that is fed on: [M, 1, g, g] logits, not binarised and with their gradient.
+    """Choose the mask that is fed back: [M, 1, g, g] logits, unthresholded, with their gradient.
 
     Args:
-        prediction: of the round, K masks.
+        prediction: K masks of this round.
         targets: bool [M, g, g].
         valid: bool [M, g, g].
-        carry: how to choose among the K.
+        carry: the choice among the K.
     """
     logits = prediction.mask_logits
     if logits.shape[1] == 1:
         return logits
+    # A: "the mask with the highest predicted IoU", as a user would be shown.
     believed = Carry(carry) == Carry.predicted_iou
     score = prediction.iou.detach() if believed else mask_iou(logits, targets, valid)
     best = score.argmax(dim=1)
@@ -265,7 +267,7 @@ class Rounds:
     """The simulated person of one training step.
 
     Attributes:
-        number: rounds of this step.
+        number: the count of this step's rounds.
         draw: the step's random numbers.
         targets: bool [M, R, R] ground truth at the resolution of the loss.
         valid: bool [M, R, R] the cells of it that show the photo.
@@ -302,24 +304,24 @@ class Rounds:
         self._valid = self.valid if same else valid(grid_size)
 
     def multimask(self, r: int) -> bool:
-        """Whether round r asks for three masks: a single prompt is ambiguous, more are not."""
+        """Decide if round r asks for three masks: a single prompt is ambiguous, more are not."""
         return r == 0 and self._cfg.multimask_first_round
 
     def all_present(self, r: int) -> bool:
-        """Whether it is certain that round r has no ABSENT slot (so that no mask is needed)."""
+        """Decide if round r has no ABSENT slot for certain, so that attention needs no mask."""
         return self._schedule.all_present(r)
 
     def first(self) -> Prompts:
-        """The prompts of round 0."""
+        """Draw the prompts of round 0."""
         return first_prompts(self._batch, cfg=self._cfg, draw=self.draw)
 
     def next(self, r: int, prompts: Prompts, prediction: Prediction) -> Prompts:
-        """The prompts of round r (from 1).
+        """Draw the prompts of round r (from 1).
 
         Args:
             r: the round that they are for.
-            prompts: of round r - 1.
-            prediction: of round r - 1; what is kept of it carries no gradient, unless
+            prompts: those of round r - 1.
+            prediction: the answer of round r - 1; its logits are detached, unless
                 `feedback_gradient` is set.
 
         Returns:
@@ -340,10 +342,12 @@ class Rounds:
             u=self.draw.uniform(Stream.CLICK, index=r)[:, 0],
             image_size=self._image_size,
         )
+        # T grows by one slot or none, for all masks alike: the host knows every shape.
         grow = self._schedule.tokens(r) - prompts.labels.shape[1]
         coords = F.pad(prompts.coords, (0, 0, 0, grow))
         labels = F.pad(prompts.labels, (0, grow), value=ABSENT)
         slots = torch.arange(labels.shape[1], device=labels.device)
+        # Slots 0 and 1 hold the first prompt, so click number c stands in slot 1 + c.
         here = (slots == 1 + self._clicks_so_far[:, r, None]) & self._clicks[:, r, None]
         return Prompts(
             coords=torch.where(here[..., None], clicks.coords[:, None], coords),

@@ -67,14 +67,14 @@ class SamModule(LightningModule):
             self._split = True
 
     def on_fit_start(self) -> None:
-        """Meet the loss scale, where there is one."""
+        """Take the loss scale from the precision plugin, where there is one."""
         plugin = self.trainer.precision_plugin
         self.loss_scale = plugin.loss_scale if isinstance(plugin, HalfPrecision) else None
 
     def whole_sam(self) -> Sam:
-        """The model for a rank to use as it likes: itself, or a copy where it is split.
+        """Return a model that a rank may use alone: `sam`, or a copy where it is split.
 
-        A forward pass of a split model needs all ranks at once. A collective where it is split.
+        A forward pass of a split model needs all ranks at once. So does this call, then.
         """
         strategy: Any = self.trainer.strategy
         if not getattr(strategy, "splits_weights", False):
@@ -132,7 +132,7 @@ class SamModule(LightningModule):
             return self.training_step(batch, batch_idx)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW and its schedule, stepped once per update."""
+        """Build the optimizer and its schedule, which steps once per update."""
         optimizer, schedule = build_optimizer(
             self.sam.named_parameters(),
             cfg=self.cfg.optim,
@@ -145,19 +145,19 @@ class SamModule(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the model's sizes in plain types, so that `ckpt=` needs no `model=` beside it."""
+        """Add the model's sizes in plain types, so that `ckpt=` needs no `model=` beside it."""
         checkpoint[MODEL_RECORD] = asdict(self.cfg.model)
         name_parameters(checkpoint, self.optimizer_names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the run go on with whole updates, whatever `trainer.accumulate` is now."""
+        """Align the run to whole updates, whatever `trainer.accumulate` is now."""
         align_batch_counters(checkpoint, accumulate=self.trainer.accumulate_grad_batches)
         number_parameters(checkpoint, self.optimizer_names)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Measure the gradient's norm at every update; limit it if `optim.grad_clip` says so.
 
-        An update whose norm is not finite is skipped. DeepSpeed does all of it by itself.
+        An update whose norm is not finite is skipped. DeepSpeed clips and skips by itself.
         """
         if not isinstance(self.trainer.strategy, ZeroStrategy):
             self.last_grad_norm = clip_gradients(self, self.cfg.optim.grad_clip or math.inf)

@@ -88,10 +88,10 @@ def fake_module(cfg: RunConfig, *, low_blocks: bool = False) -> StepModule:
 
 
 def empty_batch(module: StepModule, *, images: int, masks: int) -> Batch:
-    """A batch of photos of full size with `masks` each, on the module's device, without content.
+    """Build a batch of full-size photos with `masks` each, on the module's device, all zeros.
 
     Args:
-        module: knows S, R and the device.
+        module: decides S, R and the device.
         images: B.
         masks: per image.
     """
@@ -119,10 +119,9 @@ def empty_batch(module: StepModule, *, images: int, masks: int) -> Batch:
 
 @contextmanager
 def fake_tensors(*, as_gpu: bool) -> Iterator[None]:
-    """Inside, tensors have shapes and dtypes, but no memory; kernels do nothing.
+    """Give tensors made inside shapes and dtypes, but no memory; kernels do nothing.
 
-    They all say that they are on a CPU: a CPU build of torch cannot differentiate for any other
-    device.
+    Tensors claim to be on a CPU, because a CPU build of torch differentiates for no other device.
 
     Args:
         as_gpu: choose kernels and dtypes as on a GPU.
@@ -136,17 +135,17 @@ def fake_tensors(*, as_gpu: bool) -> Iterator[None]:
 
 
 _PRECISE = (F.layer_norm, torch.softmax, torch.Tensor.softmax, F.softmax)
-"""What of the model's autocast computes in float32 on a GPU (torch's "CUDA ops that autocast to
+"""The model's functions that autocast runs in float32 on a GPU (torch's "CUDA ops that autocast to
 float32"), but not on a CPU."""
 
 
 class _GpuKernels(TorchFunctionMode):
-    """Where a GPU's operations leave other tensors behind than a CPU's."""
+    """Stand-ins for operations that leave other tensors behind on a GPU than on a CPU."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call anything else as it is."""
+        """Call the stand-in where there is one, else the function itself."""
         if func is F.scaled_dot_product_attention:
             return _fused_attention(*args, **(kwargs or {}))
         if func in _PRECISE and torch.is_autocast_enabled("cpu"):
@@ -157,7 +156,7 @@ class _GpuKernels(TorchFunctionMode):
 def _fused_attention(
     q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None = None, scale: float
 ) -> Tensor:
-    """Flash attention for 16-bit numbers without a mask, else the memory-efficient one."""
+    """Run flash attention for 16-bit numbers without a mask, else the memory-efficient one."""
     if torch.is_autocast_enabled("cpu"):
         low = torch.get_autocast_dtype("cpu")
         q, k, v = q.to(low), k.to(low), v.to(low)

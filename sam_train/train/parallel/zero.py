@@ -118,8 +118,10 @@ class ZeroStrategy(DeepSpeedStrategy):
 
         On GPUs DeepSpeed's forward pass ends what is open around it, so Lightning's way is shut.
         """
-        module: Any = self.lightning_module
-        return self._forward_redirection(self.model, module, "step_under_autocast", *args, **kwargs)
+        module, engine = self.lightning_module, self.model
+        assert module is not None
+        assert engine is not None
+        return self._forward_redirection(engine, module, "step_under_autocast", *args, **kwargs)
 
     def optimizer_step(
         self,
