@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from sam_train.errors import UserError
+from sam_train.model.build import ModelConfig, resolve
 from sam_train.model.checkpoints.state_dicts import StateDict
+from sam_train.model.encoders.vit import ViT
 
 
 def stored(state: Mapping[str, Tensor], dtype: torch.dtype, *, path: Path) -> StateDict:
@@ -48,6 +50,21 @@ def whole(path: Path) -> Iterator[Path]:
         # Where its folder could not be made, there is nothing to take away either.
         with suppress(OSError):
             unfinished.unlink()
+
+
+def vit_sizes(model: ModelConfig, *, format: str) -> ViT:
+    """Return the sizes of a model with a ViT, the only encoder that `format` knows.
+
+    Raises:
+        UserError: another encoder.
+    """
+    arch = resolve(model)
+    if not isinstance(arch, ViT):
+        raise UserError(
+            f"format={format}: its programs know SAM's ViT only, and model.name={model.name} has "
+            "another encoder; use format=safetensors or format=onnx"
+        )
+    return arch
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

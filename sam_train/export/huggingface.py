@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 from sam_train.errors import UserError
-from sam_train.export.files import stored, whole, write_json
-from sam_train.model.build import Architecture, ModelConfig, resolve
+from sam_train.export.files import stored, vit_sizes, whole, write_json
+from sam_train.model.build import ModelConfig
 from sam_train.model.checkpoints.relu_scale import RELU_SCALE, scale_relu
 from sam_train.model.checkpoints.state_dicts import to_huggingface
 from sam_train.model.checkpoints.weight_files import EXPORTED
+from sam_train.model.encoders.vit import ViT
 from sam_train.model.mask_decoder import MULTIMASKS
 from sam_train.model.sam import PIXEL_MEAN, PIXEL_STD, Sam
 
@@ -43,11 +44,12 @@ def save_huggingface(
         The files.
 
     Raises:
-        UserError: a folder that cannot be written, or a weight beyond float16.
+        UserError: another encoder than a ViT, a folder that cannot be written, or a weight beyond
+            float16.
     """
     if folder.is_file():
         raise UserError(f"{folder}: is a file; format=huggingface writes a folder")
-    arch = resolve(model)
+    arch = vit_sizes(model, format="huggingface")
     scale = _RELU_SCALES[dtype] if arch.decoder_activation == "relu" else 1.0
     state = stored(sam.state_dict(), dtype, path=folder)
     # Stored again: Hugging Face keeps one matrix under two names, and scaling may overflow.
@@ -62,7 +64,7 @@ def save_huggingface(
     return [weights, config, processor]
 
 
-def _config(arch: Architecture, *, dtype: torch.dtype) -> dict[str, Any]:
+def _config(arch: ViT, *, dtype: torch.dtype) -> dict[str, Any]:
     sizes = {"image_size": arch.image_size, "patch_size": arch.patch_size}
     return {
         "architectures": ["SamModel"],
@@ -112,7 +114,7 @@ def _config(arch: Architecture, *, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _processor(arch: Architecture) -> dict[str, Any]:
+def _processor(arch: ViT) -> dict[str, Any]:
     S, g = arch.image_size, 4 * (arch.image_size // arch.patch_size)
     return {
         "image_processor_type": "SamImageProcessor",

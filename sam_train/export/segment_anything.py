@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from sam_train.export.files import stored, whole, write_json
-from sam_train.model.build import ARCHITECTURES, Architecture, ModelConfig, resolve
+from sam_train.export.files import stored, vit_sizes, whole, write_json
+from sam_train.model.architecture import ARCHITECTURES, Architecture
+from sam_train.model.build import ModelConfig
 from sam_train.model.checkpoints.weight_files import BESIDE, EXPORTED
+from sam_train.model.encoders.vit import ViT
 from sam_train.model.mask_decoder import MULTIMASKS
 from sam_train.model.sam import Sam
 
@@ -56,13 +58,14 @@ def save_segment_anything(
         Both files.
 
     Raises:
-        UserError: a folder that cannot be written, or a weight beyond float16.
+        UserError: another encoder than a ViT, a folder that cannot be written, or a weight beyond
+            float16.
     """
+    arch = vit_sizes(model, format="segment_anything")
     tensors = stored(sam.state_dict(), dtype, path=path)
     with whole(path) as unfinished:
         torch.save(tensors, unfinished)
     beside = path.with_suffix(BESIDE)
-    arch = resolve(model)
     name = registry_name(arch)
     known = f"from segment_anything import sam_model_registry\nsam = sam_model_registry[{name!r}]"
     code = f"{known}(checkpoint={path.name!r})\n" if name else READER
@@ -82,7 +85,7 @@ def registry_name(arch: Architecture) -> str | None:
     return next((name for name in names if ARCHITECTURES[name] == arch), None)
 
 
-def constructor_arguments(arch: Architecture) -> dict[str, Any]:
+def constructor_arguments(arch: ViT) -> dict[str, Any]:
     """Keyword arguments of segment-anything's classes, by class; `activation` is a class of
     torch.nn for both the prompt encoder and the mask decoder."""
     grid = arch.image_size // arch.patch_size

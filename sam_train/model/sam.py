@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_train.model.encoders.vit import ImageEncoderViT
+from sam_train.model.encoders.base import ImageEncoder
 from sam_train.model.mask_decoder import MaskDecoder
 from sam_train.model.prompt_encoder import PromptEncoder
 from sam_train.types import Prediction, Prompts
@@ -28,7 +28,7 @@ class Sam(nn.Module):
     def __init__(
         self,
         *,
-        image_encoder: ImageEncoderViT,
+        image_encoder: ImageEncoder,
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
     ) -> None:
@@ -42,7 +42,7 @@ class Sam(nn.Module):
     @property
     def image_size(self) -> int:
         """S, the side of the input frame."""
-        return self.image_encoder.img_size
+        return self.image_encoder.image_size
 
     @property
     def grid_size(self) -> int:
@@ -71,13 +71,14 @@ class Sam(nn.Module):
         return (images - self.pixel_mean) / self.pixel_std * inside
 
     def encode(self, images: Tensor, image_sizes: Tensor, *, draws: Tensor | None = None) -> Tensor:
-        """Images as `preprocess` takes them to embeddings [B, C, h, w].
+        """Encode images as `preprocess` takes them to [B, C, h, w].
 
         Args:
             images, image_sizes: as `preprocess` takes them.
-            draws: float [B, depth, 2], uniform in [0, 1), for drop path in training.
+            draws: float [B, units, branches], uniform in [0, 1), for drop path in training.
         """
-        embeddings: Tensor = self.image_encoder(self.preprocess(images, image_sizes), draws)
+        padded = self.preprocess(images, image_sizes)
+        embeddings: Tensor = self.image_encoder(padded, draws=draws)
         return embeddings
 
     def decode(

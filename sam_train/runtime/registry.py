@@ -9,11 +9,12 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sam_train.errors import UserError
 
 T = TypeVar("T")
+C = TypeVar("C", bound=type[Any])
 
 
 class Registry(Generic[T]):
@@ -36,10 +37,10 @@ class Registry(Generic[T]):
         if self._entries.setdefault(name, entry) is not entry:
             raise UserError(f"{self.setting}={name} is registered already: choose another name")
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+    def register(self, name: str) -> Callable[[C], C]:
         """Register one instance of the decorated class as `name`."""
 
-        def decorate(cls: type[T]) -> type[T]:
+        def decorate(cls: C) -> C:
             self.add(name, cls())
             return cls
 

@@ -40,15 +40,11 @@ class SamModule(LightningModule):
         self.objective = build_objective(cfg)
         prepare(
             self.sam,
-            frozen_blocks=cfg.optim.frozen_blocks,
+            optim=cfg.optim,
             recompute=recompute_of(cfg.model),
             compiled=cfg.trainer.compile,
         )
-        groups = parameter_groups(
-            self.sam.named_parameters(),
-            cfg=cfg.optim,
-            depth=len(self.sam.image_encoder.blocks),
-        )
+        groups = parameter_groups(self.sam, cfg=cfg.optim)
         # Noted while the parameters are whole: strategies change their shapes.
         self.optimizer_names = grouped_names(self, groups)
         self._split = False
@@ -134,10 +130,7 @@ class SamModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule, which steps once per update."""
         optimizer, schedule = build_optimizer(
-            self.sam.named_parameters(),
-            cfg=self.cfg.optim,
-            depth=len(self.sam.image_encoder.blocks),
-            max_steps=self.cfg.trainer.max_steps,
+            self.sam, cfg=self.cfg.optim, max_steps=self.cfg.trainer.max_steps
         )
         return {
             "optimizer": optimizer,

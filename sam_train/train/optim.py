@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from sam_train.errors import UserError
+from sam_train.model import Sam
+from sam_train.model.adapters import TUNINGS
 from sam_train.train.muon import MuonWithAdamW
 
 OPTIMIZERS = ("adamw", "muon")
@@ -41,9 +42,13 @@ class OptimConfig:
     """Decoupled decay; never on norms, biases and position tables."""
     layer_decay: float = 0.8
     """Each encoder block learns at this fraction of the rate of the block after it."""
+    tune: str = "all"
+    """Part of the image encoder that is trained: all (the paper's); norm_bias: its norms and biases
+    alone, 0.1 % of vit_b, for fine-tuning with little memory for the optimizer. Prompt encoder and
+    decoder are trained either way."""
     frozen_blocks: int = 0
     """The patch and position tables and this many first encoder blocks keep their weights; 0
-    trains everything, as the paper. For fine-tuning on few photos: it also spares their backward
+    freezes none, as the paper. For fine-tuning on few photos: it also spares their backward
     pass, two thirds of their time."""
     warmup_steps: int = 250
     """The rate rises linearly from 0 to `lr` over this many steps."""
@@ -53,79 +58,75 @@ class OptimConfig:
     milestones: list[float] = field(default_factory=lambda: [60_000 / 90_000, 86_666 / 90_000])
     """Fractions of max_steps at which `step` divides the rate (60,000 and 86,666 of 90,000)."""
     decay_factor: float = 0.1
-    """What each milestone multiplies the rate by."""
+    """Factor of the rate at each milestone."""
     final_lr_fraction: float = 0.0
-    """Where cosine and linear end, as a fraction of `lr`."""
+    """Last rate of cosine and linear, as a fraction of `lr`."""
     grad_clip: float = 0.0
     """Largest gradient norm; 0 leaves gradients alone (the paper names no clipping)."""
     ema: float = 0.0
-    """Above 0, for instance 0.999: what is measured, validated and exported is an average of the
-    weights, which keeps this much of itself at each step (less in the first hundreds). Training
-    itself does not see it. The paper names none."""
+    """Above 0, for instance 0.999: an average of the weights is measured, validated and exported.
+    It keeps this much of itself at each step (less in the first hundreds). Training itself does
+    not see it. The paper names none."""
 
 
-def layer_of(name: str, depth: int) -> int:
-    """The layer that a parameter of `Sam` counts for: 0 for the patch and position tables, i + 1
-    for encoder block i, depth + 1 for everything after the blocks."""
-    if name.startswith(("image_encoder.patch_embed", "image_encoder.pos_embed")):
-        return 0
-    if match := re.match(r"image_encoder\.blocks\.(\d+)\.", name):
-        return int(match.group(1)) + 1
-    return depth + 1
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """The treatment of one parameter by the optimizer."""
+
+    layer: int
+    """0 in front of the encoder's units, i + 1 in unit i, units + 1 for everything behind them."""
+    decays: bool
+    """Weight decay applies: not to norms and biases (one dimension) or position tables."""
+    orthogonalises: bool
+    """Muon updates it: one of the matrices that map features to features. Embeddings, position
+    tables and the layers that meet pixels stay with AdamW, as Muon's author advises."""
 
 
-def freeze(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], *, blocks: int, depth: int
-) -> None:
-    """Take the first `blocks` encoder blocks, and what stands before them, out of training.
+_FEATURES = re.compile(r"(transformer|_mlps|prediction_head)\.")
+"""The decoder's parts whose matrices map features to features."""
 
-    Raises:
-        UserError: the encoder has fewer blocks.
+
+def roles_of(sam: Sam) -> dict[str, Role]:
+    """Give each parameter of `sam` its role, by name, in the order of `named_parameters`."""
+    encoder = sam.image_encoder
+    units = encoder.units()
+    layers = {id(parameter): 0 for parameter in encoder.stem()}
+    for i, unit in enumerate(units, start=1):
+        layers |= {id(parameter): i for parameter in unit.parameters()}
+    last = len(units) + 1
+    tables = {id(parameter) for parameter in encoder.position_tables()}
+    roles = {}
+    for name, parameter in sam.named_parameters():
+        layer = layers.get(id(parameter), last)
+        decays = parameter.ndim > 1 and id(parameter) not in tables
+        inside = 0 < layer < last or _FEATURES.search(name) is not None
+        roles[name] = Role(
+            layer=layer, decays=decays, orthogonalises=decays and inside and parameter.ndim == 2
+        )
+    return roles
+
+
+def parameter_groups(sam: Sam, *, cfg: OptimConfig) -> list[dict[str, Any]]:
+    """Put each trained parameter into one optimizer group.
+
+    There is a group for each (layer, decayed or not, Muon's or AdamW's, the encoder's or not).
+    Muon's have `momentum`. The encoder's are apart from the others because fsdp2 splits them, and
+    fused kernels take no mixture.
     """
-    if not 0 <= blocks <= depth:
-        raise UserError(f"optim.frozen_blocks={blocks} must be from 0 to {depth}, the ViT's depth")
-    for name, parameter in named_parameters:
-        if blocks and layer_of(name, depth) <= blocks:
-            parameter.requires_grad_(False)
-
-
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not on norms and biases (one dimension) or position tables."""
-    position_table = name.endswith(("pos_embed", "rel_pos_h", "rel_pos_w"))
-    return parameter.ndim > 1 and not position_table
-
-
-def orthogonalises(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon updates it: the matrices that map features to features. Embeddings, position
-    tables and what meets pixels stay with AdamW, as Muon's author advises."""
-    inside = re.search(r"(image_encoder\.blocks|transformer|_mlps|prediction_head)\.", name)
-    return parameter.ndim == 2 and inside is not None and decays(name, parameter)
-
-
-def parameter_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], *, cfg: OptimConfig, depth: int
-) -> list[dict[str, Any]]:
-    """Optimizer groups, one per (layer, decayed or not, Muon's or AdamW's, the encoder's or not),
-    each parameter in exactly one. Muon's have `momentum`. The encoder's are apart from the others
-    because fsdp2 splits them, and fused kernels take no mixture.
-
-    Args:
-        named_parameters: of a `Sam`; frozen ones are left out.
-        cfg: learning rate, decay.
-        depth: number of encoder blocks.
-    """
+    roles = roles_of(sam)
+    last = len(sam.image_encoder.units()) + 1
     groups: dict[tuple[int, bool, bool, bool], dict[str, Any]] = {}
-    for name, parameter in named_parameters:
+    for name, parameter in sam.named_parameters():
         if not parameter.requires_grad:
             continue
-        layer, decay = layer_of(name, depth), decays(name, parameter)
-        muon = cfg.name == "muon" and orthogonalises(name, parameter)
+        layer, decay = roles[name].layer, roles[name].decays
+        muon = cfg.name == "muon" and roles[name].orthogonalises
         outside = not name.startswith("image_encoder.")
         group = groups.setdefault(
             (layer, decay, muon, outside),
             {
                 "params": [],
-                "lr": (cfg.muon_lr if muon else cfg.lr) * cfg.layer_decay ** (depth + 1 - layer),
+                "lr": (cfg.muon_lr if muon else cfg.lr) * cfg.layer_decay ** (last - layer),
                 "weight_decay": cfg.weight_decay if decay else 0.0,
                 "name": f"layer {layer}{'' if decay else ', no decay'}{', muon' if muon else ''}",
             }
@@ -143,6 +144,7 @@ def check(cfg: OptimConfig) -> None:
     """
     if cfg.name not in OPTIMIZERS:
         raise UserError(f"optim.name={cfg.name} is unknown: use {', '.join(OPTIMIZERS)}")
+    TUNINGS[cfg.tune]
     if not 0 <= cfg.muon_momentum < 1:
         raise UserError(f"optim.muon_momentum={cfg.muon_momentum} must be from 0 to below 1")
     if cfg.schedule not in SCHEDULES:
@@ -162,7 +164,7 @@ def check(cfg: OptimConfig) -> None:
 
 
 def learning_rate_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], float]:
-    """What `lr` is multiplied by before update number `step` (from 0)."""
+    """Return the function from an update's number (from 0) to the factor of `lr`."""
 
     def factor(step: int) -> float:
         # (step + 1): the first update already moves, so no step is spent at a rate of zero.
@@ -180,16 +182,10 @@ def learning_rate_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], fl
     return factor
 
 
-def build_optimizer(
-    named_parameters: Iterable[tuple[str, nn.Parameter]],
-    *,
-    cfg: OptimConfig,
-    depth: int,
-    max_steps: int,
-) -> tuple[Optimizer, LambdaLR]:
-    """The optimizer over `parameter_groups` and its schedule, stepped once per update."""
+def build_optimizer(sam: Sam, *, cfg: OptimConfig, max_steps: int) -> tuple[Optimizer, LambdaLR]:
+    """Build the optimizer over `parameter_groups` and its schedule, stepped once per update."""
     beta1, beta2 = cfg.betas
-    groups = parameter_groups(named_parameters, cfg=cfg, depth=depth)
+    groups = parameter_groups(sam, cfg=cfg)
     optimizer: Optimizer
     if cfg.name == "muon":
         optimizer = MuonWithAdamW(groups, betas=(beta1, beta2))

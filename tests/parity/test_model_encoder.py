@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_train.model import Sam, build_sam
-from sam_train.model.ops import attention
+from sam_train.model.ops import backends as attention
 
 Builder = Callable[..., nn.Module]
 Randomise = Callable[[nn.Module, int], None]

@@ -278,7 +278,7 @@ def shared_memory(cfg: RunConfig, place: Place) -> Result:
         return Result("not used on this system")
     arch = build.resolve(cfg.model)
     images = -(-cfg.data.batch_size // (place.ranks * cfg.trainer.accumulate))
-    masks = cfg.data.masks_per_image * (4 * arch.image_size // arch.patch_size) ** 2
+    masks = cfg.data.masks_per_image * (4 * arch.image_size // arch.stride) ** 2
     in_flight = place.local_ranks * cfg.data.workers * (cfg.data.prefetch + 1)
     need = in_flight * images * (3 * arch.image_size**2 + masks)
     free = shutil.disk_usage(folder).free

@@ -21,7 +21,6 @@ from torch.autograd.graph import _engine_run_backward
 from sam_train.cluster.plan.fake import StepModule
 from sam_train.cluster.plan.ledger import Ledger, Work
 from sam_train.model import Sam
-from sam_train.model.encoders.vit import Block
 from sam_train.train.config import LOW_PRECISIONS
 from sam_train.types import Batch
 
@@ -77,19 +76,10 @@ class RoundsCost:
 
 
 def modules_of(sam: Sam) -> dict[str, list[nn.Module]]:
-    """The parts that parameters and FLOPs are told of: name -> modules, inner ones later."""
+    """Name the parts that parameters and FLOPs are told of, an inner one behind its outer one."""
     encoder, decoder = sam.image_encoder, sam.mask_decoder
-    blocks = [block for block in encoder.blocks if isinstance(block, Block)]
-    windows = [block.attn for block in blocks if block.attn.window]
-    whole = [block.attn for block in blocks if not block.attn.window]
-    norms = [norm for block in blocks for norm in (block.norm1, block.norm2)]
     parts: dict[str, Sequence[nn.Module]] = {
-        "encoder: patches": [encoder.patch_embed],
-        f"encoder: attention in windows, {len(windows)} blocks": windows,
-        f"encoder: global attention, {len(whole)} blocks": whole,
-        "encoder: MLPs": [block.mlp for block in blocks],
-        "encoder: norms": norms,
-        "encoder: neck": list(encoder.neck),
+        **{f"encoder: {name}": members for name, members in encoder.parts().items()},
         "prompt encoder": [sam.prompt_encoder],
         "decoder: upscaling and heads": [decoder],
         "decoder: two-way transformer": [decoder.transformer],
@@ -129,8 +119,8 @@ def encoder_cost(
     """
     encoder = module.sam.image_encoder.train()
     hooks = []
-    for block in encoder.blocks:
-        block.recompute = recompute  # type: ignore[assignment]
+    for unit in encoder.units():
+        unit.recompute = recompute
     for parameter in (p for p in encoder.parameters() if p.requires_grad):
         parameter.grad = torch.zeros_like(parameter) if gradients == Gradients.added else None
         if gradients == Gradients.sent:

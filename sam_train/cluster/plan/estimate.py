@@ -213,7 +213,7 @@ def feed_of(cfg: RunConfig, speed: Speed, *, devices: int) -> Feed:
 
 def checkpoints_of(cfg: RunConfig, sam: Sam) -> Checkpoints:
     """Estimate the cost of saving: whole float32 weights and moments, whatever the strategy."""
-    counts = count(cfg, sam.named_parameters())
+    counts = count(cfg, sam)
     size = FLOAT * (counts.weights + counts.moments + counts.averaged)
     return Checkpoints(
         size=size,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from sam_train.model import Sam, build_from_config
 from sam_train.model.build import recompute_of
-from sam_train.model.ops import attention
+from sam_train.model.ops.backends import use_backend
 from sam_train.settings.run import RunConfig
 from sam_train.train.objectives import At
 from sam_train.train.objectives.base import build_objective, loss_of_step, mask_weight
@@ -36,7 +35,7 @@ class StepModule(nn.Module):
         self.objective = build_objective(cfg)
         prepare(
             sam,
-            frozen_blocks=cfg.optim.frozen_blocks,
+            optim=cfg.optim,
             recompute=recompute_of(cfg.model),
             compiled=False,
         )
@@ -66,15 +65,18 @@ class StepModule(nn.Module):
         )
 
 
-def fake_module(cfg: RunConfig, *, low_blocks: bool = False) -> StepModule:
+def fake_module(cfg: RunConfig, *, as_gpu: bool, low_blocks: bool = False) -> StepModule:
     """Build the step of `cfg` with fake parameters; call it inside `fake_tensors`.
 
     Args:
+        as_gpu: choose attention as on a GPU, where `auto` takes the fused kernels.
         low_blocks: the encoder blocks' weights are bfloat16, as fsdp2 brings them.
     """
     with unset_fake_temporarily(), torch.device("meta"):
         module = StepModule(cfg, sam=build_from_config(cfg.model))
-    in_blocks = set(module.sam.image_encoder.blocks.modules())
+    if as_gpu and cfg.model.attention == "auto":
+        use_backend(module.sam, "sdpa")
+    in_blocks = {m for unit in module.sam.image_encoder.units() for m in unit.modules()}
     for owner in module.modules():
         low = low_blocks and owner in in_blocks
         for name, parameter in owner.named_parameters(recurse=False):
@@ -129,7 +131,6 @@ def fake_tensors(*, as_gpu: bool) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode())
         if as_gpu:
-            stack.enter_context(mock.patch.object(attention, "FEW_KEYS", -1))
             stack.enter_context(_GpuKernels())
         yield
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from sam_train.errors import UserError
 from sam_train.model import Sam, build_from_config
+from sam_train.model.adapters import tune
 from sam_train.settings.run import RunConfig
 from sam_train.train.config import LOW_PRECISIONS, deepspeed_config
-from sam_train.train.optim import freeze, orthogonalises
+from sam_train.train.optim import roles_of
 from sam_train.train.parallel.prepare import split
 
 FLOAT = 4
@@ -45,7 +45,7 @@ class States:
     sends_gradients: bool = False
     """Gradients of the encoder do not stay until the update."""
     low_blocks: bool = False
-    """The encoder blocks' weights come as bfloat16, so autocast copies none of them."""
+    """The encoder units' weights come as bfloat16, so autocast copies none of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,28 +61,28 @@ class Counts:
 
 
 def whole_model(cfg: RunConfig) -> Sam:
-    """The model without memory (on torch's meta device), frozen as `optim.frozen_blocks` says.
+    """Build the model without memory (on torch's meta device), frozen as `optim` says.
 
     Raises:
         UserError: the encoder has fewer blocks.
     """
     with torch.device("meta"):
         sam = build_from_config(cfg.model)
-    depth = len(sam.image_encoder.blocks)
-    freeze(sam.named_parameters(), blocks=cfg.optim.frozen_blocks, depth=depth)
+    tune(sam, cfg.optim.tune, frozen_blocks=cfg.optim.frozen_blocks)
     return sam
 
 
-def count(cfg: RunConfig, named_parameters: Iterator[tuple[str, nn.Parameter]]) -> Counts:
-    """Of a model whose parameters may be split: what this rank holds of each."""
+def count(cfg: RunConfig, sam: Sam) -> Counts:
+    """Count the share that this rank holds of a model whose parameters may be split."""
     weights = trained = moments = 0
-    for name, parameter in named_parameters:
+    roles = roles_of(sam)
+    for name, parameter in sam.named_parameters():
         local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         own = local.numel()
         weights += own
         if parameter.requires_grad:
             trained += own
-            muon = cfg.optim.name == "muon" and orthogonalises(name, parameter)
+            muon = cfg.optim.name == "muon" and roles[name].orthogonalises
             moments += own if muon else 2 * own
     averaged = trained if cfg.optim.ema else 0
     return Counts(weights=weights, trained=trained, moments=moments, averaged=averaged)
@@ -97,7 +97,7 @@ def states_of(cfg: RunConfig, *, ranks: int) -> States:
     sam = whole_model(cfg)
     if cfg.trainer.strategy == "fsdp2":
         return _fsdp2(cfg, sam, ranks=ranks)
-    counts = count(cfg, sam.named_parameters())
+    counts = count(cfg, sam)
     if cfg.trainer.strategy == "deepspeed":
         return _deepspeed(cfg, sam, counts, ranks=ranks)
     alone = ranks == 1
@@ -113,20 +113,20 @@ def states_of(cfg: RunConfig, *, ranks: int) -> States:
 
 def _fsdp2(cfg: RunConfig, sam: Sam, *, ranks: int) -> States:
     encoder = sam.image_encoder
-    blocks = [sum(p.numel() for p in block.parameters()) for block in encoder.blocks]
-    root = sum(p.numel() for p in encoder.parameters()) - sum(blocks)
-    rest = sum(p.numel() for p in sam.parameters()) - root - sum(blocks)
+    units = [sum(p.numel() for p in unit.parameters()) for unit in encoder.units()]
+    root = sum(p.numel() for p in encoder.parameters()) - sum(units)
+    rest = sum(p.numel() for p in sam.parameters()) - root - sum(units)
     with fake_ranks(ranks):
         mesh = init_device_mesh("cpu", (ranks,))
         split(sam, mesh, precision=cfg.trainer.precision)
-        counts = count(cfg, sam.named_parameters())
+        counts = count(cfg, sam)
     width = 2 if cfg.trainer.precision in LOW_PRECISIONS else FLOAT
-    largest = max(blocks, default=0)
-    # Two blocks are there whole, one at work and one on its way; behind the backward pass of one,
+    largest = max(units, default=0)
+    # Two units are there whole, one at work and one on its way; behind the backward pass of one,
     # its gradients, and the float32 copy of them that is averaged.
     gathered = 2 * width * largest + (width + FLOAT) * largest + FLOAT * root
     # Forward, backward, gradients; what is whole is averaged as with DDP.
-    volume = 2 * width * sum(blocks) + FLOAT * (sum(blocks) + 2 * root) + 2 * FLOAT * rest
+    volume = 2 * width * sum(units) + FLOAT * (sum(units) + 2 * root) + 2 * FLOAT * rest
     return States(
         weights=FLOAT * counts.weights,
         gradients=FLOAT * counts.trained,

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from sam_train.errors import UserError
-from sam_train.model.build import ARCHITECTURES, ModelConfig, build_from_config
+from sam_train.model.architecture import ARCHITECTURES
+from sam_train.model.build import ModelConfig, build_from_config
 from sam_train.model.checkpoints.report import InitReport
 from sam_train.model.checkpoints.state_dicts import ENCODER, MODULES, StateDict
+from sam_train.model.encoders.vit import ViT
 
 _NAMED = 4
 # Less of an encoder than this, with nobody having said so, is not a start that anybody means.
@@ -106,7 +108,7 @@ def refuse_shape(name: str, tensor: Tensor, shape: torch.Size, *, path: Path) ->
         UserError: always.
     """
     module = name.partition(".")[0]
-    fits = [other for other in ARCHITECTURES if _shape_in(other, name) == tensor.shape]
+    fits = [other for other, _ in ARCHITECTURES.items() if _shape_in(other, name) == tensor.shape]
     size = f", which is that of model={' or '.join(fits)}" if fits else ""
     raise UserError(
         f"{path}: {name} is {_by(tensor.shape)}{size}, the model has {_by(shape)}; build the "
@@ -115,9 +117,8 @@ def refuse_shape(name: str, tensor: Tensor, shape: torch.Size, *, path: Path) ->
 
 
 def _shape_in(architecture: str, name: str) -> torch.Size | None:
-    cfg = ModelConfig(name=architecture, depth=1, global_blocks=[0])
     with torch.device("meta"):
-        tensor = build_from_config(cfg).state_dict().get(name)
+        tensor = build_from_config(ModelConfig(name=architecture)).state_dict().get(name)
     return None if tensor is None else tensor.shape
 
 
@@ -147,13 +148,27 @@ def check_numbers(name: str, tensor: Tensor, *, path: Path) -> None:
 
 
 def check_sizes(source: StateDict, target: StateDict, *, path: Path) -> None:
-    """Refuse a checkpoint of another width or depth: half of it would fit, and mean nothing."""
-    theirs, ours = _encoder_size(source), _encoder_size(target)
+    """Refuse a checkpoint of another encoder, width or depth: part of it would fit, and mean
+    nothing.
+
+    Raises:
+        UserError: names both, and the way out.
+    """
+    theirs, ours = _vit_size(source), _vit_size(target)
     if theirs is not None and ours is not None and theirs != ours:
-        name = next((n for n, a in ARCHITECTURES.items() if (a.embed_dim, a.depth) == theirs), None)
+        name = next(iter(_vits_of(theirs)), None)
         way_out = f"use model={name}" if name else "build the model at that width and depth"
         raise UserError(
             f"{path}: its ViT has {_describe(theirs)}, the model's {_describe(ours)}; {way_out}"
+        )
+    inside = [name for name in source if _inside(name)]
+    strange = [name for name in inside if name not in target]
+    # Necks are alike in all encoders.
+    if any(map(_inside, target)) and len(strange) > len(inside) / 2:
+        raise UserError(
+            f"{path}: its image encoder is of another kind than the model's, which has no "
+            f"{strange[0]}; build the model with that encoder, or leave it out: "
+            f"init.modules=[{','.join(m for m in MODULES if m != ENCODER)}]"
         )
     depths = (
         _layers(source, "mask_decoder.transformer.layers."),
@@ -166,8 +181,8 @@ def check_sizes(source: StateDict, target: StateDict, *, path: Path) -> None:
         )
 
 
-def _encoder_size(state: StateDict) -> tuple[int, int] | None:
-    """(width, blocks) of an image encoder, None where there is none."""
+def _vit_size(state: StateDict) -> tuple[int, int] | None:
+    """Return (width, blocks) of a ViT, None where there is none."""
     kernel = state.get(f"{ENCODER}.patch_embed.proj.weight")
     if kernel is None:
         return None
@@ -175,14 +190,23 @@ def _encoder_size(state: StateDict) -> tuple[int, int] | None:
 
 
 def _layers(state: StateDict, prefix: str) -> int:
-    """One more than the highest number after `prefix`; 0 where there is none."""
+    """Return one more than the highest number after `prefix`; 0 where there is none."""
     numbers = [n.removeprefix(prefix).split(".")[0] for n in state if n.startswith(prefix)]
     return max((int(n) + 1 for n in numbers if n.isdigit()), default=0)
 
 
 def _describe(size: tuple[int, int]) -> str:
-    names = [n for n, a in ARCHITECTURES.items() if (a.embed_dim, a.depth) == size]
+    names = _vits_of(size)
     return f"width {size[0]} and {size[1]} blocks" + (f" ({names[0]})" if names else "")
+
+
+def _vits_of(size: tuple[int, int]) -> list[str]:
+    """Return the names of the ViTs of that width and depth."""
+    return [
+        name
+        for name, arch in ARCHITECTURES.items()
+        if isinstance(arch, ViT) and (arch.embed_dim, arch.depth) == size
+    ]
 
 
 def check_finite(tensors: StateDict, *, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Digests that tell whether a record belongs to these weights and settings."""
+"""Fingerprints that tell if a record belongs to these weights and settings."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from sam_train.model import Sam
-from sam_train.model.encoders.vit import Block
 
 
 def weights_digest(sam: Sam) -> str:
-    """Of every name, shape and byte of the state dict, and of the sizes that do not show in it;
-    the same on any device and from any kind of file."""
-    blocks = [block for block in sam.image_encoder.blocks if isinstance(block, Block)]
-    attention = [(block.attn.heads, block.attn.window) for block in blocks]
-    digest = hashlib.blake2b(f"{sam.image_size} {attention}\n".encode(), digest_size=16)
+    """Hash every name, shape and byte of the state dict, and the sizes that do not show in it.
+
+    The same on any device and from any kind of file.
+    """
+    hidden = f"{sam.image_size} {sam.image_encoder.numerics()}\n"
+    digest = hashlib.blake2b(hidden.encode(), digest_size=16)
     for name, tensor in sorted(sam.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         whole = tensor.detach().cpu().contiguous().flatten()
@@ -29,7 +29,7 @@ def weights_digest(sam: Sam) -> str:
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Of plain values, lists, dicts and dataclasses."""
+    """Hash plain values, lists, dicts and dataclasses."""
     text = json.dumps(settings, sort_keys=True, default=_plain)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -1,1 +1,1 @@
-"""Image encoders."""
+"""Image encoders: a file of this folder declares its architectures and builds their encoder."""

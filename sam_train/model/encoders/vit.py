@@ -6,21 +6,18 @@ from the patches to the neck.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
 
+from sam_train.errors import UserError
+from sam_train.model.architecture import ARCHITECTURES, Architecture
+from sam_train.model.encoders.base import ImageEncoder, Unit, drop_path_rates
 from sam_train.model.ops.attention import GridAttention
-from sam_train.model.ops.layers import DropPath, LayerNorm2d, MLPBlock
+from sam_train.model.ops.layers import DropPath, LayerNorm2d, MLPBlock, StreamNorm
 
 
 class PatchEmbed(nn.Module):
@@ -36,85 +33,29 @@ class PatchEmbed(nn.Module):
         return tokens.movedim(1, -1)
 
 
-class StreamNorm(nn.LayerNorm):
-    """LayerNorm of the residual stream, in the stream's dtype also where fsdp2 brings the weights
-    as bfloat16."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., dim] to [..., dim]."""
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
-
-
-RECOMPUTE = ("none", "selective", "full")
-
-_PRODUCTS = (
-    torch.ops.aten.mm.default,
-    torch.ops.aten.addmm.default,
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-)
-
-
-def _keep_products(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    kept = op in _PRODUCTS
-    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block over a grid of tokens.
-
-    Args:
-        recompute: of what lies inside, in the backward pass, to save memory. none; selective:
-            everything but the linear layers and fused attention, which cost nearly all the time
-            (half the memory of none); full: everything (only the block's input is kept, and a
-            third more is computed).
-    """
+class Block(Unit):
+    """A pre-norm transformer block over a grid of tokens."""
 
     def __init__(
-        self,
-        dim: int,
-        *,
-        heads: int,
-        mlp_dim: int,
-        grid: int,
-        window: int,
-        drop_path: float,
-        recompute: str = "none",
+        self, dim: int, *, heads: int, mlp_dim: int, grid: int, window: int, drop_path: float
     ) -> None:
         super().__init__()
-        self.recompute = recompute
         self.norm1 = StreamNorm(dim)
         self.attn = GridAttention(dim, heads=heads, size=window or grid, window=window)
         self.norm2 = StreamNorm(dim)
         self.mlp = MLPBlock(dim, hidden=mlp_dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
-        """[B, h, w, D] to [B, h, w, D]; `draws` [B, 2] for attention and MLP, see DropPath."""
-        if self.recompute == "none" or not (self.training and torch.is_grad_enabled()):
-            return self._run(x, draws)
-        # Inside the block, so that compiling or splitting the block comprises it.
-        chosen: dict[str, Any] = {}
-        if self.recompute == "selective":
-            chosen["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
-        out: Tensor = checkpoint(self._run, x, draws, use_reentrant=False, **chosen)
-        return out
-
-    def _run(self, x: Tensor, draws: Tensor | None) -> Tensor:
+    def run(self, x: Tensor, draws: Tensor | None) -> Tensor:
+        """Map [B, h, w, D] to [B, h, w, D]; `draws` [B, 2] are for attention and MLP."""
         attention, mlp = (None, None) if draws is None else draws.unbind(1)
         x = x + self.drop_path(self.attn(self.norm1(x)), attention)
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)), mlp)
         return out
 
 
-class ImageEncoderViT(nn.Module):
-    """Images to embeddings.
+class ImageEncoderViT(ImageEncoder):
+    """A ViT and its neck.
 
     Args:
         img_size: S, a multiple of `patch_size`.
@@ -125,8 +66,9 @@ class ImageEncoderViT(nn.Module):
         window_size: side of a window in tokens (14 in the paper).
         out_chans: C, channels of the embedding.
         drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
-        recompute: of each block in the backward pass, see `Block`.
     """
+
+    branches = 2
 
     def __init__(
         self,
@@ -141,11 +83,10 @@ class ImageEncoderViT(nn.Module):
         mlp_ratio: float = 4.0,
         out_chans: int = 256,
         drop_path: float = 0.0,
-        recompute: str = "none",
     ) -> None:
         super().__init__()
         grid = img_size // patch_size
-        self.img_size = img_size
+        self.image_size, self.stride, self.channels = img_size, patch_size, out_chans
         self.patch_embed = PatchEmbed(embed_dim, patch_size=patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim))
         self.blocks = nn.ModuleList(
@@ -155,10 +96,9 @@ class ImageEncoderViT(nn.Module):
                 mlp_dim=int(embed_dim * mlp_ratio),
                 grid=grid,
                 window=0 if i in global_attn_indexes else window_size,
-                drop_path=drop_path * i / max(depth - 1, 1),
-                recompute=recompute,
+                drop_path=rate,
             )
-            for i in range(depth)
+            for i, rate in enumerate(drop_path_rates(drop_path, depth))
         )
         self.neck = nn.ModuleList(
             [
@@ -183,13 +123,8 @@ class ImageEncoderViT(nn.Module):
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
-        """Normalised, padded images float [B, 3, S, S] to embeddings [B, C, h, w].
-
-        Args:
-            images: as above.
-            draws: float [B, depth, 2], uniform in [0, 1), for drop path; see `DropPath`.
-        """
+    def forward(self, images: Tensor, *, draws: Tensor | None = None) -> Tensor:
+        """Encode float [B, 3, S, S] to [B, C, h, w]; `draws` [B, depth, 2] are for drop path."""
         x: Tensor = self.patch_embed(images) + self.pos_embed
         for i, block in enumerate(self.blocks):
             of_block = None if draws is None else draws[:, i]
@@ -198,3 +133,105 @@ class ImageEncoderViT(nn.Module):
         x = narrow_norm(narrow(x.movedim(-1, 1)).movedim(1, -1))
         x = smooth_norm(smooth(x.movedim(-1, 1)).movedim(1, -1))
         return x.movedim(-1, 1)
+
+    def units(self) -> Sequence[Block]:
+        """List the blocks."""
+        return cast("Sequence[Block]", self.blocks)
+
+    def stem(self) -> Iterable[nn.Parameter]:
+        """List the patch embedding and the absolute positions."""
+        return [*self.patch_embed.parameters(), self.pos_embed]
+
+    def position_tables(self) -> Iterable[nn.Parameter]:
+        """List absolute and relative positions."""
+        relative = [(block.attn.rel_pos_h, block.attn.rel_pos_w) for block in self.units()]
+        return [self.pos_embed, *(table for pair in relative for table in pair)]
+
+    def numerics(self) -> str:
+        """Name heads and window of each block; the text is part of recorded fingerprints."""
+        return str([(block.attn.heads, block.attn.window) for block in self.units()])
+
+    def parts(self) -> dict[str, Sequence[nn.Module]]:
+        """Tell windowed from global attention: they cost differently."""
+        blocks = self.units()
+        windows = [block.attn for block in blocks if block.attn.window]
+        whole = [block.attn for block in blocks if not block.attn.window]
+        return {
+            "patches": [self.patch_embed],
+            f"attention in windows, {len(windows)} blocks": windows,
+            f"global attention, {len(whole)} blocks": whole,
+            "MLPs": [block.mlp for block in blocks],
+            "norms": [norm for block in blocks for norm in (block.norm1, block.norm2)],
+            "neck": list(self.neck),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViT(Architecture):
+    """Sizes of a model with a ViT."""
+
+    heads: int
+    """Attention heads of the ViT."""
+    global_blocks: tuple[int, ...]
+    """Blocks that attend globally; the others attend in windows."""
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    window_size: int = field(default=14, metadata={"least": 0})
+    """Side of an attention window in tokens; 0 looks at the whole grid."""
+
+    @property
+    def stride(self) -> int:
+        """Side of a patch."""
+        return self.patch_size
+
+    def encoder(self, *, drop_path: float) -> ImageEncoderViT:
+        """Build the ViT."""
+        return ImageEncoderViT(
+            img_size=self.image_size,
+            patch_size=self.patch_size,
+            embed_dim=self.embed_dim,
+            depth=self.depth,
+            heads=self.heads,
+            global_attn_indexes=self.global_blocks,
+            window_size=self.window_size,
+            out_chans=self.prompt_dim,
+            drop_path=drop_path,
+        )
+
+    def stream(self) -> list[int]:
+        """Count the tokens' values, which are as many behind each block."""
+        return [self.grid**2 * self.embed_dim] * self.depth
+
+    def check(self) -> None:
+        """Refuse heads that do not divide the width, too, and global blocks that do not exist."""
+        super().check()
+        if self.embed_dim % self.heads:
+            raise UserError(f"model.heads={self.heads} does not divide embed_dim={self.embed_dim}")
+        if any(not 0 <= i < self.depth for i in self.global_blocks):
+            raise UserError(
+                f"model.global_blocks={list(self.global_blocks)} names blocks outside 0 to "
+                f"{self.depth - 1}: give global_blocks together with depth"
+            )
+
+
+ARCHITECTURES.add("vit_h", ViT(embed_dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)))
+ARCHITECTURES.add("vit_l", ViT(embed_dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)))
+ARCHITECTURES.add("vit_b", ViT(embed_dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)))
+# Ours: DINOv2's and DeiT's "small", with the paper's decoder.
+ARCHITECTURES.add("vit_s", ViT(embed_dim=384, depth=12, heads=6, global_blocks=(2, 5, 8, 11)))
+# Ours, for tests and the quick start. At 16 x 16 tokens windows would save nothing; ReLU is
+# cheaper than GELU where the decoder touches every pixel.
+ARCHITECTURES.add(
+    "vit_t",
+    ViT(
+        embed_dim=128,
+        depth=6,
+        heads=4,
+        global_blocks=(0, 1, 2, 3, 4, 5),
+        image_size=256,
+        prompt_dim=128,
+        decoder_heads=4,
+        decoder_mlp_dim=512,
+        decoder_activation="relu",
+    ),
+)

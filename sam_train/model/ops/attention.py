@@ -1,4 +1,4 @@
-"""Softmax attention, and that of the image encoder: in windows or over the whole image.
+"""Self-attention of the image encoder: in windows or over the whole image.
 
 Legend: H, W tokens of one image (or of one window) in rows and columns; N = H * W; d head width.
 """
@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW_KEYS = 1024
-"""Up to so many, a CPU holds all scores at once."""
+from sam_train.model.ops.backends import AttentionLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +44,6 @@ class Windows:
         return x.flatten(3, 4).flatten(1, 2)[:, : self.height, : self.width]
 
 
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T + bias) v, statistics in float32.
-
-    Args:
-        q: [B, heads, Q, D], already scaled.
-        k: [B, heads, K, D].
-        v: [B, heads, K, d], d <= D.
-        bias: broadcast to [B, heads, Q, K].
-
-    A fused kernel, except for few keys on a CPU: there plain products are as fast in float32 and
-    several times faster in bfloat16.
-    """
-    if q.device.type == "cpu" and k.shape[2] <= FEW_KEYS:
-        scores = q @ k.transpose(2, 3)
-        return (scores if bias is None else scores + bias).softmax(dim=3).to(v.dtype) @ v
-    # Fused kernels want values as wide as keys; padding by nothing would copy them.
-    narrow = q.shape[3] - v.shape[3]
-    wide = F.pad(v, (0, narrow)) if narrow else v
-    out = F.scaled_dot_product_attention(q, k, wide, attn_mask=bias, scale=1.0)
-    return out[..., : v.shape[3]]
-
-
 def one_hot_places(height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Row and column of each token of a grid, one-hot: [N, height + width]."""
     rows = torch.eye(height, device=device, dtype=dtype).repeat_interleave(width, dim=0)
@@ -91,7 +68,7 @@ def relative_positions(table: Tensor, *, size: int) -> Tensor:
     return table[steps[:, None] - steps[None, :] + size - 1]
 
 
-class GridAttention(nn.Module):
+class GridAttention(AttentionLayer):
     """Self-attention over a [B, H, W, C] grid of tokens (paper A; ViTDet, Li et al. 2022).
 
     Args:
@@ -143,7 +120,7 @@ class GridAttention(nn.Module):
         by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, rows).flatten(2, 3)
         by_column = torch.einsum("bnhwc,wkc->bnhwk", grid, columns).flatten(2, 3)
         places = one_hot_places(H, W, device=q.device, dtype=q.dtype).expand(B, self.heads, -1, -1)
-        out = softmax_attention(
+        out = self.backend(
             torch.cat([q * q.shape[-1] ** -0.5, by_row, by_column], dim=-1),
             torch.cat([k, places], dim=-1),
             v,

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sam_train.model.ops.attention import softmax_attention
+from sam_train.model.ops.backends import AttentionLayer
 from sam_train.model.ops.layers import keep_in_graph
 
 
-class Attention(nn.Module):
+class Attention(AttentionLayer):
     """Multi-head attention whose inner width I may be smaller than its outer width C."""
 
     def __init__(self, dim: int, *, heads: int, downsample: int = 1) -> None:
@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
         `bias` is added to the scores before the softmax: [M, 1, 1, K].
         """
-        out = softmax_attention(self.scaled(q), self.split(k), self.split(v), bias=bias)
+        out = self.backend(self.scaled(q), self.split(k), self.split(v), bias=bias)
         return self.join(out)
 
     def join(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Image:
         q = attention.scaled(attention.q_proj(queries))
         M, _, T, d = q.shape
         folded = (q @ attention.k_proj.weight.view(heads, d, -1)).flatten(1, 2)
-        means = softmax_attention(folded[:, None], self.located[:, None], self.cells[:, None])
+        means = attention.backend(folded[:, None], self.located[:, None], self.cells[:, None])
         value_weight = attention.v_proj.weight.view(heads, d, -1).transpose(1, 2)
         v = means.view(M, heads, T, -1) @ value_weight + attention.v_proj.bias.view(heads, 1, d)
         # A key bias shifts all scores of a query alike, which the softmax does not see.

@@ -27,6 +27,19 @@ class MLPBlock(nn.Module):
         return out
 
 
+class StreamNorm(nn.LayerNorm):
+    """LayerNorm of the residual stream, in the stream's dtype also where fsdp2 brings the weights
+    as bfloat16."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis of [..., dim]."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of a map, with the reference's epsilon.
 

@@ -12,7 +12,7 @@ from sam_train.errors import UserError
 log = logging.getLogger("sam_train")
 
 _UNSAID = ("name", "run_dir", "resume", "ckpt", "out")
-_REFUSED = ("optim.name", "optim.frozen_blocks")
+_REFUSED = ("optim.name", "optim.frozen_blocks", "optim.tune")
 # Lightning restores the optimizer's groups, which hold these.
 _KEPT = (
     *("optim.lr", "optim.muon_lr", "optim.muon_momentum", "optim.betas"),

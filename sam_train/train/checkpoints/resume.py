@@ -136,8 +136,8 @@ def check_model(found: Found, module: nn.Module) -> None:
     if trained != trainable:
         raise UserError(
             f"{found.path} was trained with another optim.frozen_blocks ({trained} tensors, now "
-            f"{trainable}): set it as in the run's config.yaml, or start afresh from its weights "
-            "with init_from= and another run_dir="
+            f"{trainable}) or optim.tune: set both as in the run's config.yaml, or start afresh from "
+            "its weights with init_from= and another run_dir="
         )
 
 

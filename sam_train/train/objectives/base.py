@@ -159,10 +159,12 @@ def mask_weight(batch: Batch, *, accumulate: int, device: torch.device) -> Tenso
 
 
 def drop_path_draws(model: Sam, batch: Batch, at: At) -> Tensor:
-    """Draw float32 [B, depth, 2] from (seed, step, image): ranks and resume do not matter."""
-    images, depth = len(batch.keys), len(model.image_encoder.blocks)
+    """Draw float32 [B, units, branches] from (seed, step, image), whatever ranks and resume."""
+    encoder = model.image_encoder
+    shape = (len(batch.keys), len(encoder.units()), encoder.branches)
     # A mask's id is its image's place in the sample order and its own number, see types.Sample.
     places = batch.mask_ids >> MASK_ID_BITS
-    ids = places.new_zeros(images).scatter_(0, batch.image_index, places)
-    draws = uniform(at.seed, at.step, Stream.DROP_PATH, ids, count=2 * depth)
-    return draws.float().view(images, depth, 2)
+    ids = places.new_zeros(shape[0]).scatter_(0, batch.image_index, places)
+    count = shape[1] * shape[2]
+    draws = uniform(at.seed, at.step, Stream.DROP_PATH, ids, count=count)
+    return draws.float().view(shape)

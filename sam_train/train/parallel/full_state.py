@@ -78,8 +78,8 @@ def number_parameters(checkpoint: dict[str, Any], groups: list[list[str]]) -> No
         saved = {name: k for k, g in enumerate(state["param_groups"]) for name in g["params"]}
         if saved.keys() != numbers.keys():
             raise UserError(
-                "the checkpoint was trained with another optim.frozen_blocks: set it as in the "
-                "run's config.yaml, or start afresh from its weights with init_from="
+                "the checkpoint was trained with another optim.frozen_blocks or optim.tune: set "
+                "both as in the run's config.yaml, or start afresh from its weights with init_from="
             )
         # The file's group of each of ours: within a group all parameters learn alike.
         source = [saved[group[0]] for group in groups]

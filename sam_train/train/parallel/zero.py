@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_train.errors import UserError
-from sam_train.model.encoders.vit import Block
+from sam_train.model.encoders.base import Unit
 from sam_train.model.mask_decoder import MaskDecoder
 from sam_train.model.prompt_encoder import PromptEncoder
 
@@ -99,8 +99,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         weights after its forward pass, which recomputation does anyway.
         """
         assert self.lightning_module is not None
-        blocks = (m for m in self.lightning_module.modules() if isinstance(m, Block))
-        if any(block.recompute == "selective" for block in blocks):
+        units = (m for m in self.lightning_module.modules() if isinstance(m, Unit))
+        if any(unit.recompute == "selective" for unit in units):
             assert isinstance(self.config, dict)
             self.config.setdefault("zero_optimization", {})["memory_efficient_linear"] = False
 
@@ -150,7 +150,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         import deepspeed  # noqa: PLC0415 - an extra
 
         if self.zero_stage_3:
-            deepspeed.utils.set_z3_leaf_modules(model, [Block])
+            units = {type(m) for m in model.modules() if isinstance(m, Unit)}
+            deepspeed.utils.set_z3_leaf_modules(model, list(units))
         engine, zero = super()._setup_model_and_optimizer(model, *optimizer)
         if self.zero_stage_3:
             _keep_whole(zero, [m for m in model.modules() if isinstance(m, WHOLE)])

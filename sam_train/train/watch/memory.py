@@ -170,19 +170,19 @@ def estimate(cfg: RunConfig, load: Load, *, ranks: int) -> float:
         ranks: number of processes.
     """
     arch = resolve(cfg.model)
-    size = cfg.model.image_size or arch.image_size
-    tokens = (size / arch.patch_size) ** 2
-    encoder = 12 * arch.depth * arch.embed_dim**2
+    with torch.device("meta"):
+        encoder = sum(p.numel() for p in arch.encoder(drop_path=0.0).parameters())
     decoder = 4e6 * (arch.prompt_dim / 256) ** 2
     # float32: gradients and two moments; the decoder's are whole everywhere.
     fixed = 12 * (encoder / (ranks if load.split else 1) + decoder)
     whole, half = _SAVED[load.recompute]
     width = 2 if load.low else 4
-    per_image = arch.depth * (4 * whole + width * half) * tokens * arch.embed_dim
+    values = arch.stream()
+    per_image = (4 * whole + width * half) * sum(values)
     if load.recompute == "full":
-        # The block that is being computed once more.
-        per_image += (12 + width * 14) * tokens * arch.embed_dim
-    per_mask = _DECODER_TENSORS * tokens * arch.prompt_dim * width
+        # The unit that is being computed once more.
+        per_image += (12 + width * 14) * max(values)
+    per_mask = _DECODER_TENSORS * arch.grid**2 * arch.prompt_dim * width
     return fixed + load.images * (per_image + load.masks * per_mask)
 
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sam_train.model import build_sam
 from sam_train.train.muon import MuonWithAdamW
-from sam_train.train.optim import OptimConfig, build_optimizer, orthogonalises
+from sam_train.train.optim import OptimConfig, build_optimizer, roles_of
 
 BETAS = (0.9, 0.98)
 
@@ -76,7 +76,7 @@ def test_goes_on_from_a_saved_state_as_if_unbroken() -> None:
 
 def test_muon_takes_the_matrices_between_features_and_nothing_else() -> None:
     sam = build_sam("vit_t", image_size=64)
-    taken = {name for name, p in sam.named_parameters() if orthogonalises(name, p)}
+    taken = {name for name, role in roles_of(sam).items() if role.orthogonalises}
     assert {
         "image_encoder.blocks.0.attn.qkv.weight",
         "mask_decoder.transformer.layers.1.mlp.lin2.weight",
@@ -87,8 +87,7 @@ def test_muon_takes_the_matrices_between_features_and_nothing_else() -> None:
     others = ("rel_pos", "pos_embed", "patch_embed", "mask_tokens", "iou_token")
     assert not any(other in name for name in taken for other in others)
     cfg = OptimConfig(name="muon", lr=1.0, muon_lr=3.0, layer_decay=1.0)
-    depth = len(sam.image_encoder.blocks)
-    optimizer, _ = build_optimizer(sam.named_parameters(), cfg=cfg, depth=depth, max_steps=10)
+    optimizer, _ = build_optimizer(sam, cfg=cfg, max_steps=10)
     rates = {id(p): g["initial_lr"] for g in optimizer.param_groups for p in g["params"]}
     assert {name for name, p in sam.named_parameters() if rates[id(p)] == 3.0} == taken
     assert len(rates) == len(list(sam.parameters()))

@@ -13,16 +13,15 @@ import torch
 
 from sam_train.errors import UserError
 from sam_train.model import Sam, build_sam
+from sam_train.model.adapters import tune
 from sam_train.train.muon import MuonWithAdamW
 from sam_train.train.optim import (
     OptimConfig,
     build_optimizer,
     check,
-    freeze,
-    layer_of,
     learning_rate_factor,
-    orthogonalises,
     parameter_groups,
+    roles_of,
 )
 
 
@@ -37,14 +36,14 @@ def depth(sam: Sam) -> int:
 
 
 def test_every_parameter_is_in_one_group(sam: Sam, depth: int) -> None:
-    groups = parameter_groups(sam.named_parameters(), cfg=OptimConfig(), depth=depth)
+    groups = parameter_groups(sam, cfg=OptimConfig())
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in sam.parameters())
 
 
 def test_layer_decay_counts_from_the_end(sam: Sam, depth: int) -> None:
     cfg = OptimConfig(lr=1.0, layer_decay=0.5)
-    groups = parameter_groups(sam.named_parameters(), cfg=cfg, depth=depth)
+    groups = parameter_groups(sam, cfg=cfg)
     rate = {id(p): group["lr"] for group in groups for p in group["params"]}
     named = dict(sam.named_parameters())
     expected = {
@@ -60,7 +59,7 @@ def test_layer_decay_counts_from_the_end(sam: Sam, depth: int) -> None:
 
 
 def test_no_decay_on_norms_biases_and_position_tables(sam: Sam, depth: int) -> None:
-    groups = parameter_groups(sam.named_parameters(), cfg=OptimConfig(), depth=depth)
+    groups = parameter_groups(sam, cfg=OptimConfig())
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     free = {name for name, p in sam.named_parameters() if decay[id(p)] == 0}
     tables = {n for n, _ in sam.named_parameters() if "rel_pos" in n or n.endswith("pos_embed")}
@@ -111,11 +110,10 @@ def test_a_quarter_of_the_way_tells_cosine_from_linear() -> None:
 
 
 def test_the_optimizer_steps_at_the_schedules_rates() -> None:
-    parameter = torch.nn.Parameter(torch.ones(2, 2))
+    sam = build_sam("vit_t", image_size=64)
+    parameter = sam.mask_decoder.iou_token.weight
     cfg = OptimConfig(lr=0.5, warmup_steps=2, milestones=[0.75], layer_decay=1.0, weight_decay=0.0)
-    optimizer, schedule = build_optimizer(
-        [("mask_decoder.x", parameter)], cfg=cfg, depth=1, max_steps=4
-    )
+    optimizer, schedule = build_optimizer(sam, cfg=cfg, max_steps=4)
     moved = []
     for _ in range(4):
         before = parameter.detach().clone()
@@ -129,8 +127,7 @@ def test_the_optimizer_steps_at_the_schedules_rates() -> None:
 
 def test_frozen_blocks_are_the_first_ones() -> None:
     sam = build_sam("vit_t", image_size=64)
-    depth = len(sam.image_encoder.blocks)
-    freeze(sam.named_parameters(), blocks=1, depth=depth)
+    tune(sam, "all", frozen_blocks=1)
     frozen = {name for name, p in sam.named_parameters() if not p.requires_grad}
     assert "image_encoder.pos_embed" in frozen
     assert all(
@@ -143,17 +140,18 @@ def test_frozen_blocks_are_the_first_ones() -> None:
         )
         for name in frozen
     )
-    groups = parameter_groups(sam.named_parameters(), cfg=OptimConfig(), depth=depth)
+    groups = parameter_groups(sam, cfg=OptimConfig())
     held = {id(p) for group in groups for p in group["params"]}
     assert held == {id(p) for p in sam.parameters() if p.requires_grad}
     with pytest.raises(UserError, match="frozen_blocks=99"):
-        freeze(sam.named_parameters(), blocks=99, depth=depth)
+        tune(sam, "all", frozen_blocks=99)
 
 
 def test_the_defaults_are_the_papers_for_vit_h() -> None:
     """Section A, "Training recipe"; what the paper does not use is off."""
     assert asdict(OptimConfig()) == {
         "name": "adamw",
+        "tune": "all",
         "lr": 8e-4,
         "betas": [0.9, 0.999],
         "weight_decay": 0.1,
@@ -216,35 +214,36 @@ def test_check_takes_what_lies_on_a_bound() -> None:
         ("image_encoder.patch_embed.proj.bias", 0),
         ("image_encoder.pos_embed", 0),
         ("image_encoder.blocks.0.norm1.weight", 1),
-        ("image_encoder.blocks.11.attn.rel_pos_h", 12),
-        ("image_encoder.neck.1.weight", 13),
-        ("mask_decoder.transformer.layers.0.mlp.lin1.weight", 13),
+        ("image_encoder.blocks.5.attn.rel_pos_h", 6),
+        ("image_encoder.neck.1.weight", 7),
+        ("mask_decoder.transformer.layers.0.mlp.lin1.weight", 7),
     ],
 )
-def test_layers_are_counted_from_the_patches(name: str, layer: int) -> None:
-    assert layer_of(name, 12) == layer
+def test_layers_are_counted_from_the_patches(sam: Sam, name: str, layer: int) -> None:
+    assert roles_of(sam)[name].layer == layer
 
 
 def test_freezing_all_blocks_and_no_block(sam: Sam, depth: int) -> None:
     for blocks in (0, depth):
         model = copy.deepcopy(sam)
-        freeze(model.named_parameters(), blocks=blocks, depth=depth)
+        tune(model, "all", frozen_blocks=blocks)
         frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
         tables = ("image_encoder.blocks.", "image_encoder.pos_embed", "image_encoder.patch_embed")
         expected = {name for name, _ in model.named_parameters() if name.startswith(tables)}
         assert frozen == (expected if blocks else set())
-    with pytest.raises(UserError, match=f"must be from 0 to {depth}, the ViT's depth"):
-        freeze(sam.named_parameters(), blocks=-1, depth=depth)
+    with pytest.raises(UserError, match=f"must be from 0 to {depth}, the encoder's depth"):
+        tune(sam, "all", frozen_blocks=-1)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_groups_hold_what_their_names_say(sam: Sam, depth: int, name: str) -> None:
     cfg = OptimConfig(name=name)
-    groups = parameter_groups(sam.named_parameters(), cfg=cfg, depth=depth)
+    groups = parameter_groups(sam, cfg=cfg)
     names = {id(p): n for n, p in sam.named_parameters()}
+    roles = roles_of(sam)
     for group in groups:
         muon = "momentum" in group
-        layer = layer_of(names[id(group["params"][0])], depth)
+        layer = roles[names[id(group["params"][0])]].layer
         assert group["lr"] == (0.01 if muon else 8e-4) * 0.8 ** (depth + 1 - layer)
         decayed = group["weight_decay"] > 0
         parts = [f"layer {layer}", *([] if decayed else ["no decay"]), *(["muon"] if muon else [])]
@@ -259,7 +258,7 @@ def test_groups_hold_what_their_names_say(sam: Sam, depth: int, name: str) -> No
 
 
 def test_muon_turns_the_matrices_between_features_alone(sam: Sam) -> None:
-    turned = {n for n, p in sam.named_parameters() if orthogonalises(n, p)}
+    turned = {n for n, role in roles_of(sam).items() if role.orthogonalises}
     modules = dict(sam.named_modules())
     linear = {
         f"{n}.weight"
@@ -272,9 +271,7 @@ def test_muon_turns_the_matrices_between_features_alone(sam: Sam) -> None:
 def test_build_gives_each_optimizer_its_rates(sam: Sam, depth: int) -> None:
     for name, kind in (("adamw", torch.optim.AdamW), ("muon", MuonWithAdamW)):
         cfg = OptimConfig(name=name, betas=[0.8, 0.9], lr=0.02)
-        optimizer, schedule = build_optimizer(
-            sam.named_parameters(), cfg=cfg, depth=depth, max_steps=100
-        )
+        optimizer, schedule = build_optimizer(sam, cfg=cfg, max_steps=100)
         assert type(optimizer) is kind
         # The first step of 250 of the warm-up.
         factors = [g["lr"] / g["initial_lr"] for g in optimizer.param_groups]

@@ -34,8 +34,7 @@ def own(tensor: Tensor) -> int:
 
 def held(cfg: RunConfig, sam: Sam) -> tuple[int, int]:
     """Bytes of weights and of the moments behind a real update."""
-    depth = len(sam.image_encoder.blocks)
-    optimizer, _ = build_optimizer(sam.named_parameters(), cfg=cfg.optim, depth=depth, max_steps=9)
+    optimizer, _ = build_optimizer(sam, cfg=cfg.optim, max_steps=9)
     for parameter in sam.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

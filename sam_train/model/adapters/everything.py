@@ -1,0 +1,14 @@
+"""`optim.tune=all`: every parameter is trained, as in the paper."""
+
+from __future__ import annotations
+
+from sam_train.model.adapters.base import TUNINGS, Tuning
+from sam_train.model.encoders.base import ImageEncoder
+
+
+@TUNINGS.register("all")
+class Everything(Tuning):
+    """Train the whole encoder."""
+
+    def apply(self, encoder: ImageEncoder) -> None:
+        """Leave it as it is."""
