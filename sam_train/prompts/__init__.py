@@ -1,4 +1,4 @@
-"""The person who prompts: first prompts, clicks on errors, and the 11 rounds of training."""
+"""The simulated person: first prompts, clicks on errors, and the 11 rounds of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a person clicks next: pure functions on grids of logits, without a host sync.
+"""Clicks on errors: pure functions on grids of logits, without a host sync.
 
 Training clicks are uniform over the error region (paper A, "Training algorithm" 2).
 """
@@ -34,10 +34,10 @@ class Clicks:
 
 
 def uniform_click(region: Tensor, u: Tensor) -> Cells:
-    """The cell of rank floor(u * area) of each region in row-major order, so uniform over it.
+    """Choose the cell of rank floor(u * area) of each region in row-major order: uniform over it.
 
-    The rank is searched among the rows first and then within its row: exact, and one pass over
-    the region instead of a cumulative sum over all of it.
+    The rank is searched among the rows first and then within its row. This is exact, and takes one
+    pass over the region instead of a cumulative sum over all of it.
 
     Args:
         region: bool [M, g, g].
@@ -49,6 +49,7 @@ def uniform_click(region: Tensor, u: Tensor) -> Cells:
     # The minimum: u * area may round up to the area itself. It is -1 in an empty region, whose
     # click is then cell (0, 0), so that no rank ever lies behind the last row or column.
     rank = torch.minimum((u[:, None] * area).long(), area - 1)
+    # right=True: the first row whose end lies beyond the rank, so empty rows are passed over.
     row = torch.searchsorted(row_ends, rank, right=True)
     before = row_ends.gather(1, (row - 1).clamp(min=0)) * (row > 0)
     line = region.gather(1, row[..., None].expand(M, 1, g))[:, 0]
@@ -57,7 +58,7 @@ def uniform_click(region: Tensor, u: Tensor) -> Cells:
 
 
 def error_region(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-    """Where the prediction, thresholded at logit 0, is wrong; never in the padding.
+    """Mark the cells where the prediction, thresholded at logit 0, is wrong; never the padding.
 
     Args:
         mask_logits: [M, g, g].
@@ -79,10 +80,10 @@ def error_click(
     u: Tensor,
     image_size: int,
 ) -> Clicks:
-    """One click, uniform over the error region: foreground on what is missed, else background.
+    """Draw one click, uniform over the error region: foreground on a missed cell, else background.
 
-    A perfect mask has no error region: its click is drawn from the ground truth, as foreground.
-    Where the ground truth vanished between the cells too, the click is the exact first point.
+    The paper is silent on a perfect mask, which has no error region. Its click is drawn from the
+    ground truth, as foreground. An object that vanished between the cells gets its exact point.
 
     Args:
         mask_logits: [M, g, g].
@@ -93,12 +94,14 @@ def error_click(
         image_size: S.
     """
     errors = error_region(mask_logits, targets, valid)
+    # torch.where, not `if`: to ask whether any mask is perfect would wait for the device.
     wrong = errors.flatten(1).any(1)
     region = torch.where(wrong[:, None, None], errors, targets & valid)
     cells = uniform_click(region, u)
     flat = cells.cell[:, 0] * targets.shape[-1] + cells.cell[:, 1]
     missed = targets.flatten(1).gather(1, flat[:, None])[:, 0]
     coords = cell_to_input(cells.cell, grid=targets.shape[-1], image_size=image_size)
+    # The centre of a cell lies between pixels: half-integer coordinates, without the half pixel.
     return Clicks(
         coords=torch.where(cells.found[:, None], coords, points),
         labels=(missed | ~cells.found).long(),

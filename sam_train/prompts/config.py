@@ -54,8 +54,11 @@ class PromptsConfig:
     """Rounds that add no click: the last one, and the others at random places between the clicks,
     per mask (A: "one is inserted randomly among the 8", "the other is always at the end")."""
     box_probability: float = setting(0.5, minimum=0, maximum=1)
-    """A mask begins with its box with this probability, else with a point (A: equal). Data engine:
+    """A mask begins with its box with this probability, else with `first` (A: equal). Data engine:
     0 (A: point and mask prompts only)."""
+    first: list[str] = setting(["point"])
+    """Kinds of first prompt for the masks that do not begin with their box, each as likely: point,
+    box, or one that a plug-in file registers. A name that stands twice is twice as likely."""
     box_noise: float = setting(0.1, minimum=0)
     """Standard deviation of the noise of a box coordinate, as a fraction of that side (A: 10 %)."""
     box_noise_limit: float = setting(20.0, minimum=0)
@@ -83,6 +86,13 @@ def check(cfg: PromptsConfig) -> None:
         UserError: names the setting and what it may be.
     """
     check_section(cfg)
+    if not cfg.first:
+        raise UserError("prompts.first is empty: name a kind, such as prompts.first=[point]")
+    # The kinds stand beside what draws them, and importing that takes a second.
+    from sam_train.prompts.first import FIRST_PROMPTS  # noqa: PLC0415
+
+    for name in cfg.first:
+        FIRST_PROMPTS[name]
     ends = [stage.until for stage in cfg.curriculum]
     if ends != sorted(ends):
         raise UserError(f"prompts.curriculum: `until` must rise from stage to stage, not {ends}")

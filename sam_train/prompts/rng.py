@@ -21,7 +21,7 @@ _WORD = (1 << 64) - 1
 
 
 class Stream(IntEnum):
-    """What a number is drawn for: a stream of its own each. Never renumber: runs would change."""
+    """The purposes of random numbers, a stream each. Never renumber: runs would change."""
 
     FIRST_PROMPT = 1
     BOX_NOISE = 2
@@ -29,10 +29,11 @@ class Stream(IntEnum):
     CLICK = 4
     LOSS_POINTS = 5
     DROP_PATH = 6
+    LEARNT_ROUND = 7
 
 
 def _signed(word: int) -> int:
-    """A 64-bit word as the int64 with the same bits, which is what torch multiplies with."""
+    """Convert a 64-bit word to the int64 with the same bits, with which torch multiplies."""
     return word - (1 << 64) if word >> 63 else word
 
 
@@ -44,7 +45,7 @@ def _mix_word(word: int) -> int:
 
 
 def _shift(words: Tensor, bits: int) -> Tensor:
-    """Logical right shift; torch's own copies the sign bit."""
+    """Shift right logically; torch's own shift copies the sign bit."""
     return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -54,15 +55,28 @@ def _mix(words: Tensor) -> Tensor:
     return words ^ _shift(words, 31)
 
 
+def _key(*parts: int) -> int:
+    key = 0
+    for part in parts:
+        key = _mix_word(key + part * _WEYL + _WEYL)
+    return key
+
+
+def number_below(end: int, *, seed: int, step: int, stream: Stream) -> int:
+    """Draw one number from 0 to `end` - 1 on the host, the same on every rank."""
+    # The modulo favours small numbers by less than end / 2^64.
+    return _key(seed, step, stream) % end
+
+
 def words(
     seed: int, step: int, stream: int, ids: Tensor, *, index: int = 0, count: int = 1
 ) -> Tensor:
-    """64 random bits for each id and each of `count` draws.
+    """Draw 64 random bits for each id and each of `count` draws.
 
     Args:
-        seed: of the run.
+        seed: `seed` of the run.
         step: training step.
-        stream: what the bits are for, see `Stream`.
+        stream: the purpose, see `Stream`.
         ids: int64 [M] mask ids.
         index: a further number beside the stream, such as the round.
         count: N draws of each id.
@@ -70,17 +84,16 @@ def words(
     Returns:
         int64 [M, N].
     """
-    key = 0
-    for part in (seed, step, stream, index):
-        key = _mix_word(key + part * _WEYL + _WEYL)
+    key = _key(seed, step, stream, index)
     counters = torch.arange(1, count + 1, device=ids.device) * _signed(_WEYL)
+    # Mixed twice: neighbouring ids and neighbouring counters must not give related words.
     return _mix(_mix(ids * _signed(_WEYL) + _signed(key))[:, None] + counters)
 
 
 def uniform(
     seed: int, step: int, stream: int, ids: Tensor, *, index: int = 0, count: int = 1
 ) -> Tensor:
-    """float64 [M, N] in [0, 1): 53 random bits each; arguments as `words`.
+    """Draw float64 [M, N] in [0, 1), 53 random bits each; arguments as `words`.
 
     Float64, because a float32 has too few bits to pick one of 1024 x 1024 cells evenly.
     """
@@ -91,7 +104,7 @@ def uniform(
 def normal(
     seed: int, step: int, stream: int, ids: Tensor, *, index: int = 0, count: int = 1
 ) -> Tensor:
-    """float64 [M, N], standard normal by Box and Muller (1958); arguments as `words`."""
+    """Draw float64 [M, N], standard normal by Box and Muller (1958); arguments as `words`."""
     bits = words(seed, step, stream, ids, index=index, count=2 * count)
     # The radius takes (0, 1], because its logarithm must be finite.
     radius, angle = ((_shift(bits, 11).double() + 1) * 2.0**-53).chunk(2, dim=1)
@@ -100,19 +113,19 @@ def normal(
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Draw:
-    """All random numbers of one training step, for a flat list of masks."""
+    """The random numbers of one training step, for a flat list of masks."""
 
     seed: int
-    """Of the run."""
+    """`seed` of the run."""
     step: int
     """Training step."""
     ids: Tensor
     """int64 [M]; unique within the step and the same on any number of ranks."""
 
     def uniform(self, stream: Stream, *, index: int = 0, count: int = 1) -> Tensor:
-        """float64 [M, count] in [0, 1); `index` tells rounds apart."""
+        """Draw float64 [M, count] in [0, 1); `index` tells rounds apart."""
         return uniform(self.seed, self.step, stream, self.ids, index=index, count=count)
 
     def normal(self, stream: Stream, *, index: int = 0, count: int = 1) -> Tensor:
-        """float64 [M, count], standard normal; `index` tells rounds apart."""
+        """Draw float64 [M, count], standard normal; `index` tells rounds apart."""
         return normal(self.seed, self.step, stream, self.ids, index=index, count=count)

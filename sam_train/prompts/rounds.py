@@ -18,16 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sam_train.errors import UserError
 from sam_train.masks.grid import mask_iou, to_grid, valid_grid
 from sam_train.prompts.clicks import error_click
-from sam_train.prompts.config import Carry, NoiseLimit, PromptsConfig, Stage
+from sam_train.prompts.config import Carry, PromptsConfig, Stage
+from sam_train.prompts.first import FIRST_PROMPTS
 from sam_train.prompts.rng import Draw, Stream
 from sam_train.types import (
     ABSENT,
-    BOX_BOTTOM_RIGHT,
-    BOX_TOP_LEFT,
-    FOREGROUND,
-    PAD,
     Batch,
     Prediction,
     Prompts,
@@ -36,45 +34,45 @@ from sam_train.types import (
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Schedule:
-    """How many rounds of which kind a step has."""
+    """The rounds of a step by kind."""
 
     points: int
     mask_only: int
 
     @property
     def number(self) -> int:
-        """Rounds in all, the first prompt included."""
+        """Count the rounds, the first prompt included."""
         return 1 + self.points + self.mask_only
 
     def tokens(self, r: int) -> int:
-        """T_r, the same for all masks."""
+        """Return T_r, the same for all masks."""
         return 2 + min(r, self.points)
 
     def adds_clicks(self, r: int) -> bool:
-        """Whether any mask can get a click in round r."""
+        """Decide if any mask can get a click in round r."""
         return 0 < r < self.number - (self.mask_only > 0) and self.points > 0
 
     def all_present(self, r: int) -> bool:
-        """Whether it is certain that no mask has an ABSENT slot in round r."""
+        """Decide if no mask can have an ABSENT slot in round r."""
         return not (self._places and self._first_place <= r <= self._last_place)
 
     @property
     def _first_place(self) -> int:
-        """The first round that can be mask-only, except the last round: after one click."""
+        """Return the first round that can be mask-only, the last one aside: after one click."""
         return min(2, 1 + self.points)
 
     @property
     def _last_place(self) -> int:
-        """The last round that can be mask-only and comes before a click where there are two."""
+        """Return the last round that can be mask-only; a click follows where there are two."""
         return self.number - (3 if self.points >= 2 else 2)
 
     @property
     def _places(self) -> int:
-        """How many places the mask-only rounds before the last one choose from."""
+        """Count the places that the mask-only rounds before the last one choose from."""
         return self._last_place - self._first_place + 1 if self.mask_only > 1 else 0
 
     def clicks(self, draw: Draw) -> Tensor:
-        """bool [M, number]: whether mask m gets a click in round r.
+        """Draw bool [M, number]: mask m gets a click in round r.
 
         The last round is mask-only, and the other mask-only rounds are a uniformly random subset
         of those strictly between the first and the last click.
@@ -86,6 +84,7 @@ class Schedule:
         if self.mask_only:
             clicks[:, -1] = False
         if self._places:
+            # The places of the smallest keys: a uniform subset per mask, without a loop.
             keys = draw.uniform(Stream.MASK_ONLY_ROUND, count=self._places)
             rank = keys.argsort(dim=1).argsort(dim=1)
             clicks[:, self._first_place : self._last_place + 1] = rank >= self.mask_only - 1
@@ -93,7 +92,7 @@ class Schedule:
 
 
 def schedule(cfg: PromptsConfig, *, progress: float = 1.0) -> Schedule:
-    """The rounds at this point of training; a pure function, so that all ranks agree.
+    """Return the rounds at this point of training; a pure function, so that all ranks agree.
 
     Args:
         cfg: with or without a curriculum.
@@ -117,72 +116,64 @@ def schedule(cfg: PromptsConfig, *, progress: float = 1.0) -> Schedule:
     return Schedule(points=cfg.points, mask_only=cfg.mask_only)
 
 
-def noisy_boxes(boxes: Tensor, *, image_sizes: Tensor, cfg: PromptsConfig, draw: Draw) -> Tensor:
-    """Boxes as a person would draw them (A: 10 % of the side, at most 20 pixels).
+def first_prompts(batch: Batch, *, cfg: PromptsConfig, draw: Draw) -> Prompts:
+    """Begin each mask with its box with probability `box_probability`, else with `first`.
+
+    Every kind is drawn for every mask and one is chosen: a rectangular batch, no host sync.
 
     Args:
-        boxes: float32 [M, 4] x0 y0 x1 y1, input frame.
-        image_sizes: int64 [M, 2] (h, w) of each mask's photo in the input frame.
-        cfg: noise and its limit.
-        draw: of the step.
-
-    Returns:
-        float32 [M, 4] within the photo, top left before bottom right.
-    """
-    limit = cfg.box_noise_limit
-    deviation = cfg.box_noise * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    if cfg.box_noise_limits == NoiseLimit.deviation:
-        deviation = deviation.clamp(max=limit)
-    noise = draw.normal(Stream.BOX_NOISE, count=4).float() * deviation
-    if cfg.box_noise_limits == NoiseLimit.draw:
-        noise = noise.clamp(-limit, limit)
-    corners = (boxes + noise).view(-1, 2, 2)
-    farthest = (image_sizes.flip(-1) - 1)[:, None].to(corners.dtype)
-    corners = torch.minimum(corners.clamp(min=0), farthest)
-    return torch.cat([corners.amin(1), corners.amax(1)], dim=1)
-
-
-def first_prompts(
-    points: Tensor, *, boxes: Tensor, image_sizes: Tensor, cfg: PromptsConfig, draw: Draw
-) -> Prompts:
-    """Round 0: per mask its noisy box with probability `box_probability`, else its point.
-
-    Args:
-        points: float32 [M, 2] (x, y), input frame: a foreground pixel, drawn uniformly.
-        boxes: float32 [M, 4] x0 y0 x1 y1, input frame.
-        image_sizes: int64 [M, 2] (h, w) of each mask's photo in the input frame.
-        cfg: mix and noise.
-        draw: of the step.
+        batch: M masks.
+        cfg: the mix.
+        draw: the step's random numbers.
 
     Returns:
         Two tokens per mask, no mask logits.
+
+    Raises:
+        UserError: a kind reads a field that the samples lack.
     """
-    is_box = draw.uniform(Stream.FIRST_PROMPT) < cfg.box_probability
-    corners = noisy_boxes(boxes, image_sizes=image_sizes, cfg=cfg, draw=draw).view(-1, 2, 2)
-    point = torch.stack([points, torch.zeros_like(points)], dim=1)
-    # From scalars: a tensor made of a list on the host would wait for the device.
-    first = torch.where(is_box, BOX_TOP_LEFT, FOREGROUND)
-    second = torch.where(is_box, BOX_BOTTOM_RIGHT, PAD)
+    u = draw.uniform(Stream.FIRST_PROMPT)
+    chosen = _first_prompt(cfg.first[0], batch, cfg=cfg, draw=draw)
+    for k, name in enumerate(cfg.first[1:], start=1):
+        start = cfg.box_probability + (1 - cfg.box_probability) * k / len(cfg.first)
+        chosen = _choose(u >= start, _first_prompt(name, batch, cfg=cfg, draw=draw), chosen)
+    boxes = _first_prompt("box", batch, cfg=cfg, draw=draw)
+    return _choose(u < cfg.box_probability, boxes, chosen)
+
+
+def _first_prompt(name: str, batch: Batch, *, cfg: PromptsConfig, draw: Draw) -> Prompts:
+    kind = FIRST_PROMPTS[name]
+    for field_name in kind.needs:
+        if getattr(batch, field_name, None) is None:
+            raise UserError(
+                f"prompts.first={name} needs `{field_name}`, which the samples of data.train lack"
+            )
+    return kind(cfg).draw(batch, draw)
+
+
+def _choose(here: Tensor, a: Prompts, b: Prompts) -> Prompts:
+    """Take the tokens of `a` for the masks that bool `here` [M, 1] marks, else those of `b`."""
     return Prompts(
-        coords=torch.where(is_box[..., None], corners, point),
-        labels=torch.cat([first, second], dim=1),
+        coords=torch.where(here[..., None], a.coords, b.coords),
+        labels=torch.where(here, a.labels, b.labels),
     )
 
 
 def carried_logits(
     prediction: Prediction, *, targets: Tensor, valid: Tensor, carry: Carry
 ) -> Tensor:
-    """The mask that is fed on: [M, 1, g, g] logits, not binarised and with their gradient.
+    """Choose the mask that is fed back: [M, 1, g, g] logits, unthresholded, with their gradient.
 
     Args:
-        prediction: of the round, K masks.
+        prediction: K masks of this round.
         targets: bool [M, g, g].
         valid: bool [M, g, g].
-        carry: how to choose among the K.
+        carry: the choice among the K.
     """
     logits = prediction.mask_logits
     if logits.shape[1] == 1:
         return logits
+    # A: "the mask with the highest predicted IoU", as a user would be shown.
     believed = Carry(carry) == Carry.predicted_iou
     score = prediction.iou.detach() if believed else mask_iou(logits, targets, valid)
     best = score.argmax(dim=1)
@@ -193,7 +184,7 @@ class Rounds:
     """The simulated person of one training step.
 
     Attributes:
-        number: rounds of this step.
+        number: the count of this step's rounds.
         draw: the step's random numbers.
         targets: bool [M, R, R] ground truth at the resolution of the loss.
         valid: bool [M, R, R] the cells of it that show the photo.
@@ -230,30 +221,24 @@ class Rounds:
         self._valid = self.valid if same else valid(grid_size)
 
     def multimask(self, r: int) -> bool:
-        """Whether round r asks for three masks: a single prompt is ambiguous, more are not."""
+        """Decide if round r asks for three masks: a single prompt is ambiguous, more are not."""
         return r == 0 and self._cfg.multimask_first_round
 
     def all_present(self, r: int) -> bool:
-        """Whether it is certain that round r has no ABSENT slot (so that no mask is needed)."""
+        """Decide if round r has no ABSENT slot for certain, so that attention needs no mask."""
         return self._schedule.all_present(r)
 
     def first(self) -> Prompts:
-        """The prompts of round 0."""
-        return first_prompts(
-            self._batch.points,
-            boxes=self._batch.boxes,
-            image_sizes=self._batch.image_sizes[self._batch.image_index],
-            cfg=self._cfg,
-            draw=self.draw,
-        )
+        """Draw the prompts of round 0."""
+        return first_prompts(self._batch, cfg=self._cfg, draw=self.draw)
 
     def next(self, r: int, prompts: Prompts, prediction: Prediction) -> Prompts:
-        """The prompts of round r (from 1).
+        """Draw the prompts of round r (from 1).
 
         Args:
             r: the round that they are for.
-            prompts: of round r - 1.
-            prediction: of round r - 1; what is kept of it carries no gradient, unless
+            prompts: those of round r - 1.
+            prediction: the answer of round r - 1; its logits are detached, unless
                 `feedback_gradient` is set.
 
         Returns:
@@ -274,10 +259,12 @@ class Rounds:
             u=self.draw.uniform(Stream.CLICK, index=r)[:, 0],
             image_size=self._image_size,
         )
+        # T grows by one slot or none, for all masks alike: the host knows every shape.
         grow = self._schedule.tokens(r) - prompts.labels.shape[1]
         coords = F.pad(prompts.coords, (0, 0, 0, grow))
         labels = F.pad(prompts.labels, (0, grow), value=ABSENT)
         slots = torch.arange(labels.shape[1], device=labels.device)
+        # Slots 0 and 1 hold the first prompt, so click number c stands in slot 1 + c.
         here = (slots == 1 + self._clicks_so_far[:, r, None]) & self._clicks[:, r, None]
         return Prompts(
             coords=torch.where(here[..., None], clicks.coords[:, None], coords),

@@ -46,6 +46,15 @@ class Registry(Generic[T]):
 
         return decorate
 
+    def named(self, name: str) -> Callable[[T], T]:
+        """Register the decorated class or function itself as `name`."""
+
+        def decorate(entry: T) -> T:
+            self.add(name, entry)
+            return entry
+
+        return decorate
+
     def __getitem__(self, name: str) -> T:
         """Look `name` up.
 

@@ -36,6 +36,9 @@ class TrainerConfig:
 
     max_steps: int = setting(90_000, minimum=1, resume="applies")
     """Updates of the weights (paper A: 90,000 for ViT-H)."""
+    objective: str = setting("interactive", resume="applies")
+    """interactive: the paper's rounds, all learnt from. one_round: one of them, drawn for each
+    step. A plug-in file can register others."""
     devices: str = "auto"
     """GPUs (or CPU processes) per node: a number, `auto`, or a list such as `[0,2]`."""
     num_nodes: int = setting(1, minimum=1)
@@ -227,6 +230,10 @@ def deepspeed_config(name: str, *, offload: bool, clip: float) -> dict[str, Any]
 @run_check
 def _check_run(cfg: RunConfig) -> None:
     check(cfg.trainer)
+    # Objectives stand beside what trains by them, and importing that takes a second.
+    from sam_train.train.objectives import OBJECTIVES  # noqa: PLC0415
+
+    OBJECTIVES[cfg.trainer.objective]
     check_strategy(
         cfg.trainer.strategy,
         optimizer=cfg.optim.name,

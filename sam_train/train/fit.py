@@ -44,10 +44,10 @@ log = logging.getLogger("sam_train")
 
 
 def fit(overrides: Sequence[str]) -> None:
-    """Train as `overrides` say; see `config.RunConfig` and conf/.
+    """Train as `overrides` say, on top of conf/fit.yaml.
 
     Raises:
-        UserError: whatever the user can mend: settings, files, devices.
+        UserError: settings, files or devices that the user can mend.
     """
     config = compose_config(overrides)
     cfg = typed(config)
@@ -61,14 +61,14 @@ def fit(overrides: Sequence[str]) -> None:
 
 
 def train(cfg: RunConfig, *, config: DictConfig, run_dir: Path, owner: RunOwner | None) -> None:
-    """Build the run of `cfg` and train, in a run_dir that is this run's alone.
+    """Build the run of `cfg` and train, in a run_dir that no other run writes.
 
     Args:
         config: `cfg` as it was composed.
-        owner: the right to write run_dir, in the first process.
+        owner: the lock on run_dir, in the first process.
 
     Raises:
-        UserError: whatever the user can mend.
+        UserError: a fault that the user can mend.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     start_log(run_dir / "log.txt")
@@ -151,13 +151,13 @@ def run_callbacks(
     owner: RunOwner | None = None,
     also: Mapping[str, Any] | None = None,
 ) -> list[Callback]:
-    """All that watches, measures and saves a run, in the order in which it is called.
+    """Build the callbacks that watch, measure and save a run, in the order of their calls.
 
     Args:
         plain: the settings as they go into each checkpoint.
-        found: the checkpoint that the run goes on from.
-        owner: the right to write run_dir, in the first process.
-        also: what else goes into each checkpoint beside them.
+        found: the checkpoint from which the run resumes.
+        owner: the lock on run_dir, in the first process.
+        also: further entries of each checkpoint.
     """
     return [
         notice,
@@ -182,10 +182,10 @@ def run_callbacks(
 
 
 def exit_status(trainer: Trainer) -> int:
-    """Of a process of a run that was asked to end and is saved: 75, call again.
+    """Return the exit status of a process whose run was stopped on request and saved.
 
-    Processes that Lightning started end with 0: at any other status of theirs it kills the first
-    process, whose status is the run's.
+    It is 75, "run the same command again". Processes that Lightning started return 0: at any other
+    status of theirs it kills the first process, whose status is the run's.
     """
     # A single process has none.
     environment = getattr(trainer.strategy, "cluster_environment", None)
@@ -194,7 +194,7 @@ def exit_status(trainer: Trainer) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the numbers, to be read in a checkpoint years later."""
+    """Return the versions of everything that decides the numbers, for each checkpoint."""
     return {
         "sam_train": version("sam_train"),
         "python": platform.python_version(),
@@ -204,12 +204,12 @@ def versions() -> dict[str, str]:
 
 
 def loss_grid(cfg: RunConfig, module: SamModule) -> int:
-    """Side of the masks that the loss compares with, see `losses.LossConfig.resolution`."""
+    """Return R, the side of the masks that the loss compares with, by `loss.resolution`."""
     return module.sam.grid_size if cfg.loss.resolution == "grid" else module.sam.image_size
 
 
 def prepare_run_dir(run_dir: Path) -> Path:
-    """The folder, made if need be and proved writable.
+    """Make the folder if need be, and prove that it is writable.
 
     Raises:
         UserError: it cannot be made or written.
@@ -217,7 +217,7 @@ def prepare_run_dir(run_dir: Path) -> Path:
     try:
         (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         (run_dir / "pictures").mkdir(exist_ok=True)
-        # Every process tries, and in containers of several machines their numbers are the same.
+        # Every process tries, and in containers on several machines process ids are the same.
         probe = run_dir / f".writable-{uuid.uuid4().hex}"
         probe.touch()
         probe.unlink(missing_ok=True)
@@ -229,7 +229,7 @@ def prepare_run_dir(run_dir: Path) -> Path:
 
 
 def report_resume(cfg: RunConfig, found: Found) -> None:
-    """Say what is continued, or that there is nothing left to do."""
+    """Log which checkpoint the run resumes, or that there is nothing left to do."""
     if found.step >= cfg.trainer.max_steps:
         log.info(
             "already trained: %s has %d of %d steps behind it; raise trainer.max_steps to go on, "
@@ -243,7 +243,7 @@ def report_resume(cfg: RunConfig, found: Found) -> None:
 
 
 def report_start(cfg: RunConfig, module: SamModule, run_dir: Path) -> None:
-    """Say in a few lines what is about to happen."""
+    """Log the run's model, length and device, and its folder."""
     parameters = sum(p.numel() for p in module.parameters())
     device = torch.cuda.get_device_name() if uses_gpus(cfg.trainer) else "CPU"
     log.info(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from sam_train.errors import UserError
 from sam_train.settings.sections import check_section, run_check, section, setting
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ class PointsConfig:
     """Fraction of the points chosen for a logit near 0; the rest is uniform over the photo."""
 
 
+@dataclass(slots=True)
+class TermConfig:
+    """A further term of the mask loss."""
+
+    name: str = ""
+    """The name under which a plug-in file registers it."""
+    weight: float = setting(1.0, minimum=0)
+    """Its factor in the mask loss, beside 20 focal + 1 dice."""
+
+
 @section("loss", order=60, resume="applies")
 @dataclass(slots=True)
 class LossConfig:
@@ -71,8 +82,30 @@ class LossConfig:
     what is fed on and shown, so all three must be comparable."""
     points: PointsConfig = field(default_factory=PointsConfig)
     """Drawing of the points with `resolution=points`."""
+    terms: list[TermConfig] = setting([])
+    """Further terms of the mask loss, which a plug-in file registers. Empty in the paper."""
+
+
+def check(cfg: LossConfig) -> None:
+    """Refuse values that cannot be meant.
+
+    Raises:
+        UserError: names the setting and what it may be.
+    """
+    check_section(cfg)
+    # The terms stand beside what computes them, and importing that takes a second.
+    from sam_train.train.losses import MASK_TERMS, weights_of  # noqa: PLC0415
+
+    weights = weights_of(cfg)
+    if len(weights) < 2 + len(cfg.terms) or "iou" in weights:
+        raise UserError(
+            "loss.terms: a term stands there once, and focal, dice and iou have weights of their "
+            "own: loss.focal_weight, loss.dice_weight and loss.iou_weight"
+        )
+    for name in weights:
+        MASK_TERMS[name]
 
 
 @run_check
 def _check_run(cfg: RunConfig) -> None:
-    check_section(cfg.loss)
+    check(cfg.loss)

@@ -1,4 +1,4 @@
-"""What one training step leaves behind for those who watch: three means per round."""
+"""Figures of one training step for metrics.csv: means per round over the masks."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sam_train.types import Prediction
-
 if TYPE_CHECKING:
-    from sam_train.train.losses import LossTerms
+    from sam_train.train.objectives.base import RoundOutcome
 
 
 @dataclass(slots=True, kw_only=True)
 class RoundFigures:
     """Means per round over the masks of all ranks, on the host."""
 
+    numbers: list[int]
+    """The rounds, counted from 0; each list below has one value for each."""
     loss: list[float]
     iou: list[float]
-    """Real IoU, on the loss grid, of the mask with the highest predicted IoU."""
+    """Real IoU, on the grid of the logits, of the mask with the highest predicted IoU."""
     predicted_iou: list[float]
-    """What the IoU head said of that mask."""
+    """The IoU that the head predicts for that mask."""
+    terms: dict[str, list[float]]
+    """Each term of the loss by name, unweighted."""
 
 
 @dataclass(slots=True)
@@ -31,37 +33,44 @@ class RoundLog:
     """Sums per round, detached and on the device, so that keeping them never waits for it."""
 
     sums: list[Tensor] = field(default_factory=list)
-    """Per round float32 [4]: loss, real IoU, predicted IoU, number of masks."""
+    """float32 [4 + terms] per round: loss, real IoU, predicted IoU, number of masks, then the
+    terms."""
+    numbers: list[int] = field(default_factory=list)
+    """The round of each entry of `sums`."""
+    names: list[str] = field(default_factory=list)
+    """The terms' names."""
 
-    def add(self, terms: LossTerms, prediction: Prediction) -> None:
-        """Note one round of M masks.
-
-        Args:
-            terms: per mask `total` [M], and the real IoU of each returned mask `real_iou` [M, K].
-            prediction: its `iou` [M, K] says which of the K masks is carried on.
-        """
+    def add(self, outcome: RoundOutcome) -> None:
+        """Add one round of M masks."""
+        terms = outcome.terms
         with torch.no_grad():
-            predicted, carried = prediction.iou.detach().float().max(dim=1, keepdim=True)
+            predicted, carried = outcome.prediction.iou.detach().float().max(dim=1, keepdim=True)
             real = terms.real_iou.detach().float().gather(1, carried)
             count = predicted.new_full((), predicted.shape[0])
-            self.sums.append(
-                torch.stack(
-                    [terms.total.detach().float().sum(), real.sum(), predicted.sum(), count]
-                )
-            )
+            named = [term.detach().float().sum() for term in terms.named.values()]
+            total = terms.total.detach().float().sum()
+            self.sums.append(torch.stack([total, real.sum(), predicted.sum(), count, *named]))
+        self.numbers.append(outcome.r)
+        self.names = list(terms.named)
 
     def add_turn(self, other: RoundLog) -> None:
-        """Add the rounds of another batch of the same step."""
+        """Add the same rounds of another micro-batch of the step."""
         self.sums = [a + b for a, b in zip(self.sums, other.sums, strict=True)]
 
     def figures(self) -> RoundFigures:
-        """The means, summed over ranks first.
+        """Return the means, summed over ranks first.
 
         Waits for the device and is a collective: call it on every rank, on logging steps only.
         """
         sums = torch.stack(self.sums)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(sums)
-        table = sums.cpu()
-        means = (table[:, :3] / table[:, 3:].clamp(min=1)).T.tolist()
-        return RoundFigures(loss=means[0], iou=means[1], predicted_iou=means[2])
+        loss, iou, predicted_iou, count, *terms = sums.cpu().unbind(1)
+        masks = count.clamp(min=1)
+        return RoundFigures(
+            numbers=self.numbers,
+            loss=(loss / masks).tolist(),
+            iou=(iou / masks).tolist(),
+            predicted_iou=(predicted_iou / masks).tolist(),
+            terms={n: (t / masks).tolist() for n, t in zip(self.names, terms, strict=True)},
+        )

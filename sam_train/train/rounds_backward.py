@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Play = Callable[[Tensor], Iterator[Tensor]]
-"""Takes the image embeddings and yields one scalar loss per round."""
+"""A generator of one scalar loss per round, from the image embeddings."""
 
 
 class _RoundByRound(torch.autograd.Function):
@@ -29,11 +29,13 @@ class _RoundByRound(torch.autograd.Function):
         embeddings: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
+        # A leaf of its own, so that a round's backward stops at the embedding.
         inputs = (embeddings.detach().requires_grad_(), *parameters)
         # Sums over rounds leave float16's range sooner than their terms.
         wide = torch.float32 if loss_scale is not None else None
         gradients = [torch.zeros_like(t, dtype=wide) for t in inputs]
         losses = []
+        # Autograd switches itself off inside a Function's forward.
         with torch.enable_grad():
             for loss in _joined(play(inputs[0])) if joined else play(inputs[0]):
                 # The scale from outside comes with the outer backward: too late for these.
@@ -41,6 +43,7 @@ class _RoundByRound(torch.autograd.Function):
                 for sum_, term in zip(
                     gradients, torch.autograd.grad(scaled, inputs, allow_unused=True), strict=True
                 ):
+                    # None where no prompt of this round used the parameter.
                     if term is not None:
                         sum_.add_(term)
                 losses.append(loss.detach())
@@ -52,7 +55,7 @@ class _RoundByRound(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grad_outputs
         if ctx.loss_scale is not None:
-            # What is in the gradients already. Powers of two: nothing is rounded.
+            # The gradients hold the loss scale already. Powers of two: nothing is rounded.
             scale = scale / ctx.loss_scale
         return None, None, None, *(gradient * scale for gradient in ctx.saved_tensors)
 
@@ -69,14 +72,14 @@ def backward_round_by_round(
     joined: bool = False,
     loss_scale: Tensor | None = None,
 ) -> Tensor:
-    """The sum of the rounds' losses, with the gradients of one big graph.
+    """Sum the rounds' losses, with the gradients of one big graph.
 
     Args:
-        play: yields the scalar loss of each round from the embeddings it is given. What it hands
-            from round to round must be detached, unless `joined`.
+        play: yields the scalar loss of each round from the embeddings it is given. Tensors that it
+            hands from round to round must be detached, unless `joined`.
         embeddings: [B, C, h, w], part of the encoder's graph.
         parameters: everything else that `play` differentiates through and that is trained.
-        joined: one backward for all rounds, through what is handed on; keeps all their graphs.
+        joined: one backward for all rounds, through the tensors handed on; keeps all graphs.
         loss_scale: float32 scalar, a power of two by which whoever calls backward multiplies the
             loss, so that float16 gradients do not vanish; None where nobody does.
 

@@ -36,7 +36,10 @@ PROFILERS: dict[str, type[Profiler]] = {
 
 
 def build_profiler(name: str, *, run_dir: Path) -> Profiler | None:
-    """Writes `fit-profile.txt` into run_dir: Lightning's own printing is silenced with its tips."""
+    """Build a profiler that writes `fit-profile.txt` into run_dir.
+
+    Lightning's own printing is silenced with its tips.
+    """
     return PROFILERS[name](dirpath=run_dir, filename="profile") if name else None
 
 
@@ -66,7 +69,7 @@ def build_trainer(
     loggers: list[Logger],
     grad_clip: float = 0.0,
 ) -> Trainer:
-    """A Trainer that counts updates, not epochs; `cfg` has passed `check`.
+    """Build a Trainer that counts updates, not epochs; `cfg` has passed `check`.
 
     Raises:
         UserError: devices or a strategy that cannot be had here.
@@ -74,7 +77,7 @@ def build_trainer(
     set_arithmetic(cfg)
     keep_freed_memory()
     if cfg.threads:
-        # Lightning would set it anew, and the processes that it starts read it.
+        # Lightning would set it otherwise, and the processes that it starts inherit it.
         os.environ["OMP_NUM_THREADS"] = str(cfg.threads)
     accelerator = accelerator_of(cfg)
     strategy = build_strategy(
@@ -106,7 +109,9 @@ def build_trainer(
             callbacks=callbacks,
             plugins=plugins,
             logger=loggers or False,
+            # The order is our own (seed, epoch, position), and is split over ranks already.
             use_distributed_sampler=False,
+            # Validation is a callback, so that it can measure clicks.
             limit_val_batches=0,
             num_sanity_val_steps=0,
             enable_model_summary=False,

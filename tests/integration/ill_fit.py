@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from sam_train.cli import main
-from sam_train.train import module as step_module
 from sam_train.train.module import SamModule
+from sam_train.train.objectives import interactive as the_step
 
 PARAMETER = "mask_decoder.iou_token.weight"
 RANK = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
@@ -40,7 +40,7 @@ def faults(text: str) -> dict[int, str]:
 
 FAULTS = faults(sys.argv[1])
 now = ""
-mask_losses, training_step = step_module.mask_losses, SamModule.training_step
+mask_losses, training_step = the_step.mask_losses, SamModule.training_step
 
 
 def ill_losses(*args: Any, **kwargs: Any) -> Any:
@@ -67,6 +67,6 @@ def ill_step(self: SamModule, batch: Any, batch_idx: int) -> Any:
     return training_step(self, batch, batch_idx)
 
 
-step_module.mask_losses = ill_losses
+the_step.mask_losses = ill_losses
 SamModule.training_step = ill_step  # type: ignore[method-assign]
 main(["fit", *sys.argv[2:]])

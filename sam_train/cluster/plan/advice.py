@@ -1,4 +1,4 @@
-"""What would fit where the settings do not, the cheapest first."""
+"""Settings that would fit where those of the run do not, the cheapest first."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from sam_train.settings.run import RunConfig
 
 _MODES = ("none", "selective", "full")
 _EXTRA = {"none": 0.0, "selective": 0.05, "full": 0.25}
-"""About how much longer a step takes."""
+"""Rough share by which a step takes longer."""
 _STRATEGIES = {("ddp", False): 0.0, ("fsdp2", False): 0.1, ("deepspeed", True): 0.5}
-"""About how much longer a step takes, offloading included."""
+"""Rough share by which a step takes longer, offloading included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """Settings that fit."""
+    """A setting that fits."""
 
     setting: Setting
     needed: int
     """Bytes of one GPU."""
     same_training: bool
-    """It learns the same: neither fewer masks nor another arithmetic."""
+    """True where training is the same: neither fewer masks nor another arithmetic."""
 
 
 def cheapest(cfg: RunConfig, setting: Setting, simulator: Simulator, *, room: int) -> Way | None:
-    """The cheapest way that fits, among those that train the same before the others.
+    """Find the cheapest way that fits; ways that train the same come before all others.
 
     Args:
-        setting: what does not fit.
+        setting: the one that does not fit.
         room: bytes of one GPU.
     """
     for candidate in candidates(cfg, setting, ranks=simulator.ranks):
@@ -46,7 +46,7 @@ def cheapest(cfg: RunConfig, setting: Setting, simulator: Simulator, *, room: in
 
 
 def candidates(cfg: RunConfig, setting: Setting, *, ranks: int) -> Iterator[Setting]:
-    """Settings that take less memory, in order of what they cost."""
+    """Yield settings that take less memory, in order of their cost."""
     found: list[tuple[tuple[float, ...], Setting]] = []
     own = setting.images * setting.turns
     turns = [n for n in range(setting.turns, own + 1) if own % n == 0]
@@ -68,7 +68,7 @@ def candidates(cfg: RunConfig, setting: Setting, *, ranks: int) -> Iterator[Sett
             precision=precision,
             masks=fewer,
         )
-        # Turns cost next to nothing, but small ones keep a GPU less busy.
+        # More micro-batches cost next to nothing, but small ones keep a GPU less busy.
         time = _EXTRA[mode] + ways[way] + 0.02 * turns.index(number)
         other = masks.index(fewer) + (precision != setting.precision)
         if changed != setting:

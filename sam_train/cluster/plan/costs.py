@@ -129,8 +129,7 @@ def encoder_cost(
     ledger = Ledger(_known(module, batch))
     with ledger, ledger.attribute(modules_of(module.sam)):
         with autocast(module), ledger.phase() as forward:
-            draws = module._drop_path_draws(batch)
-            embeddings = module.sam.encode(batch.images, batch.image_sizes, draws=draws)
+            embeddings = module.encode(batch)
         # It is counted where the rounds make it.
         gradient = torch.empty_like(embeddings)
         with ledger.phase() as backward:

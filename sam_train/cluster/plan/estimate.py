@@ -1,4 +1,4 @@
-"""From settings to the figures of a run: parameters, FLOPs, memory, time, data, checkpoints."""
+"""The figures of a run by its settings: parameters, FLOPs, memory, time, data, checkpoints."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from sam_train.cluster.plan.memory import GIB, Memory, Simulator
 from sam_train.cluster.plan.settings import Setting, devices_of, setting_of
 from sam_train.cluster.plan.states import FLOAT, States, count, whole_model
 from sam_train.model import Sam
-from sam_train.prompts import schedule
 from sam_train.settings.run import RunConfig
+from sam_train.train.objectives import At
+from sam_train.train.objectives.base import build_objective
 
 SAMPLES_PER_CORE = {"exact": 43.0, "scaled": 75.0}
-"""A second, see docs/benchmarks/data.md."""
+"""Samples that one core prepares in a second, see docs/benchmarks/data.md."""
 RECOMPUTE = ("none", "selective", "full")
 _UPDATE = 7
-"""Passes over the weights' float32: gradient, weight and two moments are read, three written."""
+"""Passes over the float32 weights: gradient, weight and two moments are read, three written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Of the whole run."""
+    """The speed of the whole run."""
 
     flops: float
-    """Per image, recomputation included."""
+    """FLOPs per image, recomputation included."""
     at_mfu: float
     """Images a second at `plan.mfu`."""
     at_most: float
-    """Images a second if every operation took no longer than the slower of its arithmetic at the
-    card's peak and its tensors' way through the card's memory, one after the other."""
+    """Images a second if operations ran one after the other, each as long as the slower of two:
+    its arithmetic at the card's peak, or its tensors' way through the card's memory."""
     images: float
-    """The lower of the two: what the times are counted with."""
+    """The lower of the two, with which times are counted."""
     hours: float
     gpu_hours: float
     sent_mb: float
@@ -44,32 +45,32 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """What the data path has to bring."""
+    """The demand on the data path."""
 
     read_mbs: float
     """Megabytes a second that a node reads."""
     cores: float
     """CPU cores that a node needs to prepare samples."""
     workers: int
-    """`data.workers` for that."""
+    """`data.workers` for those cores."""
     samples_per_core: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """What saving takes."""
+    """The cost of saving."""
 
     size: int
-    """Bytes of one."""
+    """Bytes of one checkpoint."""
     files: int
-    """That are kept, at most, those for good left out."""
+    """Maximum of checkpoints kept, without those that are kept for good."""
     seconds: float
-    """To write one."""
+    """Time to write one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is printed and goes into plan.json."""
+    """The figures that are printed and go into plan.json."""
 
     setting: Setting
     nodes: int
@@ -77,27 +78,27 @@ class Plan:
     gpu: Gpu
     parameters: dict[str, int]
     flops: dict[str, float]
-    """Of one image, in a turn as set: by module of the forward pass, then backward and
-    recomputed."""
+    """FLOPs of one image, in a micro-batch as set: by module of the forward pass, then backward
+    and recomputed."""
     rounds: int
     memory: dict[str, Memory]
-    """By `model.checkpoint_blocks`."""
+    """Bytes of tensors by `model.checkpoint_blocks`."""
     room: int
     """Bytes of a GPU."""
     needed: dict[str, int]
-    """By `model.checkpoint_blocks`, with what no tensor holds."""
+    """Bytes by `model.checkpoint_blocks`, with the reserve that no tensor holds."""
     speed: Speed
     feed: Feed
     checkpoints: Checkpoints
 
     @property
     def fits(self) -> bool:
-        """As set."""
+        """True where the settings fit as they are."""
         return self.needed[self.setting.recompute] <= self.room
 
 
 def make_plan(cfg: RunConfig, simulator: Simulator) -> Plan:
-    """Count everything for `cfg`; see `config.PlanConfig` for what is assumed.
+    """Count everything for `cfg`; `config.PlanConfig` has the assumptions.
 
     Raises:
         UserError: settings that do not go together.
@@ -116,7 +117,7 @@ def make_plan(cfg: RunConfig, simulator: Simulator) -> Plan:
         gpu=gpu,
         parameters=parameters_by_module(sam),
         flops=flops_by_module(encoder, rounds, images=setting.images),
-        rounds=schedule(cfg.prompts).number,
+        rounds=build_objective(cfg).number(At(seed=cfg.seed, step=0, progress=1.0)),
         memory=memory,
         room=round((plan.memory_gib or gpu.memory_gib) * GIB),
         needed={mode: of_mode.needed(plan) for mode, of_mode in memory.items()},
@@ -127,7 +128,7 @@ def make_plan(cfg: RunConfig, simulator: Simulator) -> Plan:
 
 
 def parameters_by_module(sam: Sam) -> dict[str, int]:
-    """Each parameter counts for the innermost part that has it."""
+    """Count parameters, each for the innermost part that has it."""
     owner = {
         id(parameter): name
         for name, members in modules_of(sam).items()
@@ -141,7 +142,7 @@ def parameters_by_module(sam: Sam) -> dict[str, int]:
 
 
 def flops_by_module(encoder: EncoderCost, rounds: RoundsCost, *, images: int) -> dict[str, float]:
-    """FLOPs of one image's share of a turn."""
+    """Count the FLOPs of one image's share of a micro-batch."""
     told = {
         **encoder.flops.forward,
         "encoder: backward": encoder.flops.backward,
@@ -161,8 +162,10 @@ def speed_of(
     *,
     ranks: int,
 ) -> Speed:
-    """Images a second and the hours of `trainer.max_steps`; sending is taken to hide behind
-    computing."""
+    """Estimate images a second and the hours of `trainer.max_steps`.
+
+    Sending is assumed to hide behind computing.
+    """
     gpu = gpu_of(cfg.plan.gpu)
     full = gpu.tf32 if cfg.trainer.matmul_precision != "highest" else gpu.fp32
     flops = (encoder.flops.total + rounds.flops.total) / setting.images
@@ -196,7 +199,7 @@ def _seconds(work: Counter[Work], gpu: Gpu, *, full: float) -> float:
 
 
 def feed_of(cfg: RunConfig, speed: Speed, *, devices: int) -> Feed:
-    """For the photos of one node."""
+    """Estimate the data path for the photos of one node."""
     images = speed.images / cfg.trainer.num_nodes
     per_core = cfg.plan.samples_per_core or SAMPLES_PER_CORE[cfg.data.jpeg]
     cores = images / per_core
@@ -209,7 +212,7 @@ def feed_of(cfg: RunConfig, speed: Speed, *, devices: int) -> Feed:
 
 
 def checkpoints_of(cfg: RunConfig, sam: Sam) -> Checkpoints:
-    """Whole float32 weights and moments, whatever the strategy."""
+    """Estimate the cost of saving: whole float32 weights and moments, whatever the strategy."""
     counts = count(cfg, sam)
     size = FLOAT * (counts.weights + counts.moments + counts.averaged)
     return Checkpoints(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -13,43 +12,70 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from sam_train.model import build_from_config
-from sam_train.model.ops import backends
+from sam_train.model import Sam, build_from_config
+from sam_train.model.build import recompute_of
+from sam_train.model.ops.backends import use_backend
 from sam_train.settings.run import RunConfig
-from sam_train.train.module import SamModule
+from sam_train.train.objectives import At
+from sam_train.train.objectives.base import build_objective, loss_of_step, mask_weight
+from sam_train.train.parallel.prepare import prepare
+from sam_train.train.records import RoundLog
 from sam_train.types import Batch
 
 
-class StepModule(SamModule):
-    """The training step outside a Trainer, at the end of training: no curriculum shortens it."""
+class StepModule(nn.Module):
+    """A training step without a Trainer, at the end of training: no curriculum shortens it.
 
-    @property
-    def global_step(self) -> int:  # type: ignore[override]
-        """Finished updates."""
-        return self.cfg.trainer.max_steps - 1
+    It is the objective's own step, so `plan` counts what `fit` does.
+    """
+
+    def __init__(self, cfg: RunConfig, sam: Sam) -> None:
+        super().__init__()
+        self.cfg, self.sam = cfg, sam
+        self.objective = build_objective(cfg)
+        prepare(
+            sam,
+            optim=cfg.optim,
+            recompute=recompute_of(cfg.model),
+            compiled=False,
+        )
+        last = cfg.trainer.max_steps - 1
+        self.at = At(seed=cfg.seed, step=last, progress=last / cfg.trainer.max_steps)
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
+    def encode(self, batch: Batch) -> Tensor:
+        """Run the first half of the step: [B, C, h, w] image embeddings."""
+        return self.objective.encode(self.sam, batch, self.at)
+
     def rounds_step(self, embeddings: Tensor, batch: Batch) -> Tensor:
-        """`training_step` behind the encoder, whose result is `embeddings` [B, C, h, w]."""
-        self.sam.encode = lambda *_, **__: embeddings  # type: ignore[method-assign]
-        try:
-            return self.training_step(batch, 0)
-        finally:
-            del self.sam.encode
+        """Run the second half of the step and return its loss."""
+        weight = mask_weight(batch, accumulate=self.cfg.trainer.accumulate, device=self.device)
+        return loss_of_step(
+            self.objective,
+            self.sam,
+            batch,
+            self.at,
+            embeddings=embeddings,
+            weight=weight,
+            log=RoundLog(),
+        )
 
 
-def fake_module(cfg: RunConfig, *, low_blocks: bool = False) -> StepModule:
-    """The module of `cfg` with fake parameters; call it inside `fake_tensors`.
+def fake_module(cfg: RunConfig, *, as_gpu: bool, low_blocks: bool = False) -> StepModule:
+    """Build the step of `cfg` with fake parameters; call it inside `fake_tensors`.
 
     Args:
+        as_gpu: choose attention as on a GPU, where `auto` takes the fused kernels.
         low_blocks: the encoder blocks' weights are bfloat16, as fsdp2 brings them.
     """
     with unset_fake_temporarily(), torch.device("meta"):
         module = StepModule(cfg, sam=build_from_config(cfg.model))
+    if as_gpu and cfg.model.attention == "auto":
+        use_backend(module.sam, "sdpa")
     in_blocks = {m for unit in module.sam.image_encoder.units() for m in unit.modules()}
     for owner in module.modules():
         low = low_blocks and owner in in_blocks
@@ -63,11 +89,11 @@ def fake_module(cfg: RunConfig, *, low_blocks: bool = False) -> StepModule:
     return module
 
 
-def empty_batch(module: SamModule, *, images: int, masks: int) -> Batch:
-    """A batch of photos of full size with `masks` each, on the module's device, without content.
+def empty_batch(module: StepModule, *, images: int, masks: int) -> Batch:
+    """Build a batch of full-size photos with `masks` each, on the module's device, all zeros.
 
     Args:
-        module: knows S, R and the device.
+        module: decides S, R and the device.
         images: B.
         masks: per image.
     """
@@ -95,10 +121,9 @@ def empty_batch(module: SamModule, *, images: int, masks: int) -> Batch:
 
 @contextmanager
 def fake_tensors(*, as_gpu: bool) -> Iterator[None]:
-    """Inside, tensors have shapes and dtypes, but no memory; kernels do nothing.
+    """Give tensors made inside shapes and dtypes, but no memory; kernels do nothing.
 
-    They all say that they are on a CPU: a CPU build of torch cannot differentiate for any other
-    device.
+    Tensors claim to be on a CPU, because a CPU build of torch differentiates for no other device.
 
     Args:
         as_gpu: choose kernels and dtypes as on a GPU.
@@ -106,23 +131,22 @@ def fake_tensors(*, as_gpu: bool) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode())
         if as_gpu:
-            stack.enter_context(mock.patch.object(backends, "FEW_KEYS", -1))
             stack.enter_context(_GpuKernels())
         yield
 
 
 _PRECISE = (F.layer_norm, torch.softmax, torch.Tensor.softmax, F.softmax)
-"""What of the model's autocast computes in float32 on a GPU (torch's "CUDA ops that autocast to
+"""The model's functions that autocast runs in float32 on a GPU (torch's "CUDA ops that autocast to
 float32"), but not on a CPU."""
 
 
 class _GpuKernels(TorchFunctionMode):
-    """Where a GPU's operations leave other tensors behind than a CPU's."""
+    """Stand-ins for operations that leave other tensors behind on a GPU than on a CPU."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call anything else as it is."""
+        """Call the stand-in where there is one, else the function itself."""
         if func is F.scaled_dot_product_attention:
             return _fused_attention(*args, **(kwargs or {}))
         if func in _PRECISE and torch.is_autocast_enabled("cpu"):
@@ -133,7 +157,7 @@ class _GpuKernels(TorchFunctionMode):
 def _fused_attention(
     q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None = None, scale: float
 ) -> Tensor:
-    """Flash attention for 16-bit numbers without a mask, else the memory-efficient one."""
+    """Run flash attention for 16-bit numbers without a mask, else the memory-efficient one."""
     if torch.is_autocast_enabled("cpu"):
         low = torch.get_autocast_dtype("cpu")
         q, k, v = q.to(low), k.to(low), v.to(low)

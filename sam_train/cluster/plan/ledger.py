@@ -1,4 +1,4 @@
-"""Counts what a piece of a training step computes, moves and holds, on real or on fake tensors.
+"""A count of FLOPs, traffic and bytes of a piece of a training step, on real or fake tensors.
 
 A ledger stands between torch's dispatcher and its kernels and sees every operation of forward,
 backward and recomputation. On fake tensors nothing is computed and nothing allocated, so ViT-H is
@@ -25,14 +25,14 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One operation, for the question how fast it can be at best."""
+    """One operation, as far as its fastest time depends on it."""
 
     flops: int
     """A multiplication and an addition are two."""
     traffic: int
     """Bytes of the tensors that it reads and writes, each once."""
     low: bool
-    """It multiplies 16-bit numbers."""
+    """True where it multiplies 16-bit numbers."""
 
 
 @dataclass(slots=True)
@@ -40,20 +40,20 @@ class Phase:
     """A stretch of the step."""
 
     peak: int = 0
-    """Most bytes that lived at a time, of those made since the ledger began."""
+    """Maximum of the bytes alive at a time, of those made since the ledger began."""
     at_end: int = 0
-    """Bytes alive behind it."""
+    """Bytes alive at its end."""
     flops: Counter[str] = field(default_factory=Counter)
-    """By module; "" is what runs in no module's forward: the backward pass, losses, clicks."""
+    """FLOPs by module; "" has those outside of any forward: backward pass, losses, clicks."""
     work: Counter[Work] = field(default_factory=Counter)
-    """How often each kind of operation ran."""
+    """The number of times that each kind of operation ran."""
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps books while it is entered.
+    """Counts of the operations that run while it is entered.
 
-    Storages that exist before are not counted: `known` names them. What kernels take and give back
-    inside one operation is not seen either.
+    Storages that exist before are not counted: `known` names them. Memory that a kernel takes and
+    gives back within one operation is not seen either.
 
     Args:
         known: tensors that live before the first phase.
@@ -81,7 +81,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def attribute(self, modules: dict[str, list[nn.Module]]) -> Iterator[None]:
-        """Count the forward passes of `modules` under their keys, the innermost one's."""
+        """Count the forward passes of `modules` under their keys; the innermost module's counts."""
         handles = []
         for name, members in modules.items():
             for module in members:
@@ -106,7 +106,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the operation and enter it into the books."""
+        """Run the operation and count it."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if func.namespace == "prim":
@@ -135,7 +135,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key in self._known:
             return
         held = storage.nbytes() if size is None else size
-        # The reference must be kept, or it dies before its storage does.
+        # The weak reference must be kept, or it dies before its storage does.
         self._known[key] = weakref.ref(storage, self._farewell(key, held))
         self.live += held
         self._phase.peak = max(self._phase.peak, self.live)
@@ -154,7 +154,7 @@ def _size(tensor: Tensor) -> int:
 
 
 def flops_of(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
-    """FLOPs of matrix products, convolutions and attention; everything else counts nothing."""
+    """Count FLOPs of matrix products, convolutions and attention, and nothing else's."""
     packet = func.overloadpacket
     if packet is aten._scaled_dot_product_flash_attention_for_cpu:
         return int(sdpa_flop_count(*(t.shape for t in args[:3])))  # type: ignore[no-untyped-call]

@@ -55,7 +55,7 @@ def compare(cfg: RunConfig, setting: Setting) -> Comparison:
     def step() -> None:
         module.zero_grad()
         with autocast(module):
-            loss = module.training_step(batch, 0)
+            loss = module.rounds_step(module.encode(batch), batch)
         torch.autograd.backward(loss)
 
     counter = FlopCounterMode(display=False)

@@ -66,7 +66,9 @@ class Simulator:
         )
         if key not in self._encoders:
             with fake_tensors(as_gpu=self.as_gpu):
-                module = fake_module(setting.applied_to(self.cfg), low_blocks=states.low_blocks)
+                module = fake_module(
+                    setting.applied_to(self.cfg), low_blocks=states.low_blocks, as_gpu=self.as_gpu
+                )
                 batch = empty_batch(module, images=setting.images, masks=1)
                 self._encoders[key] = encoder_cost(
                     module, batch, recompute=setting.recompute, gradients=gradients
@@ -83,7 +85,7 @@ class Simulator:
         key = (setting.images, setting.masks, setting.precision)
         if key not in self._rounds:
             with fake_tensors(as_gpu=self.as_gpu):
-                module = fake_module(setting.applied_to(self.cfg))
+                module = fake_module(setting.applied_to(self.cfg), as_gpu=self.as_gpu)
                 batch = empty_batch(module, images=setting.images, masks=setting.masks)
                 self._rounds[key] = rounds_cost(module, batch)
         return self._rounds[key]
@@ -93,7 +95,7 @@ class Simulator:
         key = (setting.images, setting.masks)
         if key not in self._batches:
             with fake_tensors(as_gpu=self.as_gpu):
-                module = fake_module(setting.applied_to(self.cfg))
+                module = fake_module(setting.applied_to(self.cfg), as_gpu=self.as_gpu)
                 batch = empty_batch(module, images=setting.images, masks=setting.masks)
                 tensors = (getattr(batch, name) for name in batch.__slots__)
                 self._batches[key] = sum(t.nbytes for t in tensors if isinstance(t, Tensor))

@@ -1,4 +1,4 @@
-"""The verb `plan`: what a run will take, printed and written to plan.json."""
+"""The verb `plan`: memory, time and cost of a run, printed and written to plan.json."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sam_train.settings.run import RunConfig, check_config
 
 
 def plan(overrides: Sequence[str]) -> Path:
-    """Count what `fit` with the same settings would take.
+    """Count the memory and time that `fit` with the same settings would take.
 
     Returns:
-        The plan.json.
+        The path of plan.json.
 
     Raises:
         UserError: settings that `fit` would refuse, too, or a file that cannot be written.
@@ -41,7 +41,7 @@ def plan(overrides: Sequence[str]) -> Path:
 
 
 def check_plan(cfg: RunConfig) -> None:
-    """As `fit` checks, but for a machine that is not this one.
+    """Check settings as `fit` does, but for a machine that is not this one.
 
     Raises:
         UserError: settings that `fit` would refuse there.
@@ -59,7 +59,7 @@ def check_plan(cfg: RunConfig) -> None:
 
 
 def write(cfg: RunConfig, found: Plan, way: Way | None) -> Path:
-    """plan.json: every figure that is printed, in bytes, FLOPs and seconds.
+    """Write plan.json: every figure that is printed, in bytes, FLOPs and seconds.
 
     Raises:
         UserError: it cannot be written.

@@ -1,4 +1,4 @@
-"""What of a run's settings decides its memory and speed, and may be changed to make it fit."""
+"""The settings that decide a run's memory and speed, and may be changed to make it fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sam_train.settings.run import RunConfig
 from sam_train.train.config import LOW_PRECISIONS, parse_devices
 
 GPUS_OF_A_NODE = 8
-"""What `trainer.devices=auto` means where there is no GPU to count."""
+"""The meaning of `trainer.devices=auto` where there is no GPU to count."""
 _NAMES = {
     "turns": "trainer.accumulate",
     "recompute": "model.checkpoint_blocks",
@@ -29,11 +29,11 @@ class Setting:
     """The part of the settings that memory depends on."""
 
     images: int
-    """Of one turn on one GPU."""
+    """Images of one micro-batch on one GPU."""
     masks: int
-    """Per image, at most."""
+    """Maximum of masks per image."""
     turns: int
-    """Per update."""
+    """Micro-batches per update."""
     recompute: str
     precision: str
     strategy: str
@@ -43,11 +43,11 @@ class Setting:
 
     @property
     def low(self) -> bool:
-        """Products of bfloat16 or float16 numbers, which take the same room and time."""
+        """True with bfloat16 or float16 products, which take the same room and time."""
         return self.precision in LOW_PRECISIONS
 
     def words(self, other: Setting) -> list[str]:
-        """What of it is not as in `other`, as command-line settings."""
+        """Write the difference from `other` as command-line settings."""
         return [
             f"{written}={str(value).lower() if isinstance(value, bool) else value}"
             for name, written in _NAMES.items()
@@ -55,7 +55,7 @@ class Setting:
         ]
 
     def applied_to(self, cfg: RunConfig) -> RunConfig:
-        """`cfg` with these settings."""
+        """Return `cfg` with these settings."""
         trainer = replace(
             cfg.trainer,
             accumulate=self.turns,
@@ -71,7 +71,7 @@ class Setting:
 
 
 def setting_of(cfg: RunConfig) -> Setting:
-    """What `cfg` says.
+    """Read the setting of `cfg`.
 
     Raises:
         UserError: the batch cannot be divided evenly.
@@ -91,7 +91,7 @@ def setting_of(cfg: RunConfig) -> Setting:
 
 
 def devices_of(cfg: RunConfig) -> int:
-    """GPUs of one node.
+    """Count the GPUs of one node.
 
     Raises:
         UserError: `trainer.devices` is not understood.

@@ -14,7 +14,7 @@ from sam_train.cluster.plan.memory import GIB
 from sam_train.settings.run import RunConfig
 
 PAPER_HOURS, PAPER_GPUS = 68, 256
-"""Of ViT-H on A100 (the paper's model card, F)."""
+"""The paper's training of ViT-H on A100 (model card, F)."""
 
 
 def show(plan: Plan, cfg: RunConfig, way: Way | None) -> None:

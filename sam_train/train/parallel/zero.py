@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -36,14 +36,6 @@ class ZeroPrecision(DeepSpeedPrecision):
         super().__init__("32-true")
         self._autocast = torch.bfloat16 if precision == "bf16-mixed" else None
         self._device = device
-
-    @contextmanager
-    def train_step_context(self) -> Iterator[None]:
-        """Around DeepSpeed's forward pass: nothing, on GPUs it ends what is open outside of it.
-
-        `ZeroStrategy.training_step` opens the `forward_context` inside.
-        """
-        yield
 
     def forward_context(self) -> AbstractContextManager[Any]:
         """Around the model's forward passes."""
@@ -122,20 +114,14 @@ class ZeroStrategy(DeepSpeedStrategy):
         self._init_deepspeed_distributed()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """As Lightning's, with autocast inside of DeepSpeed's forward pass."""
-        module: Any = self.lightning_module
-        step = module.training_step
+        """Run the step through DeepSpeed's forward pass, with autocast opened inside of it.
 
-        def in_context(*args: Any, **kwargs: Any) -> Any:
-            with self.precision_plugin.forward_context():
-                return step(*args, **kwargs)
-
-        # Lightning has DeepSpeed's forward pass call the method of this name.
-        module.training_step = in_context
-        try:
-            return super().training_step(*args, **kwargs)
-        finally:
-            del module.training_step
+        On GPUs DeepSpeed's forward pass ends what is open around it, so Lightning's way is shut.
+        """
+        module, engine = self.lightning_module, self.model
+        assert module is not None
+        assert engine is not None
+        return self._forward_redirection(engine, module, "step_under_autocast", *args, **kwargs)
 
     def optimizer_step(
         self,

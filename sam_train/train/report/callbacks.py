@@ -22,7 +22,7 @@ from sam_train.train.watch.watchdog import Watchdog
 def build_callbacks(
     cfg: CallbacksConfig, *, run_dir: Path, log_every: int, health: HealthConfig | None = None
 ) -> list[Callback]:
-    """The callbacks of `fit`, in the order that they need (see `Recorder` and `StepMeter`)."""
+    """Build the callbacks of `fit` in the order that they need (see `Recorder`, `StepMeter`)."""
     recorder = Recorder(run_dir)
     health = health or HealthConfig()
     nonfinite = NonfiniteWatch(health, run_dir=run_dir, log_every=log_every)

@@ -19,7 +19,7 @@ Columns = dict[str, list[float]]
 
 
 def draw_curves(metrics: Path, out: Path) -> None:
-    """Loss and IoU per round, held-out mIoU, predicted against real IoU, rate, gradient norm.
+    """Draw loss and IoU per round, held-out mIoU, predicted and real IoU, rate, gradient norm.
 
     Args:
         metrics: a run's metrics.csv, of any length.
@@ -48,7 +48,7 @@ def draw_curves(metrics: Path, out: Path) -> None:
 
 
 def draw_calibration(calibration: Calibration, out: Path, *, title: str = "") -> None:
-    """Mean real IoU over predicted IoU by bins; on the diagonal the head knows its masks."""
+    """Draw mean real IoU over predicted IoU by bins; a calibrated head lies on the diagonal."""
     figure = Figure(figsize=(6, 6.4), layout="constrained")
     FigureCanvasAgg(figure)
     axis, histogram = figure.subplots(2, 1, height_ratios=[5, 1], sharex=True)
@@ -87,10 +87,11 @@ def _series(columns: Columns, name: str) -> tuple[list[float], list[float]]:
 
 
 def _smooth(values: list[float]) -> list[float]:
-    """A running mean over about a thirtieth of the run, shorter at its ends."""
+    """Take a running mean over about a thirtieth of the run, shorter at its ends."""
     half = len(values) // 60
     if half == 0:
         return values
+    # Differences of a cumulative sum: linear in the run's length, whatever the window.
     sums = np.cumsum([0.0, *values])
     lo = np.maximum(np.arange(len(values)) - half, 0)
     hi = np.minimum(np.arange(len(values)) + half + 1, len(values))

@@ -21,7 +21,7 @@ from sam_train.types import Batch
 
 @dataclass(slots=True, kw_only=True)
 class StepFigures:
-    """What a logging step found; the progress bar shows it."""
+    """The figures of a logging step; the progress bar shows them."""
 
     step: int
     """Finished updates."""
@@ -31,32 +31,32 @@ class StepFigures:
     images_per_second: float
     """Over all ranks, since the last logging step, validation and checkpoints not counted."""
     data_wait: float
-    """Share of that time in which this process stood still for the next batch, 0 to 1."""
+    """Share of that time in which this process waited for the next batch, 0 to 1."""
     seconds_per_step: float
     skipped: int = 0
-    """Updates left out since the run's beginning because they were not finite."""
+    """Updates skipped since the run's beginning because they were not finite."""
     ranks: RankFigures | None = None
     """The slowest process, where there are several."""
 
 
 class Recorder(Callback):
-    """Sends figures to metrics.csv, which always is, and to the loggers that were asked for.
+    """The way of figures to metrics.csv, which is always written, and to the chosen loggers.
 
-    Belongs before every callback that records at the start of training.
+    It stands before every callback that records at the start of training.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.file = MetricsFile(run_dir / "metrics.csv")
         self.latest: dict[str, float] = {}
-        """What is noted of the newest step, and `step` (first process only)."""
+        """The figures of the newest step, and `step` (first process only)."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, or continue the earlier run's metrics.csv."""
+        """Begin metrics.csv, or resume that of the earlier run."""
         if trainer.is_global_zero:
             self.file.resume_at(trainer.global_step)
 
     def record(self, trainer: Trainer, values: Mapping[str, float]) -> None:
-        """Note the figures of the step that was just finished (first process only)."""
+        """Record figures of the step that was just finished (first process only)."""
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
@@ -69,10 +69,10 @@ class Recorder(Callback):
 
 
 class StepMeter(Callback):
-    """Reads values back from the device on logging steps only.
+    """The measure of training steps; it reads values back from the device on logging steps only.
 
-    Belongs behind every callback that takes long between two steps, and those measure within
-    `pause`: neither waiting for data nor speed is about them.
+    It stands behind every callback that takes long between two steps. Those work within `pause`, so
+    that neither waiting for data nor speed counts them.
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class StepMeter(Callback):
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """What happens inside, in `on_train_batch_end`, does not count."""
+        """Leave out of all figures the time spent inside, in `on_train_batch_end`."""
         began = time.perf_counter()
         try:
             yield
         finally:
-            # As if the step had begun that much later.
+            # The step's beginning moves by as much.
             self._batch_began += time.perf_counter() - began
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,8 +115,8 @@ class StepMeter(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """The gap since the step before was waiting for data."""
-        # Now: behind the update Lightning has set the rates of the next one.
+        """Count the gap since the step before as waiting for data."""
+        # Read before the update, after which Lightning sets the rates of the next one.
         self._rates = _rates(trainer)
         self._batch_began = time.perf_counter()
         if self._gap_counts:
@@ -125,7 +125,7 @@ class StepMeter(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Writing a checkpoint fills this gap, not waiting for data."""
+        """Leave out this gap: writing a checkpoint fills it."""
         self._gap_counts = False
 
     def on_train_batch_end(
@@ -136,7 +136,7 @@ class StepMeter(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Count; on a logging step, read, record and start counting anew."""
+        """Count the step; on a logging step, read, record and start anew."""
         self._images += batch.images.shape[0] * trainer.world_size
         step = trainer.global_step
         if step != self._last_step:
@@ -150,15 +150,16 @@ class StepMeter(Callback):
         self._gap_counts = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how the processes compared."""
+        """Log how the processes compared."""
         if self.ranks is not None:
             self.ranks.summarise()
 
     def _is_logged(self, trainer: Trainer, step: int) -> bool:
-        # The first step too: a person wants to see at once that it runs.
+        # The first step too: it shows at once that the run works.
         return step % self.log_every == 0 or step in (1, trainer.max_steps)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        # Other modules than ours can be measured, too; they have no rounds.
         log = getattr(pl_module, "last_rounds", None)
         if log is None:
             return
@@ -194,8 +195,11 @@ class StepMeter(Callback):
             values["grad_norm"] = float(norm)
         if (scaling := getattr(pl_module, "loss_scale", None)) is not None:
             values["loss_scale"] = float(scaling.used)
-        for name in ("loss", "iou", "predicted_iou"):
-            for r, value in enumerate(getattr(figures.rounds, name)):
+        rounds = figures.rounds
+        by_round = {"loss": rounds.loss, "iou": rounds.iou, "predicted_iou": rounds.predicted_iou}
+        by_round |= {f"loss_{name}": term for name, term in rounds.terms.items()}
+        for name, of_rounds in by_round.items():
+            for r, value in zip(rounds.numbers, of_rounds, strict=True):
                 values[f"{name}_r{r:02d}"] = value
         return values
 
@@ -212,7 +216,7 @@ class StepMeter(Callback):
 
 
 def _rates(trainer: Trainer) -> dict[str, float]:
-    """`lr`, the highest rate of AdamW's groups, and `muon_lr` where Muon has some."""
+    """Return `lr`, the highest rate of AdamW's groups, and `muon_lr` where Muon has groups."""
     groups = trainer.optimizers[0].param_groups
     muon = [group["lr"] for group in groups if "momentum" in group]
     adamw = [group["lr"] for group in groups if "momentum" not in group]

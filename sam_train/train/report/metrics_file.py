@@ -1,4 +1,4 @@
-"""`metrics.csv`: one tidy file per run, a row per logged step, whole after resumes."""
+"""`metrics.csv`: one file per run with a row per logged step, complete across resumes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FIRST_COLUMNS = ("step", "loss", "lr", "grad_norm", "images_per_second", "data_
 
 
 class MetricsFile:
-    """Appends rows; columns may join later, and a step's values may come in several parts.
+    """The file of a run; columns may join later, and a step's values may come in several parts.
 
-    `step` counts finished updates of the weights: row s says what update s saw, and a checkpoint
-    of step s has all rows up to s behind it.
+    `step` counts finished updates of the weights. Row s holds the figures of update s, and a
+    checkpoint of step s has all rows up to s behind it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,9 +25,9 @@ class MetricsFile:
         self._last_at = 0
 
     def resume_at(self, step: int) -> None:
-        """Keep the rows up to `step`, drop what an earlier run wrote beyond it.
+        """Keep the rows up to `step` and drop later ones.
 
-        What ran after the checkpoint that is now continued runs again and would be there twice.
+        Steps behind the checkpoint that is now resumed run again and would be there twice.
         """
         rows = [row for row in read_rows(self.path) if int(row["step"]) <= step] if step else []
         self._columns = _ordered({name for row in rows for name in row})
@@ -44,6 +44,7 @@ class MetricsFile:
             row = {**self._last, **row}
         else:
             self._last_at = self.path.stat().st_size
+        # The last row is overwritten in place while its step still gets values.
         with self.path.open("r+", newline="") as file:
             file.seek(self._last_at)
             file.truncate()
@@ -53,7 +54,7 @@ class MetricsFile:
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         head = self._line({name: name for name in self._columns}) if self._columns else ""
         lines = [self._line(row) for row in rows]
-        # Under another name first: a crash must not leave half a history.
+        # An atomic write, by rename: a crash must not leave half a history.
         partial = self.path.with_suffix(".csv.partial")
         partial.write_text(head + "".join(lines), newline="")
         partial.replace(self.path)
@@ -67,7 +68,7 @@ class MetricsFile:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows without their empty cells; none where there is no file.
+    """Read the rows without their empty cells; none where there is no file.
 
     A last line that was cut off by a crash is left out.
     """
@@ -80,7 +81,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def read_columns(path: Path) -> dict[str, list[float]]:
-    """Every column as numbers, all of the same length, NaN where a row has no value."""
+    """Read every column as numbers, all of the same length, NaN where a row has no value."""
     rows = read_rows(path)
     names = _ordered({name for row in rows for name in row})
     return {name: [float(row.get(name, math.nan)) for row in rows] for name in names}

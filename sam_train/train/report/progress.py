@@ -1,4 +1,4 @@
-"""The progress bar on a terminal, and a line now and then where the output goes to a file."""
+"""The progress bar on a terminal, and lines in its place where the output goes to a file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = logging.getLogger("sam_train")
 
 
 class TrainingProgress(ProgressBar):
-    """Loss, IoU after first and last round, images/s, waiting for data, time left.
+    """A bar of loss, IoU after first and last round, images/s, waiting for data, and time left.
 
-    Shows what `StepMeter` measured and so never waits for the device itself.
+    It shows the figures of `StepMeter`, and so never waits for the device itself.
     """
 
     def __init__(self, cfg: ProgressConfig, meter: StepMeter) -> None:
@@ -39,7 +39,7 @@ class TrainingProgress(ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Do not show; all processes but the first."""
+        """Hide; Lightning calls it on all processes but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -66,7 +66,7 @@ class TrainingProgress(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Advance; new figures come with logging steps."""
+        """Advance the bar; new figures come with logging steps."""
         if not self._enabled:
             return
         figures = self.meter.latest
@@ -75,7 +75,7 @@ class TrainingProgress(ProgressBar):
         if figures is None or figures is self._shown:
             return
         self._shown = figures
-        # Smoothed: the pace of a few steps jumps, the time left must not.
+        # Smoothed, because the pace of a few steps jumps and the time left should not.
         pace = figures.seconds_per_step
         self._pace = pace if self._pace is None else 0.7 * self._pace + 0.3 * pace
         text = describe(figures, seconds_left=(trainer.max_steps - figures.step) * self._pace)
@@ -89,13 +89,13 @@ class TrainingProgress(ProgressBar):
             log.info("step %d/%d  %s", figures.step, trainer.max_steps, text)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the finished bar where it is."""
+        """Close the bar and leave it on the screen."""
         self._close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the terminal back before the message."""
+        """Close the bar before the error's message is printed."""
         self._close()
 
     def _close(self) -> None:
@@ -105,7 +105,7 @@ class TrainingProgress(ProgressBar):
 
 
 def describe(figures: StepFigures, *, seconds_left: float) -> str:
-    """One line: `loss 0.831  IoU 0.41 > 0.62  38.2 images/s  data 3 %  12:31 left`."""
+    """Format a line: `loss 0.831  IoU 0.41 > 0.62  38.2 images/s  data 3 %  12:31 left`."""
     iou = figures.rounds.iou
     skipped = f"{figures.skipped} skipped  " if figures.skipped else ""
     return (
@@ -116,7 +116,7 @@ def describe(figures: StepFigures, *, seconds_left: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """0:07, 12:31, 3:05:00 or 2 d 04:11."""
+    """Format seconds as 0:07, 12:31, 3:05:00 or 2 d 04:11."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     if hours >= 24:

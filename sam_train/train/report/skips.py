@@ -1,4 +1,4 @@
-"""Says at the end what was skipped, over all ranks, so that nothing is lost in silence."""
+"""A report of skipped samples at the end of a run, over all ranks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class SkipReport(Callback):
     """A line for the training shards and one for the validation shards, if there is any."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count over all ranks: each rank calls this once per set of shards."""
+        """Count over all ranks; every rank calls this once per set of shards."""
         self._report(trainer, together=True)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """This rank's own counts: the others may be gone."""
+        """Report this rank's own counts: the others may be gone."""
         self._report(trainer, together=False)
 
     @staticmethod

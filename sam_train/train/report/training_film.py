@@ -1,54 +1,53 @@
-"""Held-out masks played through the training rounds: the clicks and boxes a model learns from."""
+"""Filmstrips of held-out masks in the training rounds: the clicks and boxes a model learns from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from sam_train.eval.pictures.filmstrip import FilmRow
 from sam_train.eval.pictures.rows import rows_from_rounds
 from sam_train.model import Sam
-from sam_train.prompts import PromptsConfig, Rounds
-from sam_train.types import BOX_TOP_LEFT, Batch, Prediction, Prompts
-
-
-@dataclass(slots=True, kw_only=True)
-class PlayedRounds:
-    """What was asked and answered, one entry per round."""
-
-    prompts: list[Prompts]
-    predictions: list[Prediction]
+from sam_train.prompts import Draw
+from sam_train.prompts.rounds import first_prompts
+from sam_train.train.objectives import At, Objective
+from sam_train.types import BOX_TOP_LEFT, Batch
 
 
 @torch.no_grad()
 def training_film(
-    sam: Sam, batches: Sequence[Batch], *, cfg: PromptsConfig, seed: int, rows: int
+    sam: Sam, batches: Sequence[Batch], *, objective: Objective, rows: int
 ) -> list[FilmRow]:
-    """Filmstrip rows of one mask per batch; where it can be, every other row starts with a box.
+    """Draw filmstrip rows of one mask per batch; if possible, every other row starts with a box.
 
-    The prompts are those of step 0, so that pictures of different steps can be compared as long
-    as the model answers alike.
+    The prompts are those of step 0, so that pictures of different steps can be compared.
 
     Args:
-        sam: put into eval mode meanwhile.
+        sam: is in eval mode meanwhile.
         batches: on any device; the first `rows` are used.
-        cfg: the rounds, all of them whatever a curriculum says.
-        seed: of the run.
+        objective: its rounds at the end of training, beyond every stage of a curriculum.
         rows: masks to show.
     """
+    at = At(seed=objective.cfg.seed, step=0, progress=1.0)
     device = next(sam.parameters()).device
     was_training = sam.training
     sam.eval()
     film: list[FilmRow] = []
     try:
         for row, whole in enumerate(batches[:rows]):
-            batch = only_mask(whole, _choose(sam, whole, cfg, seed=seed, box=row % 2 == 1))
-            on_device = batch.to(device)
-            played = _play(sam, on_device, cfg, seed=seed)
+            mask = _choose(whole, objective, at, box=row % 2 == 1)
+            batch = only_mask(whole, mask).to(device)
+            # Not `objective.encode`: a held-out image has no place in the order to draw for.
+            embeddings = sam.encode(batch.images, batch.image_sizes)
+            outcomes = list(objective.rounds(sam, batch, at, embeddings))
             film += rows_from_rounds(
-                sam, on_device, prompts=played.prompts, predictions=played.predictions, masks=[0]
+                sam,
+                batch,
+                prompts=[outcome.prompts for outcome in outcomes],
+                predictions=[outcome.prediction for outcome in outcomes],
+                masks=[0],
             )
     finally:
         sam.train(was_training)
@@ -56,7 +55,7 @@ def training_film(
 
 
 def only_mask(batch: Batch, mask: int) -> Batch:
-    """The same images with a single one of their masks."""
+    """Return the same images with a single one of their masks."""
     place = slice(mask, mask + 1)
     return replace(
         batch,
@@ -69,30 +68,13 @@ def only_mask(batch: Batch, mask: int) -> Batch:
     )
 
 
-def _rounds(sam: Sam, batch: Batch, cfg: PromptsConfig, seed: int) -> Rounds:
-    return Rounds(cfg, batch, seed=seed, step=0, image_size=sam.image_size, grid_size=sam.grid_size)
-
-
-def _choose(sam: Sam, batch: Batch, cfg: PromptsConfig, *, seed: int, box: bool) -> int:
-    """The mask of middle area among those that start as wanted, or among all of them."""
-    starts_with_box = _rounds(sam, batch, cfg, seed).first().labels[:, 0] == BOX_TOP_LEFT
+def _choose(batch: Batch, objective: Objective, at: At, *, box: bool) -> int:
+    """Choose the mask of middle area among those that start as wanted, or among all of them."""
+    draw = Draw(seed=at.seed, step=at.step, ids=batch.mask_ids)
+    first = first_prompts(batch, cfg=objective.cfg.prompts, draw=draw)
+    starts_with_box = first.labels[:, 0] == BOX_TOP_LEFT
     wanted = [k for k, has_box in enumerate(starts_with_box.tolist()) if has_box == box]
     areas = batch.masks.flatten(1).sum(1, dtype=torch.int64).tolist()
+    # By number where areas are equal, so that pictures of different steps show the same mask.
     ranked = sorted(wanted or range(batch.num_masks), key=lambda k: (areas[k], k))
     return ranked[len(ranked) // 2]
-
-
-def _play(sam: Sam, batch: Batch, cfg: PromptsConfig, *, seed: int) -> PlayedRounds:
-    rounds = _rounds(sam, batch, cfg, seed)
-    embeddings = sam.encode(batch.images, batch.image_sizes)
-    played = PlayedRounds(prompts=[], predictions=[])
-    prompts = rounds.first()
-    for r in range(rounds.number):
-        prediction = sam.decode(
-            embeddings, batch.image_index, prompts, multimask=rounds.multimask(r)
-        )
-        played.prompts.append(prompts)
-        played.predictions.append(prediction)
-        if r + 1 < rounds.number:
-            prompts = rounds.next(r + 1, prompts, prediction)
-    return played

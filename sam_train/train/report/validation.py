@@ -190,16 +190,10 @@ class ClickValidation(Callback):
             picture.save(self.pictures / f"clicks_{step:07d}.png")
 
     def _draw_training(self, trainer: Trainer, pl_module: LightningModule, sam: Sam) -> None:
-        cfg: Any = getattr(pl_module, "cfg", None)
-        if cfg is None or not self.cfg.film_rows:
+        objective: Any = getattr(pl_module, "objective", None)
+        if objective is None or not self.cfg.film_rows:
             return
-        rows = training_film(
-            sam,
-            self._batches or [],
-            cfg=cfg.prompts,
-            seed=cfg.seed,
-            rows=self.cfg.film_rows,
-        )
+        rows = training_film(sam, self._batches or [], objective=objective, rows=self.cfg.film_rows)
         if rows:
             step = trainer.global_step
             picture = filmstrip(rows, caption=f"step {step}: prompts as in training")

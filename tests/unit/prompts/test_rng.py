@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sam_train.prompts.rng import Draw, Stream, normal, uniform, words
+from sam_train.prompts.rng import Draw, Stream, normal, number_below, uniform, words
 
 WORD = (1 << 64) - 1
 
@@ -139,6 +139,7 @@ def test_streams_keep_their_numbers() -> None:
         "CLICK": 4,
         "LOSS_POINTS": 5,
         "DROP_PATH": 6,
+        "LEARNT_ROUND": 7,
     }
 
 
@@ -174,3 +175,16 @@ def test_normal_is_box_and_muller_of_the_same_bits() -> None:
             for radius, angle in zip(parts[:3], parts[3:], strict=True)
         ]
         assert row == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_number_on_the_host_is_uniform_and_that_of_the_step() -> None:
+    draws = [
+        number_below(11, seed=3, step=step, stream=Stream.LEARNT_ROUND) for step in range(11_000)
+    ]
+    counts = np.bincount(draws, minlength=11)
+    assert stats.chisquare(counts).pvalue > 1e-3
+    again = [number_below(11, seed=3, step=s, stream=Stream.LEARNT_ROUND) for s in range(50)]
+    assert again == draws[:50]
+    assert again != [
+        number_below(11, seed=4, step=s, stream=Stream.LEARNT_ROUND) for s in range(50)
+    ]

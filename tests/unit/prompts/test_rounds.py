@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from sam_train.prompts import Draw, PromptsConfig, Rounds, Schedule, Stage, schedule
 from sam_train.prompts.config import Carry, NoiseLimit
-from sam_train.prompts.rounds import noisy_boxes
+from sam_train.prompts.first.box import noisy_boxes
 from sam_train.train.loss_config import LossConfig, PointsConfig, Resolution
 from sam_train.train.losses import mask_losses
 from sam_train.types import (

@@ -11,7 +11,26 @@ import torch
 from sam_train.errors import UserError
 from sam_train.prompts import Draw, PromptsConfig, Schedule, Stage, schedule
 from sam_train.prompts.config import Carry, NoiseLimit, check
-from sam_train.prompts.rounds import first_prompts, noisy_boxes
+from sam_train.prompts.first.box import noisy_boxes
+from sam_train.prompts.rounds import first_prompts
+from sam_train.types import Batch
+
+
+def batch_of(M: int) -> Batch:
+    """M masks with one point and one box, on one photo of 100 x 100."""
+    size = torch.tensor([[100, 100]])
+    return Batch(
+        images=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),
+        image_sizes=size,
+        original_sizes=size,
+        masks=torch.zeros(M, 1, 1, dtype=torch.uint8),
+        image_index=torch.zeros(M, dtype=torch.int64),
+        points=torch.tensor([[25.0, 40.0]]).expand(M, 2),
+        boxes=torch.tensor([[10.0, 20.0, 40.0, 60.0]]).expand(M, 4),
+        mask_ids=torch.arange(M),
+        keys=[""],
+        positions=[0],
+    )
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -20,6 +39,7 @@ def test_the_defaults_are_the_papers() -> None:
         "points": 8,  # eight rounds of error clicks
         "mask_only": 2,  # one at a random place among them, one always last: 11 rounds
         "box_probability": 0.5,  # a point or a box, each as likely
+        "first": ["point"],
         "box_noise": 0.1,  # a standard deviation of 10 % of the side
         "box_noise_limit": 20.0,  # limited to 20 pixels
         "multimask_first_round": True,  # a single prompt asks for three masks, more for one
@@ -41,6 +61,8 @@ def test_a_stage_is_the_papers_rounds_but_for_what_it_says() -> None:
         ({"box_probability": -0.01}, r"prompts\.box_probability=-0\.01 must be from 0 to 1"),
         ({"box_probability": 1.01}, r"prompts\.box_probability=1\.01 must be from 0 to 1"),
         ({"box_probability": float("nan")}, "box_probability=nan"),
+        ({"first": []}, r"prompts\.first is empty"),
+        ({"first": ["poitn"]}, r"prompts\.first=poitn is not one of box, point"),
         ({"box_noise": -0.1}, r"prompts\.box_noise=-0\.1 must not be negative"),
         ({"box_noise": float("nan")}, "box_noise=nan"),
         ({"box_noise_limit": -1.0}, r"prompts\.box_noise_limit=-1\.0 must not be negative"),
@@ -110,20 +132,14 @@ def test_with_drawn_rounds_a_schedule_says_what_its_masks_may_do(
 
 def test_boxes_begin_below_the_probability() -> None:
     """u < p: with p = 0 no mask begins with its box, with p = 1 every one."""
-    ids = torch.arange(5000)
-    boxes = torch.tensor([[10.0, 20.0, 40.0, 60.0]]).expand(5000, 4)
-    given: dict[str, Any] = {
-        "boxes": boxes,
-        "image_sizes": torch.tensor([[100, 100]]).expand(5000, 2),
-        "draw": Draw(seed=1, step=1, ids=ids),
-    }
-    points = torch.tensor([[25.0, 40.0]]).expand(5000, 2)
+    batch = batch_of(5000)
+    draw = Draw(seed=1, step=1, ids=batch.mask_ids)
     for probability in (0.0, 0.2, 0.9, 1.0):
         cfg = PromptsConfig(box_probability=probability, box_noise=0.0)
-        first = first_prompts(points, cfg=cfg, **given)
+        first = first_prompts(batch, cfg=cfg, draw=draw)
         is_box = first.labels[:, 0] == 2
         assert is_box.float().mean().item() == pytest.approx(probability, abs=0.02)
-        assert (first.coords[is_box].flatten(1) == boxes[is_box]).all()
+        assert (first.coords[is_box].flatten(1) == batch.boxes[is_box]).all()
         assert (first.coords[~is_box] == torch.tensor([[25.0, 40.0], [0.0, 0.0]])).all()
 
 

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sam_train.settings.run import RunConfig
 from sam_train.train.module import SamModule
+from sam_train.train.objectives.base import mask_weight
 from sam_train.types import Batch
 
 SIDE, GRID = 64, 16
@@ -101,11 +102,13 @@ class _OneParameter(nn.Module):
     def __init__(self, module: StepModule) -> None:
         super().__init__()
         self.parameter = nn.Parameter(torch.zeros(()))
-        self.weigh = module._weight_of_a_mask
+        self.accumulate = module.cfg.trainer.accumulate
 
     def forward(self, batch: Batch, numbers: Tensor) -> Tensor:
         """One rank's loss."""
-        return (self.parameter * numbers).sum() * self.weigh(batch)
+        device = self.parameter.device
+        weight = mask_weight(batch, accumulate=self.accumulate, device=device)
+        return (self.parameter * numbers).sum() * weight
 
 
 def main(rank: int, ranks: int, rendezvous: str, out: Path) -> None:

@@ -18,9 +18,22 @@ from torch.nn import functional as F
 
 from sam_train.errors import UserError
 from sam_train.prompts import Draw
-from sam_train.settings.sections import check_section
-from sam_train.train.loss_config import IouMasks, LossConfig, PointsConfig, Resolution
-from sam_train.train.losses import LossTerms, focal_and_dice, mask_losses
+from sam_train.train.loss_config import (
+    IouMasks,
+    LossConfig,
+    PointsConfig,
+    Resolution,
+    TermConfig,
+    check,
+)
+from sam_train.train.losses import (
+    MASK_TERMS,
+    Compared,
+    LossTerms,
+    mask_losses,
+    mask_terms,
+    weighted,
+)
 from sam_train.types import Prediction
 
 
@@ -63,10 +76,10 @@ def test_two_by_two_by_hand() -> None:
     target = torch.tensor([[[1, 0], [0, 0]]])
     terms = losses(prediction, target, torch.ones(1, 2, 2, dtype=torch.bool))
     focal = 0.15625 * np.log(2)
-    assert terms.focal.item() == pytest.approx(focal, rel=1e-6)
-    assert terms.dice.item() == pytest.approx(0.5, rel=1e-6)
+    assert terms.named["focal"].item() == pytest.approx(focal, rel=1e-6)
+    assert terms.named["dice"].item() == pytest.approx(0.5, rel=1e-6)
     assert terms.real_iou.item() == 0
-    assert terms.iou_loss.item() == pytest.approx(0.09, rel=1e-6)
+    assert terms.named["iou"].item() == pytest.approx(0.09, rel=1e-6)
     assert terms.total.item() == pytest.approx(20 * focal + 0.5 + 0.09, rel=1e-6)
 
 
@@ -77,7 +90,7 @@ def test_iou_by_hand() -> None:
     target = torch.tensor([[[1, 0], [1, 0]]])
     terms = losses(prediction, target, torch.ones(1, 2, 2, dtype=torch.bool))
     assert terms.real_iou.item() == pytest.approx(1 / 3)
-    assert terms.iou_loss.item() == pytest.approx((1 / 2 - 1 / 3) ** 2, rel=1e-5)
+    assert terms.named["iou"].item() == pytest.approx((1 / 2 - 1 / 3) ** 2, rel=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -96,8 +109,8 @@ def test_equals_the_printed_formulas(
     terms = losses(prediction, targets, valid, **options)
     for m in range(len(targets)):
         focal, dice = naive(prediction.mask_logits[m, 0], targets[m], valid[m], cfg)
-        assert terms.focal[m].item() == pytest.approx(focal, rel=2e-5)
-        assert terms.dice[m].item() == pytest.approx(dice, rel=2e-5)
+        assert terms.named["focal"][m].item() == pytest.approx(focal, rel=2e-5)
+        assert terms.named["dice"][m].item() == pytest.approx(dice, rel=2e-5)
 
 
 def test_focal_without_focus_is_cross_entropy() -> None:
@@ -107,7 +120,7 @@ def test_focal_without_focus_is_cross_entropy() -> None:
         prediction.mask_logits[:, 0], targets.float(), reduction="none"
     )
     expected = (plain * valid).sum((1, 2)) / valid.sum((1, 2)) / 2
-    torch.testing.assert_close(terms.focal, expected)
+    torch.testing.assert_close(terms.named["focal"], expected)
 
 
 def test_extreme_logits_stay_finite() -> None:
@@ -117,7 +130,7 @@ def test_extreme_logits_stay_finite() -> None:
         Prediction(mask_logits=logits, iou=torch.zeros(1, 1)), target, torch.ones(1, 2, 2).bool()
     )
     terms.total.sum().backward()
-    assert terms.focal.item() == pytest.approx(2500, rel=1e-5)  # (1e4 / 4 + 3e4 / 4) / 4
+    assert terms.named["focal"].item() == pytest.approx(2500, rel=1e-5)  # (1e4 / 4 + 3e4 / 4) / 4
     assert logits.grad is not None and logits.grad.isfinite().all()
 
 
@@ -129,7 +142,8 @@ def test_gradient_is_that_of_finite_differences(gamma: float) -> None:
     valid = torch.rand(2, 12, generator=generator) < 0.8
     cfg = LossConfig(focal_gamma=gamma)
     assert torch.autograd.gradcheck(
-        lambda x: focal_and_dice(x, target, valid, cfg=cfg).weighted(cfg), logits
+        lambda x: weighted(mask_terms(Compared(logits=x, target=target, valid=valid), cfg), cfg),
+        logits,
     )
 
 
@@ -166,8 +180,8 @@ def test_the_best_is_that_of_lowest_weighted_loss(masks: int) -> None:
             scores.append(20 * focal + dice)
         assert terms.best[m].item() == int(np.argmin(scores))
         focal, dice = naive(prediction.mask_logits[m, terms.best[m]], targets[m], valid[m], cfg)
-        assert terms.focal[m].item() == pytest.approx(focal, rel=2e-5)
-        assert terms.dice[m].item() == pytest.approx(dice, rel=2e-5)
+        assert terms.named["focal"][m].item() == pytest.approx(focal, rel=2e-5)
+        assert terms.named["dice"][m].item() == pytest.approx(dice, rel=2e-5)
     assert len(terms.best.unique()) == masks
 
 
@@ -194,7 +208,7 @@ def test_whose_predicted_iou_is_trained(which: IouMasks) -> None:
         F.one_hot(terms.best, 3).float() if which == IouMasks.best else torch.full((5, 3), 1 / 3)
     )
     torch.testing.assert_close(prediction.iou.grad, 3 * 2 * error * weight)
-    torch.testing.assert_close(terms.iou_loss, (error.square() * weight).sum(1))
+    torch.testing.assert_close(terms.named["iou"], (error.square() * weight).sum(1))
 
 
 def test_only_the_total_carries_a_gradient() -> None:
@@ -203,7 +217,7 @@ def test_only_the_total_carries_a_gradient() -> None:
     prediction.iou.requires_grad_()
     terms = losses(prediction, targets, valid)
     assert terms.total.requires_grad
-    others = (terms.focal, terms.dice, terms.iou_loss, terms.real_iou)
+    others = (*terms.named.values(), terms.real_iou)
     assert not any(t.requires_grad for t in others)
 
 
@@ -212,8 +226,12 @@ def test_what_lies_in_the_padding_does_not_count() -> None:
     changed = prediction.mask_logits.masked_fill(~valid[:, None], 50.0)
     a = losses(prediction, targets, valid)
     b = losses(Prediction(mask_logits=changed, iou=prediction.iou), targets | ~valid, valid)
-    for name in ("total", "focal", "dice", "iou_loss", "real_iou", "best"):
-        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    assert a.named.keys() == b.named.keys() == {"focal", "dice", "iou"}
+    for name, of_a, of_b in (
+        *((name, getattr(a, name), getattr(b, name)) for name in ("total", "real_iou", "best")),
+        *((name, a.named[name], b.named[name]) for name in a.named),
+    ):
+        assert torch.equal(of_a, of_b), name
 
 
 def test_a_mask_without_cells_is_finite_and_pushed_to_empty() -> None:
@@ -222,7 +240,7 @@ def test_a_mask_without_cells_is_finite_and_pushed_to_empty() -> None:
     case = Prediction(mask_logits=logits, iou=torch.zeros(1, 1))
     terms = losses(case, nothing, ~nothing)
     terms.total.sum().backward()
-    assert terms.dice.item() == pytest.approx(8 / 9)
+    assert terms.named["dice"].item() == pytest.approx(8 / 9)
     assert logits.grad is not None and (logits.grad > 0).all()
     no_photo = losses(case, nothing, nothing)
     assert no_photo.total.item() == 0
@@ -259,8 +277,8 @@ def test_input_resolution_upscales_the_logits() -> None:
     big = F.interpolate(prediction.mask_logits, (32, 32), mode="bilinear", align_corners=False)
     expected = losses(Prediction(mask_logits=big, iou=prediction.iou), targets, valid)
     assert torch.equal(terms.best, expected.best)
-    torch.testing.assert_close(terms.focal, expected.focal)
-    torch.testing.assert_close(terms.dice, expected.dice)
+    torch.testing.assert_close(terms.named["focal"], expected.named["focal"])
+    torch.testing.assert_close(terms.named["dice"], expected.named["dice"])
 
 
 def disc() -> tuple[Prediction, Tensor, Tensor]:
@@ -284,13 +302,13 @@ def at_points(number: int, importance: float, *, r: int = 0) -> LossTerms:
 def test_uniform_points_estimate_the_loss_of_the_input_resolution() -> None:
     full = losses(*disc(), resolution=Resolution.input)
     sampled = at_points(50_000, 0.0)
-    assert sampled.focal.item() == pytest.approx(full.focal.item(), rel=0.05)
-    assert sampled.dice.item() == pytest.approx(full.dice.item(), rel=0.05)
+    assert sampled.named["focal"].item() == pytest.approx(full.named["focal"].item(), rel=0.05)
+    assert sampled.named["dice"].item() == pytest.approx(full.named["dice"].item(), rel=0.05)
 
 
 def test_important_points_are_harder_and_repeatable() -> None:
     plain, important = at_points(2000, 0.0), at_points(2000, 0.75)
-    assert important.focal.item() > 1.3 * plain.focal.item()
+    assert important.named["focal"].item() > 1.3 * plain.named["focal"].item()
     assert torch.equal(important.total, at_points(2000, 0.75).total)
     assert not torch.equal(important.total, at_points(2000, 0.75, r=1).total)
 
@@ -331,6 +349,7 @@ def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None
         "resolution": Resolution.grid,
         "iou_masks": IouMasks.all,
         "points": {"number": 112 * 112, "oversample": 3.0, "importance": 0.75},  # Mask2Former's
+        "terms": [],
     }
 
 
@@ -350,19 +369,22 @@ def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None
         ({"points": PointsConfig(number=0)}, "loss.points.number=0 must be at least 1"),
         ({"points": PointsConfig(oversample=0.9)}, "loss.points.oversample=0.9 must be at least 1"),
         ({"points": PointsConfig(oversample=float("nan"))}, "must be at least 1"),
+        ({"terms": [TermConfig(name="boundry")]}, "loss.terms=boundry is not one of focal, dice"),
+        ({"terms": [TermConfig(name="dice")]}, "have weights of their own: loss.focal_weight"),
+        ({"terms": [TermConfig(name="iou")]}, "have weights of their own: loss.focal_weight"),
     ],
 )
 def test_check_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        check_section(LossConfig(**options))
+        check(LossConfig(**options))
 
 
 def test_check_takes_what_lies_on_a_bound() -> None:
-    check_section(LossConfig())
+    check(LossConfig())
     zeros = dict.fromkeys(("focal_weight", "dice_weight", "iou_weight", "focal_gamma"), 0.0)
     for share in (0.0, 1.0):
         points = PointsConfig(number=1, oversample=1.0, importance=share)
-        check_section(LossConfig(**zeros, dice_smoothing=0.0, focal_alpha=share, points=points))
+        check(LossConfig(**zeros, dice_smoothing=0.0, focal_alpha=share, points=points))
 
 
 def test_masks_of_another_side_are_refused() -> None:
@@ -381,3 +403,26 @@ def test_settings_come_from_yaml() -> None:
     assert cfg.resolution is Resolution.input and cfg.points.number == 5
     with pytest.raises(ValidationError, match="grid, input, points"):
         OmegaConf.merge(schema, OmegaConf.create("resolution: full"))
+
+
+@MASK_TERMS.named("misses")
+def misses(places: Compared, cfg: LossConfig) -> Tensor:
+    """Compute the share of valid places that are wrong, by probability, as a plug-in could."""
+    return (places.error * places.valid).sum(1) / places.valid.sum(1).clamp(min=1)
+
+
+def test_a_term_of_ones_own_is_weighted_logged_and_has_a_say_in_the_best() -> None:
+    prediction, targets, valid = random_case(14, M=40)
+    paper = losses(prediction, targets, valid)
+    options = {"focal_weight": 0.0, "dice_weight": 0.0, "terms": [TermConfig("misses", 3.0)]}
+    check(LossConfig(**options))
+    terms = losses(prediction, targets, valid, **options)
+    assert list(terms.named) == ["focal", "dice", "misses", "iou"]
+    p = prediction.mask_logits.sigmoid()
+    wrong = torch.where(targets[:, None], 1 - p, p) * valid[:, None]
+    shares = wrong.sum((2, 3)) / valid.sum((1, 2))[:, None]
+    torch.testing.assert_close(terms.named["misses"], shares.amin(1))
+    assert torch.equal(terms.best, shares.argmin(1))
+    assert not torch.equal(terms.best, paper.best)
+    expected = 3 * terms.named["misses"] + terms.named["iou"]
+    torch.testing.assert_close(terms.total, expected)

@@ -45,7 +45,11 @@ def test_waiting_is_the_gap_between_steps_and_nothing_else(
             param_groups=[{"lr": 1e-4}, {"lr": 5e-4}, {"lr": 5e-3, "momentum": 0.9}]
         )],
     )  # fmt: skip
-    log = RoundLog(sums=[torch.tensor([4.0, 1.0, 1.2, 2.0]), torch.tensor([2.0, 1.5, 1.0, 2.0])])
+    log = RoundLog(
+        sums=[torch.tensor([4.0, 1.0, 1.2, 2.0, 0.5]), torch.tensor([2.0, 1.5, 1.0, 2.0, 0.25])],
+        numbers=[0, 1],
+        names=["focal"],
+    )
     module: Any = SimpleNamespace(last_rounds=log, last_grad_norm=torch.tensor(3.0))
     batch: Any = SimpleNamespace(images=torch.zeros(3, 1))
     recorder.on_train_start(trainer, module)
@@ -86,13 +90,20 @@ def test_waiting_is_the_gap_between_steps_and_nothing_else(
     assert (float(rows[0]["lr"]), float(rows[0]["muon_lr"])) == (5e-4, 5e-3)
     assert float(rows[0]["grad_norm"]) == 3
     assert [float(rows[0][f"loss_r{r:02d}"]) for r in (0, 1)] == [2, 1]
+    assert [float(rows[0][f"loss_focal_r{r:02d}"]) for r in (0, 1)] == [0.25, 0.125]
     assert [float(rows[0][f"iou_r{r:02d}"]) for r in (0, 1)] == [0.5, 0.75]
     assert [float(rows[0][f"predicted_iou_r{r:02d}"]) for r in (0, 1)] == [0.6, 0.5]
 
 
 FIGURES = StepFigures(
     step=40,
-    rounds=RoundFigures(loss=[1.0, 0.662], iou=[0.41, 0.5, 0.62], predicted_iou=[0.4, 0.5, 0.6]),
+    rounds=RoundFigures(
+        numbers=[0, 1, 2],
+        loss=[1.0, 0.8, 0.662],
+        iou=[0.41, 0.5, 0.62],
+        predicted_iou=[0.4, 0.5, 0.6],
+        terms={},
+    ),
     loss=0.831,
     images_per_second=38.21,
     data_wait=0.034,
