@@ -19,7 +19,7 @@ from sam_train.model.encoders.vit import ViT
 
 
 def stored(state: Mapping[str, Tensor], dtype: torch.dtype, *, path: Path) -> StateDict:
-    """Copies on the CPU as `dtype`, none sharing memory with another.
+    """Copy tensors to the CPU as `dtype`, none sharing memory with another.
 
     Raises:
         UserError: a value that is not finite (any more).
@@ -68,7 +68,7 @@ def vit_sizes(model: ModelConfig, *, format: str) -> ViT:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """`content` as a file for people and programs.
+    """Write `content` as indented JSON.
 
     Raises:
         UserError: it cannot be written.

@@ -27,7 +27,7 @@ class EncoderGraph(nn.Module):
         self.sam = sam
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Tensor:
-        """uint8 [1, 3, S, S] and int64 [1, 2] (h, w) of the photo inside, to [1, C, h', w']."""
+        """Encode uint8 [1, 3, S, S] with int64 [1, 2] (h, w) of the photo: [1, C, h', w']."""
         return self.sam.encode(images, image_sizes)
 
 
@@ -94,8 +94,7 @@ class DecoderGraph(nn.Module):
         return self._upscale(masks, orig_im_size), scores, masks
 
     def _embed(self, prompts: Prompts, has_mask: Tensor) -> PromptEmbeddings:
-        """The prompt encoder's answer, with the mask's part switched by a number: a graph has
-        no branches."""
+        """Embed the prompts, with the mask's part switched by a number: a graph has no branches."""
         embedded: PromptEmbeddings = self.sam.prompt_encoder(prompts)
         assert embedded.dense_features is not None
         no_mask = self.sam.prompt_encoder.no_mask_embed.weight[0]
@@ -106,8 +105,9 @@ class DecoderGraph(nn.Module):
         )
 
     def _upscale(self, logits: Tensor, size: Tensor) -> Tensor:
-        """`Sam.postprocess`, scaling to S, cropping and scaling to the photo, as two products:
-        both steps are linear, one axis at a time, and no size but the result's depends on data.
+        """Scale logits to the photo as `Sam.postprocess` does, by two products.
+
+        Both steps are linear, one axis at a time, and no size but the result's depends on data.
         """
         # Rounded in float32, as the reference's graph does.
         inside = torch.floor(size * (self.sam.image_size / size.max()) + 0.5)
@@ -117,8 +117,10 @@ class DecoderGraph(nn.Module):
         return by_row @ logits @ by_column.T
 
     def _resampled(self, length: int, inside: Tensor) -> Tensor:
-        """What each of the `length` rows of the photo takes of each row of the logits, where the
-        photo covers the first `inside` rows of the input frame: [length, g]."""
+        """Weigh each row of the logits for each of `length` rows of the photo: [length, g].
+
+        The photo covers the first `inside` rows of the input frame.
+        """
         place = ((torch.arange(length) + 0.5) * (inside / length) - 0.5).clamp(min=0)
         first = torch.minimum(place.floor(), inside - 1)
         second = torch.minimum(first + 1, inside - 1)
@@ -128,13 +130,13 @@ class DecoderGraph(nn.Module):
 
 
 def stability(masks: Tensor) -> Tensor:
-    """The IoU of each mask cut above and below the threshold: [1, K, g, g] to [1, K]."""
+    """Compute the IoU of each mask cut above and below the threshold: [1, K, g, g] to [1, K]."""
     smaller = (masks > STABILITY_OFFSET).sum((2, 3)).float()
     return smaller / (masks > -STABILITY_OFFSET).sum((2, 3)).float()
 
 
 def _best(masks: Tensor, scores: Tensor, *, points: int) -> tuple[Tensor, Tensor]:
-    """The first mask for more than two points (padding counts), else the best of the others."""
+    """Choose the first mask for over two points (padding counts), else the best other."""
     # A number that decides, rather than a branch, which a graph has not.
     first = torch.zeros_like(scores)
     first[:, 0] = 1000.0

@@ -46,7 +46,7 @@ class Answer:
     """[1, 3]."""
 
     def difference(self, other: Answer) -> float:
-        """The largest difference, each kind of value relative to its largest."""
+        """Return the largest difference, each kind of value relative to its largest."""
         pairs = (
             (self.embeddings, other.embeddings),
             (self.logits, other.logits),
@@ -56,7 +56,7 @@ class Answer:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, relative to the largest value; inf where they cannot be compared."""
+    """Return the largest difference, relative to the largest value; inf if incomparable."""
     if found.shape != expected.shape or not bool(found.isfinite().all()):
         return float("inf")
     largest = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
@@ -64,7 +64,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def random_probe(size: int, *, seed: int = 0) -> Probe:
-    """A probe for models of input size S = `size`."""
+    """Draw a probe for models of input size S = `size`."""
     draws = torch.Generator().manual_seed(seed)
     h = max(1, 3 * size // 4)
     images = torch.randint(256, (1, 3, size, size), generator=draws, dtype=torch.uint8)
@@ -82,7 +82,7 @@ def random_probe(size: int, *, seed: int = 0) -> Probe:
 
 @torch.no_grad()
 def answer(sam: Sam, probe: Probe) -> Answer:
-    """Ours."""
+    """Ask our own model."""
     embeddings = sam.encode(probe.images, probe.image_sizes)
     found = sam.decode(embeddings, torch.tensor([0]), probe.prompts, multimask=True)
     return Answer(embeddings=embeddings, logits=found.mask_logits, iou=found.iou)

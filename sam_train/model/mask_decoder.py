@@ -106,7 +106,7 @@ class MaskDecoder(nn.Module):
         return Prediction(mask_logits=logits, iou=iou)
 
     def _absent_bias(self, present: Tensor, *, outputs: int) -> Tensor:
-        """What hides absent slots from every softmax: [M, 1, 1, outputs + T] of 0 and -inf.
+        """Build the bias that hides absent slots from every softmax: [M, 1, 1, outputs + T].
 
         The decoder's own tokens are always there, so no row is hidden entirely.
         """
@@ -141,7 +141,7 @@ class MaskDecoder(nn.Module):
 
 
 def _upscale(x: Tensor, conv: nn.Module) -> Tensor:
-    """[P, C] to [P, 4 * C']: the four pixels (row-major) that `conv` makes of each cell."""
+    """Apply `conv` to cells: [P, C] to [P, 4 * C'], the four pixels of each, row-major."""
     assert isinstance(conv, nn.ConvTranspose2d)
     assert conv.bias is not None
     weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)

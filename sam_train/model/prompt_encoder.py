@@ -43,7 +43,7 @@ class PositionEmbeddingRandom(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, features))
 
     def forward(self, places: Tensor) -> Tensor:
-        """(x, y) in [0, 1], [..., 2], to [..., 2 * features], float32 or finer.
+        """Encode (x, y) in [0, 1]: [..., 2] to [..., 2 * features], float32 or finer.
 
         Written without a matrix product: autocast would round the angles to bfloat16.
         """
@@ -56,7 +56,7 @@ class PositionEmbeddingRandom(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def grid(self, size: int) -> Tensor:
-        """The encoding of the cell centres of a square grid: [size * size, C], row by row."""
+        """Encode the cell centres of a square grid, row by row: [size * size, C]."""
         device = self.positional_encoding_gaussian_matrix.device
         centres = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
         y, x = torch.meshgrid(centres, centres, indexing="ij")
@@ -129,7 +129,7 @@ class PromptEncoder(nn.Module):
         )
 
     def _embed_tokens(self, coords: Tensor, labels: Tensor) -> Tensor:
-        """(x, y) pixel indices [M, T, 2] and labels [M, T] to [M, T, C].
+        """Embed (x, y) pixel indices [M, T, 2] with labels [M, T]: [M, T, C].
 
         One table serves every label, so each of its rows gets a gradient whatever was drawn.
         """

@@ -30,7 +30,7 @@ class TwoWayAttentionBlock(nn.Module):
     def forward(
         self, tokens: Tensor, image: FactoredImage | Image, *, prompt: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """One block.
+        """Let tokens attend to themselves and to the image, then the image to them.
 
         Args:
             tokens: [M, T, C].

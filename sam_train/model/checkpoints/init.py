@@ -277,7 +277,7 @@ def _with_module_names(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _without_scale(tensors: StateDict, path: Path) -> StateDict:
-    """As they were before `export` scaled a ReLU decoder for Hugging Face."""
+    """Undo the scaling of a ReLU decoder that `export` does for Hugging Face."""
     ours = read_folder_config(path).get(EXPORTED)
     scale = recorded_scale(ours) if isinstance(ours, dict) else 1.0
     return scale_relu(tensors, 1 / scale) if scale != 1.0 else tensors
@@ -331,7 +331,7 @@ def _recognise(entries: Sequence[Entry], *, wanted: str | None, path: Path) -> t
 
 
 def _fit(source: StateDict, target: StateDict, *, report: InitReport, path: Path) -> StateDict:
-    """The tensors of `source` that `target` has, at its shapes; the report is filled."""
+    """Return the tensors of `source` that `target` has, at its shapes; fill the report."""
     fitted: StateDict = {}
     for name, tensor in source.items():
         if name not in target:
@@ -352,7 +352,7 @@ def _fit(source: StateDict, target: StateDict, *, report: InitReport, path: Path
 
 
 def _resize(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
-    """`tensor` at `shape` where that is a change of resolution only, else None."""
+    """Resize `tensor` to `shape` where only the resolution changes, else return None."""
     if tensor.dim() != len(shape) or not name.startswith(f"{ENCODER}."):
         return None
     if name.endswith(".pos_embed") and tensor.shape[3] == shape[3]:
@@ -365,6 +365,6 @@ def _resize(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
 
 
 def _change(old: Tensor, new: Tensor) -> str:
-    """`37x37 -> 64x64`: only the sizes that changed."""
+    """Name the sizes that changed: `37x37 -> 64x64`."""
     pairs = [(a, b) for a, b in zip(old.shape, new.shape, strict=True) if a != b]
     return f"{'x'.join(str(a) for a, _ in pairs)} -> {'x'.join(str(b) for _, b in pairs)}"

@@ -28,7 +28,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] to [B, h, w, D]."""
+        """Embed patches: [B, 3, S, S] to [B, h, w, D]."""
         tokens: Tensor = self.proj(images)
         return tokens.movedim(1, -1)
 

@@ -22,7 +22,7 @@ class MLPBlock(nn.Module):
         self.lin2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., dim] to [..., dim]."""
+        """Map the last axis of [..., dim] to itself."""
         out: Tensor = self.lin2(self.act(self.lin1(x)))
         return out
 
@@ -51,7 +51,7 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(channels, eps=1e-6)
 
     def channels_first(self, x: Tensor) -> Tensor:
-        """[C, ...] to [C, ...], statistics in float32."""
+        """Normalise the first axis of [C, ...], statistics in float32."""
         precise = x.to(torch.promote_types(x.dtype, torch.float32))
         centred = precise - precise.mean(0)
         normed = centred * (centred.square().mean(0) + self.eps).rsqrt()
@@ -68,7 +68,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., dim] to [..., out]."""
+        """Map [..., dim] to [..., out]."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x), inplace=True)
         last: Tensor = self.layers[-1](x)
@@ -86,7 +86,7 @@ class DropPath(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
-        """[B, ...] to [B, ...].
+        """Drop the branch of some samples: [B, ...] to [B, ...].
 
         Args:
             x: the branch.
