@@ -202,6 +202,7 @@ def _entries(target: StateDict, *, without: StateDict) -> list[TensorEntry]:
 
 
 def _copy(fitted: StateDict, target: StateDict) -> None:
+    # In place: parameters keep their identity, which an optimizer may hold already.
     with torch.no_grad():
         for name, tensor in fitted.items():
             target[name].copy_(tensor)
@@ -213,6 +214,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     wanted, path = _split(init_from)
     entries = _with_module_names(read_weights(path))
     refuse_relative((".".join(e.parts) for e in entries), path=path, wanted=())
+    # Relatives first: their files hold SAM's names beside their own.
     kind, choice = _recognise(entries, wanted=wanted, path=path)
     refuse_relative(choice.tensors, path=path, wanted=modules)
     source = {n: t.to_dense() if t.is_sparse else t for n, t in choice.tensors.items()}
@@ -252,6 +254,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
             raise UserError(f"{path}: holds nothing for {module}; check init.modules")
     if not fitted:
         raise UserError(f"{path}: holds nothing that this model has; is it of another program?")
+    # Last, because it reads every number.
     check_finite(fitted, path=path)
     return _Plan(path=path, kind=kind, fitted=fitted, report=report)
 

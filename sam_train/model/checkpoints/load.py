@@ -50,6 +50,7 @@ def recorded_model(path: Path) -> ModelConfig | None:
     record: Mapping[str, Any] = read_model_record(path)
     if not record:
         return None
+    # A setting may change the outputs, so an unknown one is refused, not dropped.
     if unknown := sorted(set(record) - {f.name for f in fields(ModelConfig)}):
         raise UserError(
             f"{path}: its model has a setting that this version lacks ({unknown[0]}); update "

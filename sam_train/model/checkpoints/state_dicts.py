@@ -303,6 +303,7 @@ def _dinov2_block(layer: StateDict, *, index: int) -> StateDict:
             parts = [rest.pop(f"{name}.{kind}", None) for name in names]
             found = [part for part in parts if part is not None]
             if len(found) == len(parts):
+                # In this order, by rows, as segment-anything splits them again.
                 block[f"attn.qkv.{kind}"] = torch.cat(found)
             elif found:
                 raise ValueError(f"block {index} holds only some of q, k and v ({kind})")
@@ -317,6 +318,7 @@ def _dinov2_block(layer: StateDict, *, index: int) -> StateDict:
         for kind in ("weight", "bias"):
             key = f"{target}.{kind}"
             if scale is not None and key in block:
+                # Folded in float32: a product of two bfloat16 would be rounded once more.
                 value = block[key].float()
                 factor = scale.float()
                 block[key] = value * (factor[:, None] if value.dim() == 2 else factor)
@@ -333,6 +335,7 @@ def resize_position_table(table: Tensor, size: tuple[int, int]) -> Tensor:
     would otherwise fold into wrong positions. Enlarging is plain bicubic, as MAE and DINOv2 do.
     """
     grid = table.float().permute(0, 3, 1, 2)
+    # Either axis: antialiasing is for both or none in torch.
     shrinks = size[0] < grid.shape[2] or size[1] < grid.shape[3]
     grid = F.interpolate(grid, size, mode="bicubic", align_corners=False, antialias=shrinks)
     return grid.permute(0, 2, 3, 1).contiguous()

@@ -62,6 +62,7 @@ def relative_positions(table: Tensor, *, size: int) -> Tensor:
     Returns:
         [size, size, d]: query, key, channel.
     """
+    # Distances from -(size - 1) to size - 1 are the rows of the table.
     if table.shape[0] != 2 * size - 1:
         table = F.interpolate(table.T[None], size=2 * size - 1, mode="linear")[0].T
     steps = torch.arange(size, device=table.device)
@@ -115,12 +116,14 @@ class GridAttention(AttentionLayer):
         B, H, W, _ = qkv.shape
         q, k, v = qkv.view(B, H * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         grid = q.view(B, self.heads, H, W, -1)
+        # Relative positions meet the unscaled query, as in ViTDet; only q . k is scaled.
         rows = relative_positions(self.rel_pos_h, size=H).to(q.dtype)
         columns = relative_positions(self.rel_pos_w, size=W).to(q.dtype)
         by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, rows).flatten(2, 3)
         by_column = torch.einsum("bnhwc,wkc->bnhwk", grid, columns).flatten(2, 3)
         places = one_hot_places(H, W, device=q.device, dtype=q.dtype).expand(B, self.heads, -1, -1)
         out = self.backend(
+            # Width d + H + W on both sides; the added products are those of the position terms.
             torch.cat([q * q.shape[-1] ** -0.5, by_row, by_column], dim=-1),
             torch.cat([k, places], dim=-1),
             v,

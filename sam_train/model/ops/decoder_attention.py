@@ -82,8 +82,10 @@ def write(
     """
     if bias is not None:
         scores = scores + bias.transpose(2, 3)
+    # Over tokens: each cell shares its attention out among them.
     weights = scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)
     heads = attention.heads
+    # Value and output projections folded together, head by head.
     out_weight = attention.out_proj.weight.view(cells.shape[2], heads, -1).permute(1, 2, 0)
     v = attention.split(attention.v_proj(values)) @ out_weight + attention.out_proj.bias / heads
     return torch.baddbmm(cells, weights, v.flatten(1, 2))
@@ -103,6 +105,7 @@ class Image:
         heads = attention.heads
         q = attention.scaled(attention.q_proj(queries))
         M, _, T, d = q.shape
+        # One query of width C for each head and token; heads become further queries.
         folded = (q @ attention.k_proj.weight.view(heads, d, -1)).flatten(1, 2)
         means = attention.backend(folded[:, None], self.located[:, None], self.cells[:, None])
         value_weight = attention.v_proj.weight.view(heads, d, -1).transpose(1, 2)
@@ -141,10 +144,12 @@ class FactoredImage:
     def expand(self, per_image: Tensor, weight: Tensor) -> Tensor:
         """Add to [B, N, O] the features' share, weight [O, F]: [M, N, O]."""
         M = self.index.shape[0]
+        # A single image is broadcast: no copy for each mask.
         one = per_image.shape[0] == 1
         gathered = per_image.expand(M, -1, -1) if one else per_image[self.index]
         if self.features is None:
             return gathered
+        # One pass over [M, N, O] instead of a product and a sum.
         return torch.baddbmm(gathered, self.features, weight.T.expand(M, -1, -1))
 
     def _project(self, layer: nn.Linear, *, located: bool) -> Tensor:
