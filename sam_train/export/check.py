@@ -111,8 +111,9 @@ def _segment_anything() -> Any:
 
 
 def read_segment_anything(path: Path) -> Any:
-    """Read an exported `.pth` into segment-anything's own `Sam`: by its registry where that has the
-    model, else constructed as the `.json` beside it says.
+    """Build segment-anything's own `Sam` with the weights of an exported `.pth`.
+
+    By its registry where that has it, else constructed as the `.json` beside it says.
 
     Raises:
         ImportError: segment-anything or its torchvision is not installed.

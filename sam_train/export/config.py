@@ -38,7 +38,7 @@ class OnnxConfig:
 
 
 def format_of(given: str | None, out: Path) -> str:
-    """Return the format to write: `format`, else by the ending of `out`.
+    """Choose the format to write: `format`, else by the ending of `out`.
 
     Raises:
         UserError: unknown, or one that `out` does not fit.
@@ -61,7 +61,7 @@ def format_of(given: str | None, out: Path) -> str:
 
 
 def dtype_of(given: str | None, format: str) -> torch.dtype:
-    """Return the stored weights' dtype: `dtype`, else float16 in safetensors and float32 elsewhere.
+    """Choose the stored dtype: `dtype`, else float16 in safetensors, float32 elsewhere.
 
     Raises:
         UserError: unknown, or not possible in `format`.

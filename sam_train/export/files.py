@@ -69,7 +69,7 @@ def vit_sizes(model: ModelConfig, *, format: str) -> ViT:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as a file for people and programs.
+    """Write `content` as indented JSON.
 
     Raises:
         UserError: it cannot be written.

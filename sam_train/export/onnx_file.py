@@ -25,7 +25,7 @@ DECODER_OUTPUTS = ("masks", "iou_predictions", "low_res_masks")
 
 
 def encoder_path(path: Path) -> Path:
-    """Name the encoder's file: `sam.onnx` to `sam.encoder.onnx`."""
+    """Name the encoder's file: `sam.encoder.onnx` beside `sam.onnx`."""
     return path.with_suffix(f".encoder{path.suffix}")
 
 
@@ -74,7 +74,7 @@ def save_onnx(sam: Sam, path: Path, *, cfg: OnnxConfig) -> list[Path]:
 
 
 def decoder_inputs(sam: Sam, *, points: int) -> dict[str, Tensor]:
-    """Make inputs of the decoder by name: zeros but for the photo's size, which is S."""
+    """Build the decoder's inputs by name: zeros but for the photo's size, which is S."""
     g, S = sam.grid_size, sam.image_size
     C = sam.mask_decoder.iou_token.embedding_dim
     return {

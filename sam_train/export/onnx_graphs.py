@@ -28,8 +28,7 @@ class EncoderGraph(nn.Module):
         self.sam = sam
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Tensor:
-        """Encode uint8 [1, 3, S, S] and int64 [1, 2] (h, w) of the photo inside, to [1, C, h',
-        w']."""
+        """Encode uint8 [1, 3, S, S] with int64 [1, 2] (h, w) of the photo: [1, C, h', w']."""
         return self.sam.encode(images, image_sizes)
 
 
@@ -107,8 +106,10 @@ class DecoderGraph(nn.Module):
         )
 
     def _upscale(self, logits: Tensor, size: Tensor) -> Tensor:
-        """Scale as `Sam.postprocess` does, to S, cropping, and to the photo, as two products. Both
-        steps are linear, one axis at a time, and no size but the result's depends on data."""
+        """Scale logits to the photo as `Sam.postprocess` does, by two products.
+
+        Both steps are linear, one axis at a time, and no size but the result's depends on data.
+        """
         # Rounded in float32, as the reference's graph does.
         inside = torch.floor(size * (self.sam.image_size / size.max()) + 0.5)
         height, width = size.to(torch.int64).tolist()
@@ -117,8 +118,10 @@ class DecoderGraph(nn.Module):
         return by_row @ logits @ by_column.T
 
     def _resampled(self, length: int, inside: Tensor) -> Tensor:
-        """Compute what each of the `length` rows of the photo takes of each row of the logits,
-        [length, g]. The photo covers the first `inside` rows of the input frame."""
+        """Weigh each row of the logits for each of `length` rows of the photo: [length, g].
+
+        The photo covers the first `inside` rows of the input frame.
+        """
         place = ((torch.arange(length) + 0.5) * (inside / length) - 0.5).clamp(min=0)
         first = torch.minimum(place.floor(), inside - 1)
         second = torch.minimum(first + 1, inside - 1)
@@ -134,8 +137,7 @@ def stability(masks: Tensor) -> Tensor:
 
 
 def _best(masks: Tensor, scores: Tensor, *, points: int) -> tuple[Tensor, Tensor]:
-    """Choose the first mask for more than two points (padding counts), else the best of the
-    others."""
+    """Choose the first mask for over two points (padding counts), else the best other."""
     # A number that decides, rather than a branch, which a graph has not.
     first = torch.zeros_like(scores)
     first[:, 0] = 1000.0

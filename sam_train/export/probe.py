@@ -56,8 +56,7 @@ class Answer:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference, relative to the largest value; inf where they cannot be
-    compared."""
+    """Return the largest difference, relative to the largest value; inf if incomparable."""
     if found.shape != expected.shape or not bool(found.isfinite().all()):
         return float("inf")
     largest = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
@@ -83,7 +82,7 @@ def random_probe(size: int, *, seed: int = 0) -> Probe:
 
 @torch.no_grad()
 def answer(sam: Sam, probe: Probe) -> Answer:
-    """Compute our own model's answer."""
+    """Ask our own model."""
     embeddings = sam.encode(probe.images, probe.image_sizes)
     found = sam.decode(embeddings, torch.tensor([0]), probe.prompts, multimask=True)
     return Answer(embeddings=embeddings, logits=found.mask_logits, iou=found.iou)

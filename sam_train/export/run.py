@@ -67,7 +67,7 @@ def _write(sam: Sam, out: Path, *, format: str, dtype: torch.dtype, cfg: RunConf
 
 
 def _explain(out: Path, *, format: str, cfg: RunConfig) -> None:
-    """Explain the file to its reader, if there is anything to know."""
+    """Tell the reader how to load the file, where that is not plain."""
     arch = resolve(cfg.model)
     if format == "segment_anything":
         name = registry_name(arch)

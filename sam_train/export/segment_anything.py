@@ -80,14 +80,16 @@ def save_segment_anything(
 
 
 def registry_name(arch: Architecture) -> str | None:
-    """Return the name under which segment-anything's registry builds exactly this model, if any."""
+    """Find the name under which segment-anything's registry builds exactly this model."""
     names = ("vit_h", "vit_l", "vit_b")
     return next((name for name in names if ARCHITECTURES[name] == arch), None)
 
 
 def constructor_arguments(arch: ViT) -> dict[str, Any]:
-    """Keyword arguments of segment-anything's classes, by class; `activation` is a class of
-    torch.nn for both the prompt encoder and the mask decoder."""
+    """Build the keyword arguments of segment-anything's classes, by class.
+
+    `activation` is a class of torch.nn for both the prompt encoder and the mask decoder.
+    """
     grid = arch.image_size // arch.patch_size
     return {
         "activation": _ACTIVATIONS[arch.decoder_activation],

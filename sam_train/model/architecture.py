@@ -76,6 +76,7 @@ class Architecture(ABC):
                 f"model.image_size={self.image_size} is not a multiple of {self.stride}, the side "
                 f"of a patch or the stride: try {lower} or {lower + self.stride}"
             )
+        # Cross-attention halves the width (downsample 2); the decoder ends at C / 8 channels.
         if self.prompt_dim % (2 * self.decoder_heads) or self.prompt_dim % 8:
             raise UserError(
                 f"model.prompt_dim={self.prompt_dim} must be a multiple of 8 and of twice "

@@ -90,6 +90,7 @@ def build_from_config(cfg: ModelConfig) -> Sam:
             activation=activation,
         ),
     )
+    # The order of construction above decides the initial weights of a seed.
     for unit in sam.image_encoder.units():
         unit.recompute = recompute_of(cfg)
     use_backend(sam, cfg.attention)

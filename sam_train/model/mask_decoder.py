@@ -79,6 +79,7 @@ class MaskDecoder(nn.Module):
             multimask: three masks (tokens 1 to 3), one (token 0), or None: all four.
             all_present: promises that no slot is ABSENT, which spares the masking.
         """
+        # Output tokens stand before the prompts (paper A): IoU, then the four masks.
         out = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat(
             [out.expand(prompts.tokens.shape[0], -1, -1).to(prompts.tokens.dtype), prompts.tokens],
@@ -86,6 +87,7 @@ class MaskDecoder(nn.Module):
         )
         bias = None if all_present else self._absent_bias(prompts.present, outputs=out.shape[0])
         image = FactoredImage(
+            # Per image, not per mask: the dense bias is the same for all masks of a round.
             base=embeddings.flatten(2).transpose(1, 2) + prompts.dense_bias,
             index=image_index,
             features=prompts.dense_features,
@@ -100,17 +102,20 @@ class MaskDecoder(nn.Module):
             [self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in asked], dim=1
         )
         logits = self._masks(cells, hypernetworks)
+        # The head predicts all four; columns follow the mask tokens.
         iou: Tensor = self.iou_prediction_head(tokens[:, 0])[:, asked.start : asked.stop]
+        # A round asks for one mask or for three; the other hypernetworks get a zero gradient.
         unasked = [m for i, m in enumerate(self.output_hypernetworks_mlps) if i not in asked]
         iou = keep_in_graph(iou, (p for m in unasked for p in m.parameters()))
         return Prediction(mask_logits=logits, iou=iou)
 
     def _absent_bias(self, present: Tensor, *, outputs: int) -> Tensor:
-        """What hides absent slots from every softmax: [M, 1, 1, outputs + T] of 0 and -inf.
+        """Build the bias that hides absent slots from every softmax: [M, 1, 1, outputs + T].
 
         The decoder's own tokens are always there, so no row is hidden entirely.
         """
         hidden = F.pad(~present, (outputs, 0), value=False)
+        # -inf rather than a large number: its exponential is exactly 0 in every dtype.
         bias = torch.zeros(hidden.shape, device=hidden.device)
         return bias.masked_fill(hidden, -torch.inf)[:, None, None]
 
@@ -136,13 +141,15 @@ class MaskDecoder(nn.Module):
         x = first_act(norm(x.view(-1, norm.normalized_shape[0])))
         x = second_act(_upscale(x, second)).view(M, side * side * 16, -1)
         logits: Tensor = x @ hypernetworks.transpose(1, 2)
+        # Cell row, cell column, then (row, column) of both upscalings; K is innermost.
         nested = logits.view(M, side, side, 2, 2, 2, 2, K)
         return nested.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(M, K, 4 * side, 4 * side)
 
 
 def _upscale(x: Tensor, conv: nn.Module) -> Tensor:
-    """[P, C] to [P, 4 * C']: the four pixels (row-major) that `conv` makes of each cell."""
+    """Apply `conv` to cells: [P, C] to [P, 4 * C'], the four pixels of each, row-major."""
     assert isinstance(conv, nn.ConvTranspose2d)
     assert conv.bias is not None
+    # [in, out, 2, 2] to [2 * 2 * out, in]: pixel-major, so a view separates the pixels.
     weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)
     return F.linear(x, weight, conv.bias.repeat(4))

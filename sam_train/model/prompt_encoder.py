@@ -43,12 +43,15 @@ class PositionEmbeddingRandom(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, features))
 
     def forward(self, places: Tensor) -> Tensor:
-        """(x, y) in [0, 1], [..., 2], to [..., 2 * features], float32 or finer.
+        """Encode (x, y) in [0, 1]: [..., 2] to [..., 2 * features], float32 or finer.
 
         Written without a matrix product: autocast would round the angles to bfloat16.
         """
+        # The matrix is a buffer of the state dict: random Fourier features (Tancik et al. 2020),
+        # never trained.
         matrix = self.positional_encoding_gaussian_matrix
         precise = torch.promote_types(matrix.dtype, torch.float32)
+        # From [0, 1] to [-1, 1], as in the reference.
         places = 2 * places.to(precise) - 1
         x, y = places[..., :1], places[..., 1:]
         by_x, by_y = matrix.to(precise)
@@ -56,9 +59,10 @@ class PositionEmbeddingRandom(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def grid(self, size: int) -> Tensor:
-        """The encoding of the cell centres of a square grid: [size * size, C], row by row."""
+        """Encode the cell centres of a square grid, row by row: [size * size, C]."""
         device = self.positional_encoding_gaussian_matrix.device
         centres = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
+        # Row by row, so the slow axis is y; the encoding wants (x, y).
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         encoded: Tensor = self(torch.stack([x, y], dim=-1).flatten(0, 1))
         return encoded
@@ -115,6 +119,7 @@ class PromptEncoder(nn.Module):
         assert last.bias is not None
         features: Tensor | None = None
         bias: Tensor = last.bias
+        # Both branches touch all weights, so each gets a gradient in every round.
         if prompts.mask_logits is None:
             bias = keep_in_graph(self.no_mask_embed.weight[0], self.mask_downscaling.parameters())
         else:
@@ -122,6 +127,7 @@ class PromptEncoder(nn.Module):
             bias = keep_in_graph(bias, self.no_mask_embed.parameters())
         return PromptEmbeddings(
             tokens=tokens,
+            # PAD is a token to attend to; only ABSENT is none.
             present=prompts.labels != ABSENT,
             dense_features=features,
             dense_weight=last.weight.flatten(1),
@@ -129,14 +135,16 @@ class PromptEncoder(nn.Module):
         )
 
     def _embed_tokens(self, coords: Tensor, labels: Tensor) -> Tensor:
-        """(x, y) pixel indices [M, T, 2] and labels [M, T] to [M, T, C].
+        """Embed (x, y) pixel indices [M, T, 2] with labels [M, T]: [M, T, C].
 
         One table serves every label, so each of its rows gets a gradient whatever was drawn.
         """
+        # Rows by label, from PAD = -1 on; ABSENT borrows the first row and is hidden by the bias.
         table = torch.cat([self.not_a_point_embed.weight, *self.point_embeddings.parameters()])
         kind = F.embedding((labels - PAD).clamp(min=0), table)
         # The half pixel is added here and nowhere else: 0.0 is the centre of the first pixel.
         place = self.pe_layer((coords + 0.5) / self.image_size).to(kind.dtype)
+        # PAD has no place: its token is the learned embedding alone.
         return torch.where((labels > PAD)[..., None], kind + place, kind)
 
     def _embed_masks(self, logits: Tensor) -> Tensor:

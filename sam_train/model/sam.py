@@ -65,6 +65,7 @@ class Sam(nn.Module):
                 f"images of {tuple(images.shape[-2:])} for a model of {S} x {S}: scale the longest "
                 f"side to {S} and pad, or build the model with that image_size"
             )
+        # Comparing instead of slicing: slices would need the sizes on the host.
         steps = torch.arange(S, device=images.device)
         height, width = image_sizes.view(-1, 2, 1).unbind(1)
         inside = (steps < height)[:, None, :, None] & (steps < width)[:, None, None, :]
@@ -126,6 +127,7 @@ class Sam(nn.Module):
         """
         S = self.image_size
         h, w = image_size
+        # In two steps, as the reference: one step would move the threshold by a rounding.
         scaled = F.interpolate(logits, (S, S), mode="bilinear", align_corners=False)
         return F.interpolate(
             scaled[..., :h, :w], original_size, mode="bilinear", align_corners=False

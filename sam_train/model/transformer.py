@@ -30,7 +30,7 @@ class TwoWayAttentionBlock(nn.Module):
     def forward(
         self, tokens: Tensor, image: FactoredImage | Image, *, prompt: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """One block.
+        """Let tokens attend to themselves and to the image, then the image to them.
 
         Args:
             tokens: [M, T, C].
@@ -47,6 +47,7 @@ class TwoWayAttentionBlock(nn.Module):
         else:
             located = tokens + prompt
             tokens = tokens + self.self_attn(located, located, tokens, bias=bias)
+        # Post-norm, as in the reference.
         tokens = self.norm1(tokens)
         tokens = tokens + image.read(self.cross_attn_token_to_image, tokens + prompt)
         tokens = self.norm2(tokens)
@@ -74,9 +75,12 @@ class TwoWayTransformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Tokens [M, T, C] and the image side of M masks; returns tokens and cells [M, N, C]."""
         prompt = tokens
+        # Factored by image only until the first block writes to every mask's cells.
         side: FactoredImage | Image = image
         for block in self.layers:
             tokens, cells = block(tokens, side, prompt=prompt, bias=bias)
+            # The positional encoding is added anew before every attention (paper A).
             side = Image(cells=cells, located=cells + image.pe.to(cells.dtype))
+        # Tokens look at the image once more; the image no longer changes.
         attended = side.read(self.final_attn_token_to_image, tokens + prompt)
         return self.norm_final_attn(tokens + attended), cells

@@ -44,7 +44,7 @@ class WeightAverage(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Whole tensors by parameter name; a collective where the weights are split."""
+        """Store whole tensors by parameter name; a collective where the weights are split."""
         whole = {name: whole_tensor(value) for name, value in self._average.items()}
         if trainer.is_global_zero:
             checkpoint[AVERAGE_RECORD] = whole
@@ -65,7 +65,7 @@ class WeightAverage(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """After an update: a step of the average."""
+        """Move the average towards the weights after an update."""
         step = trainer.global_step
         if step == self._seen:
             return
@@ -77,7 +77,7 @@ class WeightAverage(Callback):
 
     @contextmanager
     def in_place(self, pl_module: LightningModule) -> Iterator[None]:
-        """The model has the average as its weights, and afterwards its own again, bit for bit."""
+        """Put the average into the model while open, then its own weights again, bit for bit."""
         # A run whose last step was behind it already has not begun.
         self._begin(pl_module)
         self._exchange()
@@ -110,7 +110,7 @@ class WeightAverage(Callback):
 
 
 def _own(value: Tensor) -> Tensor:
-    """What this rank holds of it."""
+    """Return the part of a tensor that this rank holds."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
@@ -135,7 +135,7 @@ def check(decay: float, *, strategy: str, deepspeed: str) -> None:
 
 
 def averaged(trainer: Trainer, pl_module: LightningModule) -> AbstractContextManager[None]:
-    """While it is open the model has its averaged weights, where the run keeps any."""
+    """Put the averaged weights into the model while open, where the run keeps any."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     found = [one for one in callbacks if isinstance(one, WeightAverage)]
     return found[0].in_place(pl_module) if found else nullcontext()

@@ -88,7 +88,7 @@ def modules_of(sam: Sam) -> dict[str, list[nn.Module]]:
 
 
 def autocast(module: StepModule) -> AbstractContextManager[Any]:
-    """What the Trainer puts around a step."""
+    """Open the autocast that the Trainer puts around a step."""
     if module.cfg.trainer.precision not in LOW_PRECISIONS:
         return nullcontext()
     # The fake CPU's float16 has as many bytes.
@@ -173,6 +173,6 @@ def _send(parameter: Tensor) -> None:
 
 
 def back(output: Tensor, gradient: Tensor) -> None:
-    """As `output.backward(gradient)`, which would take the GPU's ways of `fake` out of force for
-    what is recomputed."""
+    """Go back as `output.backward(gradient)`, which would switch off `fake`'s GPU kernels during
+    recomputation."""
     _engine_run_backward((output,), (gradient,), False, False, (), True, accumulate_grad=True)

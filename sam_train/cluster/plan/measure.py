@@ -86,7 +86,7 @@ class _NoModules(nullcontext[None]):
 
 
 def peak_of(step: Callable[[], None]) -> int:
-    """How many bytes more than before torch's CPU allocator had given out at most."""
+    """Measure the most bytes that torch's CPU allocator gave out during `step`."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     assert profiler.profiler is not None

@@ -58,7 +58,7 @@ class Simulator:
     _batches: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def encoder(self, setting: Setting, states: States) -> EncoderCost:
-        """Of one turn's images."""
+        """Count the encoder's cost for one micro-batch's images."""
         gradients = _gradients(setting, states)
         key = (
             *(setting.images, setting.recompute, setting.precision),
@@ -81,7 +81,7 @@ class Simulator:
         self._rounds = other._rounds
 
     def rounds(self, setting: Setting) -> RoundsCost:
-        """Of one turn's masks."""
+        """Count the rounds' cost for one micro-batch's masks."""
         key = (setting.images, setting.masks, setting.precision)
         if key not in self._rounds:
             with fake_tensors(as_gpu=self.as_gpu):
@@ -91,7 +91,7 @@ class Simulator:
         return self._rounds[key]
 
     def batch_bytes(self, setting: Setting) -> int:
-        """Of one turn's photos and masks."""
+        """Count the bytes of one micro-batch's photos and masks."""
         key = (setting.images, setting.masks)
         if key not in self._batches:
             with fake_tensors(as_gpu=self.as_gpu):
@@ -102,25 +102,25 @@ class Simulator:
         return self._batches[key]
 
     def states(self, setting: Setting) -> States:
-        """Of one rank."""
+        """Count the bytes of one rank between steps."""
         key = (setting.strategy, setting.deepspeed, setting.offload, setting.precision)
         if key not in self._states:
             self._states[key] = states_of(setting.applied_to(self.cfg), ranks=self.ranks)
         return self._states[key]
 
     def least(self, setting: Setting) -> int:
-        """Bytes of one GPU that it takes without any activations."""
+        """Count the bytes of one GPU that `setting` takes without any activations."""
         states = self.states(setting)
         return states.weights + states.moments + states.buffers + states.gradients
 
     def memory(self, setting: Setting) -> Memory:
-        """Of one GPU, at the moment when it holds most."""
+        """Find the moment when one GPU holds most."""
         every = self.moments(setting)
         moment = max(every, key=lambda name: sum(every[name].values()))
         return Memory(moment=moment, parts=every[moment], host=self.states(setting).host)
 
     def moments(self, setting: Setting) -> dict[str, dict[str, int]]:
-        """Bytes of one GPU by part, for each moment that may be the fullest."""
+        """Count the bytes of one GPU by part, for each moment that may be the fullest."""
         states = self.states(setting)
         encoder, rounds = self.encoder(setting, states), self.rounds(setting)
         held = {

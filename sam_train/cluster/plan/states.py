@@ -89,7 +89,7 @@ def count(cfg: RunConfig, sam: Sam) -> Counts:
 
 
 def states_of(cfg: RunConfig, *, ranks: int) -> States:
-    """What rank 0 holds, which under fsdp2 and deepspeed is the fullest.
+    """Count the bytes of rank 0, which under fsdp2 and deepspeed is the fullest.
 
     Raises:
         UserError: DeepSpeed's settings cannot be read, or have another stage than 1, 2 or 3.
@@ -174,7 +174,7 @@ def _deepspeed(cfg: RunConfig, sam: Sam, counts: Counts, *, ranks: int) -> State
 
 @contextmanager
 def fake_ranks(number: int) -> Iterator[None]:
-    """Inside, this process believes to be the first of `number`; what is sent goes nowhere.
+    """Let this process believe that it is the first of `number`; sent tensors go nowhere.
 
     Raises:
         UserError: it is one of several already.

@@ -41,6 +41,7 @@ def tune(sam: Sam, name: str, *, frozen_blocks: int) -> None:
     Raises:
         UserError: unknown name, or the encoder has fewer blocks.
     """
+    # First the tuning, which sets both ways; freezing only takes away.
     TUNINGS[name].apply(sam.image_encoder)
     units = sam.image_encoder.units()
     if not 0 <= frozen_blocks <= len(units):

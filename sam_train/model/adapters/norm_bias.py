@@ -24,5 +24,6 @@ class NormBias(Tuning):
         """Freeze matrices, kernels and position tables."""
         for module in encoder.modules():
             norm = isinstance(module, _NORMS)
+            # By module, not by shape: a position table may have one dimension, too.
             for name, parameter in module.named_parameters(recurse=False):
                 parameter.requires_grad_(norm or name == "bias")

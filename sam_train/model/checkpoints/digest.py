@@ -20,8 +20,10 @@ def weights_digest(sam: Sam) -> str:
     """
     hidden = f"{sam.image_size} {sam.image_encoder.numerics()}\n"
     digest = hashlib.blake2b(hidden.encode(), digest_size=16)
+    # Sorted: a file's order of tensors does not count.
     for name, tensor in sorted(sam.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        # One tensor at a time: a GPU's model need not fit in host memory twice.
         whole = tensor.detach().cpu().contiguous().flatten()
         if whole.numel():
             digest.update(whole.view(torch.uint8).numpy().data)

@@ -193,6 +193,7 @@ def _entries(target: StateDict, *, without: StateDict) -> list[TensorEntry]:
 
 
 def _copy(fitted: StateDict, target: StateDict) -> None:
+    # In place: parameters keep their identity, which an optimizer may hold already.
     with torch.no_grad():
         for name, tensor in fitted.items():
             target[name].copy_(tensor)
@@ -204,6 +205,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     wanted, path = _split(init_from)
     entries = _with_module_names(read_weights(path))
     refuse_relative((".".join(e.parts) for e in entries), path=path, wanted=())
+    # Relatives first: their files hold SAM's names beside their own.
     kind, choice = _recognise(entries, wanted=wanted, path=path)
     refuse_relative(choice.tensors, path=path, wanted=modules)
     source = {n: t.to_dense() if t.is_sparse else t for n, t in choice.tensors.items()}
@@ -243,6 +245,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
             raise UserError(f"{path}: holds nothing for {module}; check init.modules")
     if not fitted:
         raise UserError(f"{path}: holds nothing that this model has; is it of another program?")
+    # Last, because it reads every number.
     check_finite(fitted, path=path)
     return _Plan(path=path, kind=kind, fitted=fitted, report=report)
 
@@ -268,7 +271,7 @@ def _with_module_names(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _without_scale(tensors: StateDict, path: Path) -> StateDict:
-    """As they were before `export` scaled a ReLU decoder for Hugging Face."""
+    """Undo the scaling of a ReLU decoder that `export` does for Hugging Face."""
     ours = read_folder_config(path).get(EXPORTED)
     scale = recorded_scale(ours) if isinstance(ours, dict) else 1.0
     return scale_relu(tensors, 1 / scale) if scale != 1.0 else tensors
@@ -322,7 +325,7 @@ def _recognise(entries: Sequence[Entry], *, wanted: str | None, path: Path) -> t
 
 
 def _fit(source: StateDict, target: StateDict, *, report: InitReport, path: Path) -> StateDict:
-    """The tensors of `source` that `target` has, at its shapes; the report is filled."""
+    """Return the tensors of `source` that `target` has, at its shapes; fill the report."""
     fitted: StateDict = {}
     for name, tensor in source.items():
         if name not in target:
@@ -343,7 +346,7 @@ def _fit(source: StateDict, target: StateDict, *, report: InitReport, path: Path
 
 
 def _resize(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
-    """`tensor` at `shape` where that is a change of resolution only, else None."""
+    """Resize `tensor` to `shape` where only the resolution changes, else return None."""
     if tensor.dim() != len(shape) or not name.startswith(f"{ENCODER}."):
         return None
     if name.endswith(".pos_embed") and tensor.shape[3] == shape[3]:
@@ -356,6 +359,6 @@ def _resize(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
 
 
 def _change(old: Tensor, new: Tensor) -> str:
-    """`37x37 -> 64x64`: only the sizes that changed."""
+    """Name the sizes that changed: `37x37 -> 64x64`."""
     pairs = [(a, b) for a, b in zip(old.shape, new.shape, strict=True) if a != b]
     return f"{'x'.join(str(a) for a, _ in pairs)} -> {'x'.join(str(b) for _, b in pairs)}"

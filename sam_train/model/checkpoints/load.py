@@ -20,7 +20,7 @@ from sam_train.model.sam import Sam
 
 
 def load_sam(path: str | Path) -> Sam:
-    """The model that training or `export` stored, at its own sizes.
+    """Load the model that training or `export` stored, at its own sizes.
 
     Args:
         path: one of our `.ckpt` or `.safetensors` files, or what `export` wrote for others: a
@@ -44,7 +44,7 @@ def load_sam(path: str | Path) -> Sam:
 
 
 def recorded_model(path: Path) -> ModelConfig | None:
-    """The sizes that one of our own files was made with; None for any other checkpoint.
+    """Read the sizes that one of our own files records; None for any other checkpoint.
 
     Raises:
         UserError: missing or damaged file, or sizes that this version does not know.
@@ -52,6 +52,7 @@ def recorded_model(path: Path) -> ModelConfig | None:
     record: Mapping[str, Any] = read_model_record(path)
     if not record:
         return None
+    # A setting may change the outputs, so an unknown one is refused, not dropped.
     if unknown := sorted(set(record) - {f.name for f in fields(ModelConfig)}):
         raise UserError(
             f"{path}: its model has a setting that this version lacks ({unknown[0]}); update "

@@ -24,7 +24,7 @@ _BEHIND = re.compile(r"^mask_decoder\.output_hypernetworks_mlps\.\d+\.layers\.2\
 
 
 def scale_relu(state: Mapping[str, Tensor], scale: float) -> StateDict:
-    """Our names with k = `scale` in the decoder's weights; 1 / `scale` takes it out again."""
+    """Multiply the decoder's weights by k = `scale`; 1 / `scale` takes it out again."""
 
     def scaled(name: str, tensor: Tensor) -> Tensor:
         if _BEFORE.match(name):
@@ -35,7 +35,7 @@ def scale_relu(state: Mapping[str, Tensor], scale: float) -> StateDict:
 
 
 def recorded_scale(config: Mapping[str, Any]) -> float:
-    """k of an exported config.json's section on us; 1 where there is none, or no power of two."""
+    """Read k from our section of an exported config.json; 1 if it is no power of two."""
     value = config.get(RELU_SCALE, 1)
     powers = {2.0**k for k in range(32)}
     return float(value) if isinstance(value, int | float) and value in powers else 1.0

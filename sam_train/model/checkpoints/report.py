@@ -47,7 +47,7 @@ class InitReport:
     """What was folded or joined."""
 
     def __str__(self) -> str:
-        """A table of tensors and parameters per module, then the odd ones by name."""
+        """Write a table of tensors and parameters per module, then the odd ones by name."""
         columns = (self.loaded, self.resized, self.at_random, self.skipped)
         lines = [
             f"Initialised from {self.source} ({self.kind}): {self._summary()}",
@@ -79,7 +79,7 @@ class InitReport:
 
 
 def _collapse(entries: Sequence[TensorEntry], modules: set[str]) -> list[TensorEntry]:
-    """`entries` with one of its own for each of `modules` instead of that module's."""
+    """Replace the entries of each of `modules` by a single one."""
     result = [entry for entry in entries if _module_of(entry.name) not in modules]
     for module in MODULES:
         inside = [entry for entry in entries if _module_of(entry.name) == module]
@@ -103,7 +103,7 @@ def _amount(entries: Sequence[TensorEntry]) -> str:
 
 
 def _count(number: int) -> str:
-    """1234 -> 1.2 k."""
+    """Shorten a number: 1234 -> 1.2 k."""
     for unit, size in (("M", 10**6), ("k", 10**3)):
         if number >= size:
             return f"{number / size:.1f} {unit}"
@@ -111,7 +111,7 @@ def _count(number: int) -> str:
 
 
 def _listing(title: str, entries: Sequence[TensorEntry]) -> list[str]:
-    """One line per kind of tensor: block numbers become `*`, with how many there are."""
+    """Write a line per kind of tensor: block numbers become `*`, with their count."""
     groups: dict[tuple[str, str], int] = defaultdict(int)
     for entry in entries:
         groups[re.sub(r"\.\d+(?=\.)", ".*", entry.name), entry.note] += 1

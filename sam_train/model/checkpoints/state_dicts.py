@@ -39,8 +39,10 @@ _PIXEL_BUFFERS = ("pixel_mean", "pixel_std")
 
 
 def from_official(state: Mapping[str, Tensor]) -> Conversion:
-    """segment-anything's names, which are ours. What a wrapper adds is cut: a prefix such as
-    `sam.` or `module.`, and torch.compile's `_orig_mod.`."""
+    """Take segment-anything's names, which are ours, without the additions of a wrapper.
+
+    Those are a prefix such as `sam.` or `module.`, and torch.compile's `_orig_mod.`.
+    """
     prefix = _common_prefix(state, [f"{module}." for module in MODULES])
     tensors: StateDict = {}
     skipped: dict[str, str] = {}
@@ -56,7 +58,7 @@ def from_official(state: Mapping[str, Tensor]) -> Conversion:
 
 
 def _common_prefix(state: Mapping[str, Tensor], anchors: list[str]) -> str:
-    """What stands before the first anchor in the first name that has one; "" if none has."""
+    """Find the text before the first anchor in the first name that has one, else ""."""
     for name in state:
         for anchor in anchors:
             at = name.find(anchor)
@@ -119,7 +121,7 @@ _HF_SHARED = "shared_image_embedding.positional_embedding"
 
 
 def to_huggingface(state: Mapping[str, Tensor]) -> StateDict:
-    """Our names -> those of Hugging Face's `SamModel`, bit for bit.
+    """Rename ours to Hugging Face's `SamModel`, bit for bit.
 
     Hugging Face keeps the random Fourier matrix twice, under the prompt encoder and beside it.
 
@@ -133,7 +135,7 @@ def to_huggingface(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def from_huggingface(state: Mapping[str, Tensor]) -> Conversion:
-    """Names of Hugging Face's `SamModel` -> ours, bit for bit.
+    """Rename Hugging Face's `SamModel` to ours, bit for bit.
 
     Raises:
         ValueError: the two copies of the random Fourier matrix differ.
@@ -188,7 +190,7 @@ _MAE_NAMES = re.compile(
 
 
 def from_mae(state: Mapping[str, Tensor]) -> Conversion:
-    """An official MAE checkpoint (pre-trained or fine-tuned; timm's ViT names) -> ours (§A).
+    """Rename an official MAE checkpoint (timm's ViT names, fine-tuned or not) to ours (§A).
 
     Only the image encoder without its neck and relative positions. The class token and its entry
     in the position table are dropped; the table becomes [1, h, w, D].
@@ -213,7 +215,7 @@ def from_mae(state: Mapping[str, Tensor]) -> Conversion:
 
 
 def _grid_of_positions(table: Tensor) -> Tensor:
-    """[1, 1 + n*n, D] with the class token first -> [1, n, n, D]."""
+    """Drop the class token, which is first: [1, 1 + n*n, D] -> [1, n, n, D]."""
     side = round((table.shape[1] - 1) ** 0.5) if table.dim() == 3 else 0
     if side < 1 or side * side + 1 != table.shape[1]:
         raise ValueError(
@@ -251,8 +253,9 @@ _DINOV2_LAYER = re.compile(r"^encoder\.layer\.(\d+)\.(.+)$")
 
 
 def from_dinov2(state: Mapping[str, Tensor]) -> Conversion:
-    """Hugging Face `Dinov2Model` names -> ours: the image encoder without neck and relative
-    positions.
+    """Rename Hugging Face's `Dinov2Model` to ours.
+
+    Only the image encoder without its neck and relative positions.
 
     q, k and v become one matrix, LayerScale is folded into the last linear layer of its branch
     (in float32), the class token is dropped. The patch size stays the source's; see
@@ -300,6 +303,7 @@ def _dinov2_block(layer: StateDict, *, index: int) -> StateDict:
             parts = [rest.pop(f"{name}.{kind}", None) for name in names]
             found = [part for part in parts if part is not None]
             if len(found) == len(parts):
+                # In this order, by rows, as segment-anything splits them again.
                 block[f"attn.qkv.{kind}"] = torch.cat(found)
             elif found:
                 raise ValueError(f"block {index} holds only some of q, k and v ({kind})")
@@ -314,6 +318,7 @@ def _dinov2_block(layer: StateDict, *, index: int) -> StateDict:
         for kind in ("weight", "bias"):
             key = f"{target}.{kind}"
             if scale is not None and key in block:
+                # Folded in float32: a product of two bfloat16 would be rounded once more.
                 value = block[key].float()
                 factor = scale.float()
                 block[key] = value * (factor[:, None] if value.dim() == 2 else factor)
@@ -324,27 +329,32 @@ def _dinov2_block(layer: StateDict, *, index: int) -> StateDict:
 
 
 def resize_position_table(table: Tensor, size: tuple[int, int]) -> Tensor:
-    """Absolute positions [1, h, w, D] -> [1, *size, D], bicubic in float32.
+    """Resize absolute positions [1, h, w, D] -> [1, *size, D], bicubic in float32.
 
     Antialiased where it shrinks (an official 1024 checkpoint at 512): the table's finest waves
     would otherwise fold into wrong positions. Enlarging is plain bicubic, as MAE and DINOv2 do.
     """
     grid = table.float().permute(0, 3, 1, 2)
+    # Either axis: antialiasing is for both or none in torch.
     shrinks = size[0] < grid.shape[2] or size[1] < grid.shape[3]
     grid = F.interpolate(grid, size, mode="bicubic", align_corners=False, antialias=shrinks)
     return grid.permute(0, 2, 3, 1).contiguous()
 
 
 def resize_relative_positions(table: Tensor, length: int) -> Tensor:
-    """Relative positions [2q - 1, d] -> [length, d], linear, as segment-anything's
-    `get_rel_pos` does when the table does not fit; distance zero stays in the middle."""
+    """Resize relative positions [2q - 1, d] -> [length, d], linearly.
+
+    As segment-anything's `get_rel_pos` when the table does not fit; distance zero stays in the
+    middle.
+    """
     rows = table.float().t()[None]
     return F.interpolate(rows, size=length, mode="linear")[0].t().contiguous()
 
 
 def resize_patch_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
-    """Patch embedding [D, 3, p, p] -> [D, 3, *size] by the pseudo-inverse (FlexiViT,
-    arXiv 2212.08013, §3.4).
+    """Resize a patch embedding [D, 3, p, p] -> [D, 3, *size] by the pseudo-inverse.
+
+    After FlexiViT (arXiv 2212.08013, §3.4).
 
     With R the matrix of bilinear resizing a p x p patch to `size`, the new kernel w' solves
     R^T w' = w in the least-squares sense: an enlarged patch gives the embedding that the patch

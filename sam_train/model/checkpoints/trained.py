@@ -36,7 +36,7 @@ class Loaded:
 
 
 def settings_for_checkpoint(overrides: Sequence[str]) -> RunConfig:
-    """The settings, with the model's sizes taken from `ckpt` where it records them.
+    """Compose the settings, with the model's sizes from `ckpt` where it records them.
 
     Our own checkpoints do, and if it does not, `init_from` may: the file for what `ckpt` lacks.
     What the command line says about the model comes after and wins.

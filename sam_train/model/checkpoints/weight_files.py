@@ -74,7 +74,7 @@ def read_weights(path: Path) -> list[Entry]:
 
 
 def read_folder_config(path: Path) -> dict[str, Any]:
-    """The `config.json` of a Hugging Face folder; {} where there is none (or `path` is a file)."""
+    """Read the `config.json` of a Hugging Face folder; {} where there is none."""
     file = path / "config.json"
     if not file.is_file():
         return {}
@@ -82,7 +82,7 @@ def read_folder_config(path: Path) -> dict[str, Any]:
 
 
 def read_model_record(path: Path) -> dict[str, Any]:
-    """The fields of the `ModelConfig` that one of our own files was made with; {} for any other
+    """Read the `ModelConfig` fields that one of our own files was made with; {} for any other
     file or folder. What `export` writes for other programs says it in a `.json`: a Hugging Face
     folder's config.json, or the one beside a `.pth`.
 
@@ -104,7 +104,7 @@ def read_model_record(path: Path) -> dict[str, Any]:
 
 
 def _read_beside(file: Path) -> dict[str, Any]:
-    """A `.json` that may be of anything: {} if it is not one of ours."""
+    """Read a `.json` that may be of anything; {} if it is not one of ours."""
     if not file.is_file() or file.stat().st_size > _LARGEST_BESIDE:
         return {}
     try:
@@ -179,7 +179,7 @@ def _read_shards(index: Path) -> list[Entry]:
 
 
 def _head(file: Path) -> bytes:
-    """The first bytes of a file that may be weights."""
+    """Read the first bytes of a file that may be weights."""
     try:
         with file.open("rb") as stream:
             head = stream.read(256)

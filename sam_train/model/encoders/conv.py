@@ -61,6 +61,7 @@ class ConvBlock(Unit):
     def __init__(self, dim: int, *, before: int, drop_path: float) -> None:
         super().__init__()
         self.halve = Halve(before, out=dim) if before != dim else None
+        # 7 x 7 as in ConvNeXt; mixing of channels is left to the MLP.
         self.depthwise = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
         self.norm = StreamNorm(dim)
         self.mlp = MLPBlock(dim, hidden=4 * dim)
@@ -93,6 +94,7 @@ class ConvEncoder(ImageEncoder):
         self.image_size, self.stride, self.channels = image_size, STRIDE, channels
         first = dim // 4
         self.patch_embed = nn.Conv2d(3, first, kernel_size=4, stride=4)
+        # Most blocks at the coarsest stride: there they are cheapest and see furthest.
         early = max(1, depth // 4)
         widths = [first] * early + [2 * first] * early + [dim] * (depth - 2 * early)
         # Not `blocks`: no ViT's tensor shall pass for one of these.

@@ -28,7 +28,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] to [B, h, w, D]."""
+        """Embed patches: [B, 3, S, S] to [B, h, w, D]."""
         tokens: Tensor = self.proj(images)
         return tokens.movedim(1, -1)
 
@@ -95,6 +95,7 @@ class ImageEncoderViT(ImageEncoder):
                 heads=heads,
                 mlp_dim=int(embed_dim * mlp_ratio),
                 grid=grid,
+                # In the paper's models four blocks attend globally, evenly spaced (ViTDet).
                 window=0 if i in global_attn_indexes else window_size,
                 drop_path=rate,
             )
@@ -126,9 +127,12 @@ class ImageEncoderViT(ImageEncoder):
     def forward(self, images: Tensor, *, draws: Tensor | None = None) -> Tensor:
         """Encode float [B, 3, S, S] to [B, C, h, w]; `draws` [B, depth, 2] are for drop path."""
         x: Tensor = self.patch_embed(images) + self.pos_embed
+        # patch_embed gives bfloat16 under autocast; adding float32 positions keeps the stream
+        # float32.
         for i, block in enumerate(self.blocks):
             of_block = None if draws is None else draws[:, i]
             x = block(x, of_block)
+        # Convolutions want channels first, norms last: movedim is a view, no copy (channels_last).
         narrow, narrow_norm, smooth, smooth_norm = self.neck
         x = narrow_norm(narrow(x.movedim(-1, 1)).movedim(1, -1))
         x = smooth_norm(smooth(x.movedim(-1, 1)).movedim(1, -1))

@@ -32,27 +32,27 @@ class Windows:
         return -self.height % self.side, -self.width % self.side
 
     def split(self, x: Tensor) -> Tensor:
-        """[B, height, width, C], already padded, to [B * windows, side, side, C]."""
+        """Cut [B, height, width, C], already padded, into [B * windows, side, side, C]."""
         B, H, W, C = x.shape
         x = x.view(B, H // self.side, self.side, W // self.side, self.side, C)
         return x.transpose(2, 3).flatten(0, 2)
 
     def join(self, x: Tensor) -> Tensor:
-        """[B * windows, side, side, C] to [B, height, width, C], the padding cut off."""
+        """Join [B * windows, side, side, C] to [B, height, width, C], without the padding."""
         rows, columns = (-(-size // self.side) for size in (self.height, self.width))
         x = x.view(-1, rows, columns, *x.shape[1:]).transpose(2, 3)
         return x.flatten(3, 4).flatten(1, 2)[:, : self.height, : self.width]
 
 
 def one_hot_places(height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Row and column of each token of a grid, one-hot: [N, height + width]."""
+    """Mark row and column of each token of a grid, one-hot: [N, height + width]."""
     rows = torch.eye(height, device=device, dtype=dtype).repeat_interleave(width, dim=0)
     columns = torch.eye(width, device=device, dtype=dtype).repeat(height, 1)
     return torch.cat([rows, columns], dim=1)
 
 
 def relative_positions(table: Tensor, *, size: int) -> Tensor:
-    """The embedding of every (query, key) distance along one axis.
+    """Look up the embedding of every (query, key) distance along one axis.
 
     Args:
         table: [2 * size - 1, d]; row `size - 1` belongs to distance zero. A table made for
@@ -62,6 +62,7 @@ def relative_positions(table: Tensor, *, size: int) -> Tensor:
     Returns:
         [size, size, d]: query, key, channel.
     """
+    # Distances from -(size - 1) to size - 1 are the rows of the table.
     if table.shape[0] != 2 * size - 1:
         table = F.interpolate(table.T[None], size=2 * size - 1, mode="linear")[0].T
     steps = torch.arange(size, device=table.device)
@@ -88,7 +89,7 @@ class GridAttention(AttentionLayer):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, dim // heads))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] to [B, H, W, C]."""
+        """Attend in windows or everywhere: [B, H, W, C] to [B, H, W, C]."""
         if not self.window:
             out: Tensor = self.proj(self._attend(self.qkv(x)))
             return out
@@ -105,7 +106,7 @@ class GridAttention(AttentionLayer):
         return attended
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """Attention inside each grid: [B, H, W, 3C] to [B, H, W, C].
+        """Attend inside each grid: [B, H, W, 3C] to [B, H, W, C].
 
         Relative position adds q . rel_h[row, key row] + q . rel_w[column, key column] to a score.
         Both terms are themselves products, of H + W more channels: queries carry what each key
@@ -115,12 +116,14 @@ class GridAttention(AttentionLayer):
         B, H, W, _ = qkv.shape
         q, k, v = qkv.view(B, H * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         grid = q.view(B, self.heads, H, W, -1)
+        # Relative positions meet the unscaled query, as in ViTDet; only q . k is scaled.
         rows = relative_positions(self.rel_pos_h, size=H).to(q.dtype)
         columns = relative_positions(self.rel_pos_w, size=W).to(q.dtype)
         by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, rows).flatten(2, 3)
         by_column = torch.einsum("bnhwc,wkc->bnhwk", grid, columns).flatten(2, 3)
         places = one_hot_places(H, W, device=q.device, dtype=q.dtype).expand(B, self.heads, -1, -1)
         out = self.backend(
+            # Width d + H + W on both sides; the added products are those of the position terms.
             torch.cat([q * q.shape[-1] ** -0.5, by_row, by_column], dim=-1),
             torch.cat([k, places], dim=-1),
             v,

@@ -39,15 +39,15 @@ class Attention(AttentionLayer):
         self.out_proj = nn.Linear(inner, dim)
 
     def split(self, x: Tensor) -> Tensor:
-        """[M, L, I] to [M, H, L, d]."""
+        """Divide the channels among heads: [M, L, I] to [M, H, L, d]."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
     def scaled(self, x: Tensor) -> Tensor:
-        """`split`, divided by the root of the head width: queries, or keys in their stead."""
+        """Split and divide by the root of the head width: queries, or keys in their stead."""
         return self.split(x * (self.heads / x.shape[-1]) ** 0.5)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
-        """Projected queries [M, Q, I], keys and values [M, K, I] to [M, Q, C].
+        """Attend: projected queries [M, Q, I], keys and values [M, K, I] to [M, Q, C].
 
         `bias` is added to the scores before the softmax: [M, 1, 1, K].
         """
@@ -55,19 +55,19 @@ class Attention(AttentionLayer):
         return self.join(out)
 
     def join(self, x: Tensor) -> Tensor:
-        """What the heads found, [M, H, L, d], through the output projection: [M, L, C]."""
+        """Project the heads' results together: [M, H, L, d] to [M, L, C]."""
         out: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))
         return out
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
-        """Queries [M, Q, C], keys and values [M, K, C] to [M, Q, C]."""
+        """Project and attend: queries [M, Q, C], keys and values [M, K, C] to [M, Q, C]."""
         return self.attend(self.q_proj(q), self.k_proj(k), self.v_proj(v), bias=bias)
 
 
 def write(
     attention: Attention, cells: Tensor, *, scores: Tensor, values: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """Cells plus what they get from attending to tokens: [M, N, C].
+    """Add to the cells the result of their attention to tokens: [M, N, C].
 
     Weights sum to one in each head, so an equal share of the output bias may ride on the folded
     values, and the residual on the product: one pass over the cells instead of three.
@@ -82,8 +82,10 @@ def write(
     """
     if bias is not None:
         scores = scores + bias.transpose(2, 3)
+    # Over tokens: each cell shares its attention out among them.
     weights = scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)
     heads = attention.heads
+    # Value and output projections folded together, head by head.
     out_weight = attention.out_proj.weight.view(cells.shape[2], heads, -1).permute(1, 2, 0)
     v = attention.split(attention.v_proj(values)) @ out_weight + attention.out_proj.bias / heads
     return torch.baddbmm(cells, weights, v.flatten(1, 2))
@@ -99,10 +101,11 @@ class Image:
     """[M, N, C]: cells plus their positional encoding."""
 
     def read(self, attention: Attention, queries: Tensor) -> Tensor:
-        """Tokens attend to the image: queries [M, T, C] to [M, T, C]."""
+        """Let tokens attend to the image: queries [M, T, C] to [M, T, C]."""
         heads = attention.heads
         q = attention.scaled(attention.q_proj(queries))
         M, _, T, d = q.shape
+        # One query of width C for each head and token; heads become further queries.
         folded = (q @ attention.k_proj.weight.view(heads, d, -1)).flatten(1, 2)
         means = attention.backend(folded[:, None], self.located[:, None], self.cells[:, None])
         value_weight = attention.v_proj.weight.view(heads, d, -1).transpose(1, 2)
@@ -113,7 +116,7 @@ class Image:
     def written(
         self, attention: Attention, *, keys: Tensor, values: Tensor, bias: Tensor | None
     ) -> Tensor:
-        """The image attends to tokens, keys and values [M, T, C]: see `write`."""
+        """Let the image attend to tokens, keys and values [M, T, C], by `write`."""
         heads = attention.heads
         k = attention.scaled(attention.k_proj(keys))
         query_weight = attention.q_proj.weight.view(heads, k.shape[3], -1)
@@ -139,21 +142,23 @@ class FactoredImage:
     """[N, C], positional encoding of the cells."""
 
     def expand(self, per_image: Tensor, weight: Tensor) -> Tensor:
-        """[B, N, O] and what the features add to it, weight [O, F]: [M, N, O]."""
+        """Add to [B, N, O] the features' share, weight [O, F]: [M, N, O]."""
         M = self.index.shape[0]
+        # A single image is broadcast: no copy for each mask.
         one = per_image.shape[0] == 1
         gathered = per_image.expand(M, -1, -1) if one else per_image[self.index]
         if self.features is None:
             return gathered
+        # One pass over [M, N, O] instead of a product and a sum.
         return torch.baddbmm(gathered, self.features, weight.T.expand(M, -1, -1))
 
     def _project(self, layer: nn.Linear, *, located: bool) -> Tensor:
-        """A projection of the cells, [M, N, I], with or without their positional encoding."""
+        """Project the cells with or without their positional encoding: [M, N, I]."""
         base = self.base + self.pe if located else self.base
         return self.expand(layer(base), layer.weight @ self.weight)
 
     def read(self, attention: Attention, queries: Tensor) -> Tensor:
-        """Tokens attend to the image: queries [M, T, C] to [M, T, C]."""
+        """Let tokens attend to the image: queries [M, T, C] to [M, T, C]."""
         k = self._project(attention.k_proj, located=True)
         v = self._project(attention.v_proj, located=False)
         return attention.attend(attention.q_proj(queries), k, v)
@@ -161,7 +166,7 @@ class FactoredImage:
     def written(
         self, attention: Attention, *, keys: Tensor, values: Tensor, bias: Tensor | None
     ) -> Tensor:
-        """The image attends to tokens, keys and values [M, T, C]: see `write`."""
+        """Let the image attend to tokens, keys and values [M, T, C], by `write`."""
         q = attention.split(self._project(attention.q_proj, located=True))
         scores = attention.scaled(attention.k_proj(keys)) @ q.transpose(2, 3)
         cells = self.expand(self.base, self.weight)

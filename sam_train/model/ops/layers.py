@@ -22,7 +22,7 @@ class MLPBlock(nn.Module):
         self.lin2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., dim] to [..., dim]."""
+        """Map the last axis of [..., dim] to itself."""
         out: Tensor = self.lin2(self.act(self.lin1(x)))
         return out
 
@@ -51,7 +51,8 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(channels, eps=1e-6)
 
     def channels_first(self, x: Tensor) -> Tensor:
-        """[C, ...] to [C, ...], statistics in float32."""
+        """Normalise the first axis of [C, ...], statistics in float32."""
+        # By hand: torch's kernel is for a last axis, and channels are first here.
         precise = x.to(torch.promote_types(x.dtype, torch.float32))
         centred = precise - precise.mean(0)
         normed = centred * (centred.square().mean(0) + self.eps).rsqrt()
@@ -68,7 +69,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., dim] to [..., out]."""
+        """Map [..., dim] to [..., out]."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x), inplace=True)
         last: Tensor = self.layers[-1](x)
@@ -86,7 +87,7 @@ class DropPath(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
-        """[B, ...] to [B, ...].
+        """Drop the branch of some samples: [B, ...] to [B, ...].
 
         Args:
             x: the branch.
@@ -98,6 +99,7 @@ class DropPath(nn.Module):
         keep = 1.0 - self.probability
         if draws is None:
             draws = torch.rand(x.shape[0], device=x.device)
+        # A product, not a selection: its shape does not depend on the draws.
         return x * (draws < keep).to(x.dtype).view(-1, *[1] * (x.ndim - 1)) / keep
 
     def extra_repr(self) -> str:
@@ -112,5 +114,6 @@ def keep_in_graph(x: Tensor, unused: Iterable[nn.Parameter]) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return x
+    # One number of each is enough for autograd to give all of it a gradient.
     firsts = [p.flatten()[0] for p in unused if p.requires_grad]
     return x + 0.0 * torch.stack(firsts).sum() if firsts else x

@@ -16,7 +16,7 @@ from sam_train.errors import UserError
 
 
 def full_state(trainer: Trainer) -> dict[str, Any]:
-    """Everything that a checkpoint holds, on the CPU's side of what the strategy holds.
+    """Collect everything that a checkpoint holds.
 
     A collective: call it on every rank; the first one's is whole.
     """
@@ -44,7 +44,7 @@ def load_full_state(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 def grouped_names(module: nn.Module, groups: list[dict[str, Any]]) -> list[list[str]]:
-    """The names of the parameters in each optimizer group, in the order of their numbers."""
+    """Name the parameters of each optimizer group, in the order of their numbers."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     return [[names[id(parameter)] for parameter in group["params"]] for group in groups]
 

@@ -45,7 +45,7 @@ class Fsdp2Strategy(ModelParallelStrategy):
         super().__init__(save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        """As Lightning's, which knows the number of ranks only here."""
+        """Set up as Lightning does, with the number of ranks, which is known only here."""
         # The encoder's output is one; nothing changes it in place.
         warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
         self._data_parallel_size = self.num_nodes * self.num_processes
@@ -59,7 +59,7 @@ class Fsdp2Strategy(ModelParallelStrategy):
         model: LightningModule | nn.Module | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As Lightning's, with the gradients of what is whole averaged like the others."""
+        """Step as Lightning does, with the gradients of unsplit parameters averaged, too."""
 
         def averaged() -> Any:
             loss = closure()
@@ -71,18 +71,18 @@ class Fsdp2Strategy(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Lightning shall hand the optimizer's state to `load_optimizer_state_dict`."""
+        """Have Lightning hand the optimizer's state to `load_optimizer_state_dict`."""
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The model's whole tensors on the first rank, nothing on the others; a collective."""
+        """Gather the model's whole tensors on the first rank; a collective."""
         return self.whole_weights(everywhere=False)
 
     splits_weights = True
     """Whether a forward pass needs all ranks at once."""
 
     def whole_weights(self, *, everywhere: bool) -> dict[str, Tensor]:
-        """The model's whole tensors: on every rank, or the first, in CPU memory. A collective."""
+        """Gather the model's whole tensors on every rank, or in the first one's CPU memory."""
         assert self.model is not None
         whole = {}
         for name, value in self.model.state_dict().items():
@@ -93,7 +93,7 @@ class Fsdp2Strategy(ModelParallelStrategy):
         return whole
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """As torch's, of whole tensors, on the first rank; a collective."""
+        """Gather the state as torch's optimizer has it, on the first rank; a collective."""
         state = getattr(optimizer, "_optimizer", optimizer).state_dict()
         whole = {}
         for number, moments in state["state"].items():
@@ -103,7 +103,7 @@ class Fsdp2Strategy(ModelParallelStrategy):
         return state | {"state": whole}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
-        """One file for all ranks, each of which takes its part of every tensor."""
+        """Read one file for all ranks, each of which takes its part of every tensor."""
         return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
 
     @torch.no_grad()
@@ -134,12 +134,12 @@ class Fsdp2Strategy(ModelParallelStrategy):
 
 
 def whole_tensor(value: Any) -> Any:
-    """A split tensor put together, everything else as it is; a collective."""
+    """Put a split tensor together and return anything else as it is; a collective."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def part_for(place: Tensor, whole: Tensor) -> Tensor:
-    """`whole`, split as `place` is. Every rank holds all of it: nothing is sent."""
+    """Split `whole` as `place` is. Every rank holds all of it, so nothing is sent."""
     if not isinstance(place, DTensor):
         return whole.to(place.device, place.dtype)
     moved = whole.to(place.device, place.dtype)
@@ -147,7 +147,7 @@ def part_for(place: Tensor, whole: Tensor) -> Tensor:
 
 
 def average_whole_gradients(model: nn.Module) -> None:
-    """The mean over all ranks, in place, of the gradients of parameters that are not split."""
+    """Average the gradients of unsplit parameters over all ranks, in place."""
     gradients = [
         p.grad for p in model.parameters() if p.grad is not None and not isinstance(p, DTensor)
     ]
@@ -181,7 +181,7 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
 
 
 def build_strategy(name: str, *, deepspeed: str, offload: bool, clip: float) -> Strategy | str:
-    """What Lightning's Trainer takes as `strategy`.
+    """Build the object that Lightning's Trainer takes as `strategy`.
 
     Args:
         name: one of STRATEGIES.

@@ -38,7 +38,7 @@ class ZeroPrecision(DeepSpeedPrecision):
         self._device = device
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        """Around the model's forward passes."""
+        """Open autocast for the model's forward passes."""
         if self._autocast is None:
             return super().forward_context()
         return torch.autocast(self._device, self._autocast)
@@ -46,7 +46,7 @@ class ZeroPrecision(DeepSpeedPrecision):
     def backward(  # type: ignore[override]
         self, tensor: Tensor, model: LightningModule, optimizer: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """DeepSpeed's, which must not divide by the number of turns: Lightning did already."""
+        """Go back without dividing by the number of micro-batches, as Lightning did already."""
         engine: Any = model.trainer.model
         engine.backward(tensor, *args, scale_wrt_gas=False, **kwargs)
 
@@ -68,7 +68,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         return torch.device("cpu", self.local_rank) if device.type == "cpu" else device
 
     def setup_environment(self) -> None:
-        """As Lightning's, which would refuse CPUs."""
+        """Set up as Lightning does, which would refuse CPUs."""
         # Of DeepSpeed's calls, hundreds; and that it clips, which is wanted.
         warnings.filterwarnings("ignore", message=".*`torch.distributed.* is deprecated.*")
         warnings.filterwarnings("ignore", message=".*handles gradient clipping internally.*")
@@ -87,7 +87,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             super().setup_environment()
 
     def teardown(self) -> None:
-        """As Lightning's, and what comes next in this process finds torch as it was."""
+        """Tear down as Lightning does, and restore torch for the rest of this process."""
         super().teardown()
         torch.nn.functional.linear = self._linear
 
@@ -105,7 +105,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             self.config.setdefault("zero_optimization", {})["memory_efficient_linear"] = False
 
     def setup_distributed(self) -> None:
-        """As Lightning's, which would look for GPU numbers."""
+        """Set up as Lightning does, which would look for GPU numbers."""
         if not self._on_cpu:
             super().setup_distributed()
             return
@@ -130,7 +130,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         model: LightningModule | nn.Module | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As Lightning's; afterwards the module knows the norm that DeepSpeed clipped by."""
+        """Step as Lightning does, then give the module the norm that DeepSpeed clipped by."""
         result = super().optimizer_step(optimizer, closure, model, **kwargs)
         module: Any = self.lightning_module
         if (norm := self.deepspeed_engine.get_global_grad_norm()) is not None:
@@ -146,7 +146,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
 
     def _setup_model_and_optimizer(self, model: nn.Module, *optimizer: Any) -> Any:
-        """As Lightning's; with ZeRO 3 weights come and go block by block, the decoder's stay."""
+        """Set up as Lightning does; under ZeRO 3 split the encoder by units alone."""
         import deepspeed  # noqa: PLC0415 - an extra
 
         if self.zero_stage_3:
@@ -163,12 +163,12 @@ class ZeroStrategy(DeepSpeedStrategy):
         return True
 
     def _parameters(self) -> list[nn.Parameter]:
-        """Those that are trained, in the order of their numbers in a checkpoint."""
+        """List the trained parameters in the order of their numbers in a checkpoint."""
         module: Any = self.lightning_module
         return [module.get_parameter(name) for group in module.optimizer_names for name in group]
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The model's whole tensors on the first rank, nothing on the others; a collective."""
+        """Gather the model's whole tensors on the first rank; a collective."""
         return self.whole_weights(everywhere=False)
 
     @property
@@ -177,7 +177,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         return bool(self.zero_stage_3)
 
     def whole_weights(self, *, everywhere: bool) -> dict[str, Tensor]:
-        """The model's whole tensors: on every rank, or the first, in CPU memory. A collective."""
+        """Gather the model's whole tensors on every rank, or in the first one's CPU memory."""
         assert self.lightning_module is not None
         whole = {}
         for name, value in self.lightning_module.state_dict(keep_vars=True).items():
@@ -203,7 +203,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         return gathered
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """As torch's optimizer would have it, on the first rank; a collective."""
+        """Gather the state as torch's optimizer has it, on the first rank; a collective."""
         from deepspeed.utils import safe_get_full_optimizer_state  # noqa: PLC0415 - an extra
 
         inner = _inner(optimizer)
@@ -243,12 +243,12 @@ class ZeroStrategy(DeepSpeedStrategy):
             zero._lazy_init_hp_params_optimizer_state()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
-        """One file for all ranks, each of which takes its part of every tensor."""
+        """Read one file for all ranks, each of which takes its part of every tensor."""
         return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
 
     @torch.no_grad()
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Whole tensors into the model and into DeepSpeed's own copy of its part of them."""
+        """Copy whole tensors into the model and into DeepSpeed's own copy of its part."""
         assert self.lightning_module is not None
         own, stored = self.lightning_module.state_dict(keep_vars=True), checkpoint["state_dict"]
         if strict and own.keys() != stored.keys():
@@ -262,7 +262,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     @torch.no_grad()
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Whole moments into the flat parts that DeepSpeed keeps."""
+        """Copy whole moments into the flat parts that DeepSpeed keeps."""
         from deepspeed.utils import safe_set_full_optimizer_state  # noqa: PLC0415 - an extra
 
         (state,) = checkpoint["optimizer_states"]
@@ -304,13 +304,13 @@ def _keep_whole(zero: Any, modules: list[nn.Module]) -> None:
 
 
 def _inner(zero: Any) -> Any:
-    """torch's optimizer inside DeepSpeed's (and that inside Lightning's)."""
+    """Return torch's optimizer inside DeepSpeed's (and that inside Lightning's)."""
     zero = getattr(zero, "_optimizer", zero)
     return zero.optimizer
 
 
 def _flat_parts(zero: Any) -> list[Tensor]:
-    """This rank's parts of the weights, as torch's optimizer sees them."""
+    """List this rank's parts of the weights, as torch's optimizer sees them."""
     for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
         if hasattr(zero, name):
             return list(getattr(zero, name))

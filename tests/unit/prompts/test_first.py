@@ -9,7 +9,8 @@ import torch
 
 from sam_train.errors import UserError
 from sam_train.prompts import Draw, PromptsConfig
-from sam_train.prompts.rounds import check, first_prompts
+from sam_train.prompts.config import check
+from sam_train.prompts.rounds import first_prompts
 from sam_train.types import BOX_TOP_LEFT, FOREGROUND, PAD, Batch
 
 CENTRE = '''
