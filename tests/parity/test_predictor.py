@@ -14,7 +14,8 @@ from torch import nn
 
 from data_tools.scenes.scene import render_scene
 from sam_train.model.checkpoints.load import load_sam
-from sam_train.model.predictor import Predicted, Predictor, Pixels
+from sam_train.model.encoded_photos import Pixels
+from sam_train.model.predictor import Predicted, Predictor
 
 ROOT = Path(__file__).resolve().parents[2]
 TRUCK = ROOT / "../shared/data/photos/truck.jpg"
