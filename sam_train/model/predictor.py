@@ -138,7 +138,9 @@ class Predictor:
         given.check_places(photo.originals[0])
         prompts = given.prompts(photo)
         N, K, g = len(prompts.labels), MULTIMASKS if multimask else 1, self.sam.grid_size
-        masks = np.empty((N, K, *photo.originals[0]), np.float32 if return_logits else np.bool_)
+        masks: Array = np.empty(
+            (N, K, *photo.originals[0]), np.float32 if return_logits else np.bool_
+        )
         scores = np.empty((N, K), np.float32)
         logits = np.empty((N, K, g, g), np.float32)
         begin = 0
@@ -148,8 +150,8 @@ class Predictor:
             scores[own] = answer.iou.float().cpu().numpy()
             logits[own] = answer.mask_logits.float().cpu().numpy()
             for group in photo.upscaled(answer.mask_logits):
-                found = group if return_logits else group > 0
-                masks[begin : begin + len(group)] = found.cpu().numpy()
+                shown = group if return_logits else group > 0
+                masks[begin : begin + len(group)] = shown.cpu().numpy()
                 begin += len(group)
         found = Predicted(masks=masks, scores=scores, logits=logits)
         return found if given.batched else Predicted(*(array[0] for array in found))
