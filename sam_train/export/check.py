@@ -1,7 +1,7 @@
-"""Reads an export back and compares: by the program it is for where that is installed.
+"""Reads an export back, with the program that it is for where that is installed, and compares.
 
-Every reader here is the foreign one, fed as its users feed it; where it is missing the file is
-read back by this project, which shows that it is whole but not that the other understands it.
+Every reader here is the foreign program, fed as its users feed it. Where that is missing, this
+project reads the file back: it is whole then, but the other program may still not understand it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sam_train.export.onnx_file import decoder_inputs, encoder_path
 from sam_train.export.onnx_graphs import DecoderGraph
 from sam_train.export.probe import Answer, Probe, answer, random_probe, relative
 from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.encoded_photos import encode_photos
 from sam_train.model.sam import PIXEL_MEAN, PIXEL_STD, Sam
 
 LARGEST = 5e-3
@@ -34,7 +35,7 @@ weights in another order give 1e-2."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """Findings of reading an export back."""
+    """The outcome of reading an export back."""
 
     reader: str
     """The program that read it."""
@@ -46,10 +47,10 @@ def check_export(sam: Sam, path: Path, *, format: str, onnx: OnnxConfig | None =
     """Read `path` back and ask it one random question that `sam` is asked, too.
 
     Args:
-        sam: what was exported, with its weights rounded as they were stored.
-        path: what was written.
-        format: of it.
-        onnx: its settings.
+        sam: the exported model, with its weights rounded as they were stored.
+        path: the file or folder that was written.
+        format: its format.
+        onnx: the settings of that format.
 
     Raises:
         UserError: the answers differ by more than rounding.
@@ -89,7 +90,9 @@ _PACKAGES = {"segment_anything": "segment-anything", "huggingface": "transformer
 def _ask_segment_anything(path: Path, probe: Probe) -> Answer:
     model = read_segment_anything(path)
     embeddings = model.image_encoder(model.preprocess(probe.photo[None]))
-    prompts = model.prompt_encoder(points=(probe.coords, torch.ones(1, 1)), boxes=None, masks=None)
+    prompts = model.prompt_encoder(
+        points=(probe.point[None], torch.ones(1, 1)), boxes=None, masks=None
+    )
     logits, iou = model.mask_decoder(
         image_embeddings=embeddings,
         image_pe=model.prompt_encoder.get_dense_pe(),
@@ -111,9 +114,9 @@ def _segment_anything() -> Any:
 
 
 def read_segment_anything(path: Path) -> Any:
-    """Build segment-anything's own `Sam` with the weights of an exported `.pth`.
+    """Load an exported `.pth` into segment-anything's own `Sam`.
 
-    By its registry where that has it, else constructed as the `.json` beside it says.
+    Its registry constructs the model where it has the sizes, else the `.json` beside it does.
 
     Raises:
         ImportError: segment-anything or its torchvision is not installed.
@@ -156,7 +159,7 @@ def _ask_huggingface(folder: Path, probe: Probe) -> Answer:
     embeddings = model.get_image_embeddings(vision)
     found = model(
         image_embeddings=embeddings,
-        input_points=probe.coords[None],
+        input_points=probe.point[None, None],
         input_labels=torch.ones(1, 1, 1, dtype=torch.int64),
         multimask_output=True,
     )
@@ -174,7 +177,7 @@ def _check_onnx(sam: Sam, path: Path, probe: Probe, *, cfg: OnnxConfig) -> Check
     (embeddings,) = run(encoder_path(path), photo)
     h, w = probe.image_sizes[0].tolist()
     inputs = decoder_inputs(sam, points=2) | {
-        "image_embeddings": sam.encode(probe.images, probe.image_sizes),
+        "image_embeddings": encode_photos(sam, [probe.pixels]).embeddings,
         "point_coords": probe.prompts.coords,
         "point_labels": probe.prompts.labels.float(),
         "orig_im_size": torch.tensor([h + 7.0, w + 9.0]),

@@ -1,37 +1,50 @@
-"""One random photo and click, and what a model answers: the same question for every format."""
+"""One random photo with a click, and a model's answer: the same question for every format."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from sam_train.model.encoded_photos import Pixels, encode_photos, point_prompts
 from sam_train.model.sam import Sam
-from sam_train.types import FOREGROUND, PAD, Prompts
+from sam_train.types import Prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """A photo that fills three quarters of the input frame, and one click on it."""
+    """A photo that fills three quarters of the input frame, and one click on it.
 
-    images: Tensor
-    """uint8 [1, 3, S, S], zeros outside the photo."""
-    image_sizes: Tensor
-    """int64 [1, 2] (h, w)."""
-    prompts: Prompts
-    """A point and the padding that belongs to it."""
+    Its longer side is S, so no reader's resizing comes between.
+    """
+
+    pixels: Pixels
+    """uint8 [h, S, 3] RGB."""
+    point: Tensor
+    """float32 [1, 2] (x, y), input frame."""
 
     @property
     def photo(self) -> Tensor:
-        """uint8 [3, h, w], without the padding."""
-        h, w = self.image_sizes[0].tolist()
-        return self.images[0, :, :h, :w]
+        """uint8 [3, h, S], without the padding."""
+        return torch.from_numpy(self.pixels).permute(2, 0, 1)
 
     @property
-    def coords(self) -> Tensor:
-        """float32 [1, 1, 2], the point alone."""
-        return self.prompts.coords[:, :1]
+    def images(self) -> Tensor:
+        """uint8 [1, 3, S, S], zeros outside the photo."""
+        below = self.pixels.shape[1] - self.pixels.shape[0]
+        return F.pad(self.photo, (0, 0, 0, below))[None]
+
+    @property
+    def image_sizes(self) -> Tensor:
+        """int64 [1, 2] (h, w)."""
+        return torch.tensor([self.pixels.shape[:2]])
+
+    @property
+    def prompts(self) -> Prompts:
+        """The point and the PAD token that belongs to it."""
+        return point_prompts(self.point)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +69,10 @@ class Answer:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference, relative to the largest value; inf if incomparable."""
+    """Return the largest difference, relative to the largest expected value.
+
+    It is inf where shapes differ or a value is not finite.
+    """
     if found.shape != expected.shape or not bool(found.isfinite().all()):
         return float("inf")
     largest = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
@@ -67,22 +83,14 @@ def random_probe(size: int, *, seed: int = 0) -> Probe:
     """Draw a probe for models of input size S = `size`."""
     draws = torch.Generator().manual_seed(seed)
     h = max(1, 3 * size // 4)
-    images = torch.randint(256, (1, 3, size, size), generator=draws, dtype=torch.uint8)
-    images[:, :, h:] = 0
-    point = torch.rand(1, 1, 2, generator=draws) * torch.tensor([size - 1, h - 1])
-    return Probe(
-        images=images,
-        image_sizes=torch.tensor([[h, size]]),
-        prompts=Prompts(
-            coords=torch.cat([point, torch.zeros(1, 1, 2)], dim=1),
-            labels=torch.tensor([[FOREGROUND, PAD]]),
-        ),
-    )
+    photo = torch.randint(256, (h, size, 3), generator=draws, dtype=torch.uint8)
+    point = torch.rand(1, 2, generator=draws) * torch.tensor([size - 1, h - 1])
+    return Probe(pixels=photo.numpy(), point=point)
 
 
 @torch.no_grad()
 def answer(sam: Sam, probe: Probe) -> Answer:
-    """Ask our own model."""
-    embeddings = sam.encode(probe.images, probe.image_sizes)
-    found = sam.decode(embeddings, torch.tensor([0]), probe.prompts, multimask=True)
-    return Answer(embeddings=embeddings, logits=found.mask_logits, iou=found.iou)
+    """Ask one of our own models."""
+    photo = encode_photos(sam, [probe.pixels])
+    found = photo.decode(probe.prompts, multimask=True)
+    return Answer(embeddings=photo.embeddings, logits=found.mask_logits, iou=found.iou)

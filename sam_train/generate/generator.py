@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sam_train.generate.candidates import Candidates, cut_off, joined
@@ -32,9 +31,13 @@ from sam_train.masks.nms import nms
 from sam_train.masks.regions import tidy
 from sam_train.masks.trace import trace_masks
 from sam_train.model import Sam
-from sam_train.types import FOREGROUND, PAD, Prompts
-
-Photo = npt.NDArray[np.uint8]
+from sam_train.model.encoded_photos import (
+    EncodedPhotos,
+    Pixels,
+    check_photo,
+    encode_photos,
+    point_prompts,
+)
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 _WAITING = 4
@@ -125,7 +128,7 @@ class AutomaticMaskGenerator:
             raise ValueError(f"{len(given)} point_grids for {layers + 1} layers of crops")
         return list(given)
 
-    def generate(self, image: Photo, existing: Existing | None = None) -> list[dict[str, Any]]:
+    def generate(self, image: Pixels, existing: Existing | None = None) -> list[dict[str, Any]]:
         """The masks as segment-anything's class gives them.
 
         Args:
@@ -163,17 +166,13 @@ class AutomaticMaskGenerator:
         return records
 
     @torch.inference_mode()
-    def propose(self, image: Photo, existing: Existing | None = None) -> Proposals:
+    def propose(self, image: Pixels, existing: Existing | None = None) -> Proposals:
         """The masks of a photo as runs; arguments as of `generate`.
 
         Raises:
             ValueError: not an RGB photo of bytes.
         """
-        image = np.asarray(image)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError(
-                f"image must be uint8 [H, W, 3] RGB, not {image.dtype} {list(image.shape)}"
-            )
+        image = check_photo(image)
         cfg = self.settings
         photo = (image.shape[0], image.shape[1])
         pyramid = crop_pyramid(
@@ -201,7 +200,7 @@ class AutomaticMaskGenerator:
         return Proposals(photo=photo, crops=crops, masks=masks)
 
     def _traced(
-        self, image: Photo, crops: list[Crop], existing: Existing | None
+        self, image: Pixels, crops: list[Crop], existing: Existing | None
     ) -> Iterator[Candidates]:
         """What passes the filters, by batch of points; crops one after the other."""
         photo = (image.shape[0], image.shape[1])
@@ -212,10 +211,12 @@ class AutomaticMaskGenerator:
                 questions = self._questions(group, first, existing)
                 if not len(questions):
                     continue
-                embeddings = self._encode(image, group)
+                encoded = encode_photos(
+                    self.model, [image[c.y0 : c.y1, c.x0 : c.x1] for c in group]
+                )
                 for begin in range(0, len(questions), self.settings.points_per_batch):
                     part = questions.slice(begin, begin + self.settings.points_per_batch)
-                    logits, iou, kept = self._decode(embeddings, part)
+                    logits, iou, kept = self._believed(encoded, part)
                     for number in np.unique(part.numbers[kept]).tolist():
                         own = part.numbers[kept] == number
                         job = pool.submit(
@@ -260,41 +261,21 @@ class AutomaticMaskGenerator:
             points=np.concatenate(points),
         )
 
-    def _encode(self, image: Photo, group: Sequence[Crop]) -> Tensor:
-        """Embeddings [B, C, h, w] of some crops."""
-        S = self.model.image_size
-        device = self.model.pixel_mean.device
-        inputs = torch.zeros(len(group), S, S, 3, dtype=torch.uint8)
-        sizes = torch.zeros(len(group), 2, dtype=torch.int64)
-        for k, crop in enumerate(group):
-            window = Image.fromarray(image[crop.y0 : crop.y1, crop.x0 : crop.x1])
-            frame = InputFrame(original=(crop.height, crop.width), side=S)
-            height, width = frame.size
-            inputs[k, :height, :width] = torch.from_numpy(frame.resize(window).copy())
-            sizes[k] = torch.tensor([height, width])
-        images = inputs.permute(0, 3, 1, 2).contiguous()
-        return self.model.encode(images.to(device), sizes.to(device))
-
-    def _decode(
-        self, embeddings: Tensor, questions: _Questions
+    def _believed(
+        self, encoded: EncodedPhotos, questions: _Questions
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Logits [n, g, g] and predicted IoU [n] of the masks that the IoU head believes in, and
-        which question each answers."""
-        device = embeddings.device
-        M = len(questions)
-        # float64 as far as the prompt encoder's own division: the reference's rounding.
-        coords = torch.zeros(M, 2, 2, dtype=torch.float64)
-        coords[:, 0] = questions.asked
-        prompts = Prompts(
-            coords=coords.to(device),
-            labels=torch.tensor([[FOREGROUND, PAD]], device=device).expand(M, 2),
+        """Decode some points and keep the masks that the IoU head believes in.
+
+        Returns:
+            Logits [n, g, g], predicted IoU [n] and the question [n] that each mask answers.
+        """
+        answer = encoded.decode(
+            point_prompts(questions.asked), questions.crops, multimask=True, all_present=True
         )
-        index = questions.crops.to(device)
-        answer = self.model.decode(embeddings, index, prompts, multimask=True, all_present=True)
         iou = answer.iou.float().cpu()
         threshold = self.settings.pred_iou_thresh
         kept = iou > threshold if threshold > 0 else torch.ones_like(iou, dtype=torch.bool)
-        logits = answer.mask_logits[kept.to(device)].float().cpu()
+        logits = answer.mask_logits[kept.to(answer.mask_logits.device)].float().cpu()
         return logits.numpy(), iou[kept].numpy(), kept.nonzero()[:, 0].numpy()
 
     def _filtered(

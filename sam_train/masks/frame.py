@@ -103,6 +103,13 @@ class InputFrame:
             image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
         return np.asarray(image)
 
+    def square(self, photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Resize uint8 [H, W, 3] RGB onto the input square: [3, S, S], zeros in the padding."""
+        height, width = self.size
+        pixels = np.zeros((3, self.side, self.side), np.uint8)
+        pixels[:, :height, :width] = self.resize(Image.fromarray(photo)).transpose(2, 0, 1)
+        return pixels
+
     def map_points(self, points: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """Map pixel indices (x, y) [..., 2] of the original frame to those of the input frame.
 

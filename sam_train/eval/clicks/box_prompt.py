@@ -11,10 +11,10 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from sam_train.eval.clicks.original_size import at_original_size
 from sam_train.masks.error_region import Bitmap, mask_iou
 from sam_train.model import Sam
-from sam_train.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, Batch, Prompts
+from sam_train.model.encoded_photos import EncodedPhotos, box_prompts
+from sam_train.types import Batch
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,11 +72,19 @@ def measure_boxes(
     """
     if batch.rles is None:
         raise ValueError("evaluation by boxes needs batches that carry their RLEs")
+    photos = EncodedPhotos.of_batch(sam, batch, embeddings)
+    owners = batch.image_index.tolist()
     found = np.zeros(batch.num_masks)
     for start in range(0, batch.num_masks, max_masks):
-        masks = slice(start, min(start + max_masks, batch.num_masks))
-        bitmaps, predicted = _answers(sam, batch, embeddings, masks=masks, multimask=multimask)
-        for k, mask, iou in zip(range(masks.start, masks.stop), bitmaps, predicted, strict=True):
+        part = slice(start, start + max_masks)
+        answer = photos.decode(
+            box_prompts(batch.boxes[part]), batch.image_index[part], multimask=multimask
+        )
+        surest = answer.iou.float().max(dim=1)
+        rows = torch.arange(len(surest.indices), device=surest.indices.device)
+        logits = answer.mask_logits[rows, surest.indices][:, None]
+        measured = zip(photos.bitmaps(logits, owners[part]), surest.values.tolist(), strict=True)
+        for k, ((mask,), iou) in enumerate(measured, start):
             found[k] = mask_iou(mask, np.ascontiguousarray(coco_mask.decode(batch.rles[k])))
             if observer is not None:
                 x0, y0, x1, y1 = batch.boxes[k].tolist()
@@ -91,25 +99,3 @@ def measure_boxes(
                 )
                 observer(result)
     return found
-
-
-def _answers(
-    sam: Sam, batch: Batch, embeddings: Tensor, *, masks: slice, multimask: bool
-) -> tuple[list[Bitmap], list[float]]:
-    """Return the most confident mask of each box, original frame, and its predicted IoU."""
-    device = embeddings.device
-    boxes = batch.boxes[masks].to(device)
-    corner_labels = torch.tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], device=device)
-    prompts = Prompts(coords=boxes.view(-1, 2, 2), labels=corner_labels.expand(len(boxes), 2))
-    index = batch.image_index[masks].to(device)
-    answer = sam.decode(embeddings, index, prompts, multimask=multimask)
-    surest = answer.iou.float().max(dim=1)
-    rows = torch.arange(len(boxes), device=device)
-    bitmaps = at_original_size(
-        sam,
-        answer.mask_logits[rows, surest.indices][:, None],
-        owners=batch.image_index.tolist()[masks],
-        sizes=[(h, w) for h, w in batch.image_sizes.tolist()],
-        originals=[(h, w) for h, w in batch.original_sizes.tolist()],
-    )
-    return [mask for (mask,) in bitmaps], surest.values.tolist()

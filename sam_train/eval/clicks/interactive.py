@@ -14,12 +14,12 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from sam_train.eval.clicks.box_prompt import BoxObserver, measure_boxes
-from sam_train.eval.clicks.original_size import at_original_size
 from sam_train.eval.clicks.scores import ClickScores, ClickTally
 from sam_train.eval.config import CLICKS, FIRST_CLICKS
 from sam_train.eval.frame.by_group import photo_sums
 from sam_train.masks.error_region import Bitmap, Click, centre, deepest_error, mask_iou
 from sam_train.model import Sam
+from sam_train.model.encoded_photos import EncodedPhotos
 from sam_train.types import BACKGROUND, FOREGROUND, PAD, RLE, Batch, Prediction, Prompts
 
 
@@ -205,10 +205,11 @@ def play_clicks(
     Raises:
         ValueError: a batch without rles, or an empty mask.
     """
+    photos = EncodedPhotos.of_batch(sam, batch, embeddings)
     found = Clicked(iou=np.zeros((batch.num_masks, rounds)), oracle=np.zeros(batch.num_masks))
     for start in range(0, batch.num_masks, max_masks):
         masks = np.arange(start, min(start + max_masks, batch.num_masks))
-        game = _Game(sam=sam, batch=batch, embeddings=embeddings, masks=masks)
+        game = _Game(photos=photos, batch=batch, masks=masks)
         game.batch_number, game.multimask = batch_number, multimask
         game.begin(first)
         for n in range(1, rounds + 1):
@@ -223,9 +224,8 @@ def play_clicks(
 class _Game:
     """Several masks of one batch that are being clicked at the same time."""
 
-    sam: Sam
+    photos: EncodedPhotos
     batch: Batch
-    embeddings: Tensor
     masks: npt.NDArray[np.int64]
     """[m] flat indices in the batch."""
     batch_number: int = 0
@@ -246,8 +246,6 @@ class _Game:
     oracle: npt.NDArray[np.float64] = field(init=False)
     owner: list[int] = field(init=False)
     """m image numbers, on the host once."""
-    sizes: list[tuple[int, int]] = field(init=False)
-    originals: list[tuple[int, int]] = field(init=False)
 
     def begin(self, first: str) -> None:
         """Decode the truths and place the first clicks."""
@@ -255,8 +253,6 @@ class _Game:
         if batch.rles is None:
             raise ValueError("evaluation by clicks needs batches that carry their RLEs")
         self.owner = batch.image_index[torch.from_numpy(self.masks)].tolist()
-        self.sizes = [(h, w) for h, w in batch.image_sizes.tolist()]
-        self.originals = [(h, w) for h, w in batch.original_sizes.tolist()]
         self.truths = [_decode(batch.rles[k]) for k in self.masks]
         self.active = np.arange(m)
         self.iou = np.zeros((m, 1))
@@ -287,12 +283,8 @@ class _Game:
         carried = predicted.argmax(axis=1)
         next_clicks: dict[int, Click] = {}
         kept = np.zeros(len(self.active), dtype=bool)
-        bitmaps = at_original_size(
-            self.sam,
-            prediction.mask_logits,
-            owners=[self.owner[row] for row in self.active],
-            sizes=self.sizes,
-            originals=self.originals,
+        bitmaps = self.photos.bitmaps(
+            prediction.mask_logits, [self.owner[row] for row in self.active]
         )
         for slot, masks in enumerate(bitmaps):
             row = int(self.active[slot])
@@ -333,16 +325,13 @@ class _Game:
         self._append(next_clicks)
 
     def _decode_active(self, *, multimask: bool) -> Prediction:
-        device = self.embeddings.device
-        rows = torch.from_numpy(self.masks[self.active]).to(device)
         prompts = Prompts(
-            coords=torch.from_numpy(self.coords[self.active]).to(device),
-            labels=torch.from_numpy(self.labels[self.active]).to(device),
+            coords=torch.from_numpy(self.coords[self.active]),
+            labels=torch.from_numpy(self.labels[self.active]),
             mask_logits=self.logits,
         )
-        return self.sam.decode(
-            self.embeddings, self.batch.image_index[rows], prompts, multimask=multimask
-        )
+        owners = torch.tensor([self.owner[row] for row in self.active])
+        return self.photos.decode(prompts, owners, multimask=multimask)
 
     def _append(self, clicks: dict[int, Click]) -> None:
         m = len(self.masks)
@@ -357,7 +346,7 @@ class _Game:
     def _to_input(self, row: int, click: Click) -> tuple[float, float]:
         """Pixel indices of the original frame to those of the input frame, centre to centre."""
         image = self.owner[row]
-        (h, w), (height, width) = self.sizes[image], self.originals[image]
+        (h, w), (height, width) = self.photos.sizes[image], self.photos.originals[image]
         return (
             (click.column + 0.5) * w / width - 0.5,
             (click.row + 0.5) * h / height - 0.5,

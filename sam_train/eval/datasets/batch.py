@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from sam_train.data.feed.order import hash64
 from sam_train.data.sample import select
@@ -42,16 +41,12 @@ def prompt_batch(
     """
     taken = list(range(len(sample.masks)) if masks is None else masks)
     frame = InputFrame(original=sample.size, side=image_size)
-    resized = frame.resize(Image.fromarray(sample.image))
-    h, w = resized.shape[:2]
-    images = np.zeros((1, 3, image_size, image_size), dtype=np.uint8)
-    images[0, :, :h, :w] = resized.transpose(2, 0, 1)
     chosen = [sample.masks[k] for k in taken]
     corners = _runs(sample, taken).extents.reshape(-1, 2, 2)
     first = np.zeros((len(taken), 2), dtype=np.int64) if points is None else points
     return Batch(
-        images=torch.from_numpy(images),
-        image_sizes=torch.tensor([[h, w]]),
+        images=torch.from_numpy(frame.square(sample.image))[None],
+        image_sizes=torch.tensor([frame.size]),
         original_sizes=torch.tensor([sample.size]),
         masks=torch.zeros(len(taken), 1, 1, dtype=torch.uint8),
         image_index=torch.zeros(len(taken), dtype=torch.int64),

@@ -36,7 +36,8 @@ def load_sam(path: str | Path) -> Sam:
     cfg = recorded_model(Path(path))
     if cfg is None:
         raise UserError(
-            f"{path}: does not say its model's sizes; use build_sam(name, checkpoint=...) instead"
+            f"{path}: does not say its model's sizes; name the model, vit_b for example: "
+            "Predictor.from_checkpoint(path, name) or build_sam(name, checkpoint=path)"
         )
     sam = build_from_config(cfg)
     load_whole(sam, str(path), InitConfig())

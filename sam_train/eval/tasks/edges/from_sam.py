@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +19,15 @@ from sam_train.eval.frame.tasks import SkipItem
 from sam_train.eval.tasks.edges.edge_map import edge_map
 from sam_train.eval.tasks.edges.readers import Pair
 from sam_train.masks.crops import point_grid
-from sam_train.masks.frame import InputFrame
 from sam_train.masks.nms import nms
 from sam_train.model import Sam
-from sam_train.types import FOREGROUND, PAD, Prompts
-
-Pixels = npt.NDArray[np.uint8]
+from sam_train.model.encoded_photos import (
+    EncodedPhotos,
+    Pixels,
+    encode_photos,
+    point_prompts,
+    split_prompts,
+)
 
 
 def pair_photos(images: Path, ground_truth: Path) -> list[Pair]:
@@ -81,19 +83,20 @@ def edge_map_of(
     Returns:
         float32 [H, W] in [0, 1] on the model's device.
     """
-    frame = InputFrame(original=(photo.shape[0], photo.shape[1]), side=sam.image_size)
-    masks = _masks(sam, photo, frame, points_per_side=points_per_side, at_once=points_at_once)
+    encoded = encode_photos(sam, [photo])
+    masks = _masks(encoded, points_per_side=points_per_side, at_once=points_at_once)
     present = masks.boxes[:, 2] > masks.boxes[:, 0]
     kept = np.flatnonzero(present)[
         nms(masks.boxes[present], masks.scores[present], threshold=nms_iou)
     ]
     chosen = masks.logits[torch.from_numpy(kept).to(masks.logits.device)]
     if not len(chosen):
-        return torch.zeros(frame.original, device=chosen.device)
+        return torch.zeros(photo.shape[:2], device=chosen.device)
     # Autocast would round Sobel's sums to bfloat16.
     with torch.autocast(chosen.device.type, enabled=False):
         return edge_map(
-            chunk.sigmoid() for chunk in _upscaled(sam, chosen, frame, at_once=points_at_once)
+            chunk[:, 0].sigmoid()
+            for chunk in encoded.upscaled(chosen[:, None], at_once=points_at_once)
         )
 
 
@@ -117,48 +120,26 @@ class _Masks:
     """[3 P] predicted IoU."""
 
 
-def _masks(
-    sam: Sam, photo: Pixels, frame: InputFrame, *, points_per_side: int, at_once: int
-) -> _Masks:
-    device = next(sam.parameters()).device
-    resized = frame.resize(Image.fromarray(photo))
-    h, w = resized.shape[:2]
-    images = torch.zeros(1, 3, sam.image_size, sam.image_size, dtype=torch.uint8)
-    images[0, :, :h, :w] = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-    embeddings = sam.encode(images.to(device), torch.tensor([[h, w]], device=device))
+def _masks(encoded: EncodedPhotos, *, points_per_side: int, at_once: int) -> _Masks:
+    """Decode every point of the grid and measure the boxes of its masks."""
+    h, w = encoded.sizes[0]
     # segment-anything's arithmetic: points of the grid are scaled without a half pixel.
     grid = point_grid(points_per_side) * np.array([w, h])
-    g = sam.grid_size
+    g, device = encoded.sam.grid_size, encoded.embeddings.device
     boxes: list[npt.NDArray[np.generic]] = []
     scores: list[npt.NDArray[np.float32]] = []
     logits = torch.empty(3 * len(grid), g, g, dtype=torch.float16, device=device)
-    for asked in torch.split(torch.from_numpy(grid.astype(np.float32)), at_once):
-        coords = torch.stack([asked, torch.zeros_like(asked)], dim=1).to(device)
-        labels = torch.tensor([[FOREGROUND, PAD]], device=device).expand(len(asked), 2)
-        owners = torch.zeros(len(asked), dtype=torch.int64, device=device)
-        answer = sam.decode(
-            embeddings,
-            owners,
-            Prompts(coords=coords, labels=labels),
-            multimask=True,
-            all_present=True,
-        )
+    for asked in split_prompts(point_prompts(torch.from_numpy(grid.astype(np.float32))), at_once):
+        answer = encoded.decode(asked, multimask=True, all_present=True)
         found = answer.mask_logits.flatten(0, 1)
         begin = sum(len(few) for few in scores)
         logits[begin : begin + len(found)] = found
         scores.append(answer.iou.float().flatten().cpu().numpy())
         boxes += [
-            _boxes(chunk > 0).cpu().numpy() for chunk in _upscaled(sam, found, frame, at_once=64)
+            _boxes(chunk[:, 0] > 0).cpu().numpy()
+            for chunk in encoded.upscaled(found[:, None], at_once=64)
         ]
     return _Masks(logits=logits, boxes=np.concatenate(boxes), scores=np.concatenate(scores))
-
-
-def _upscaled(sam: Sam, logits: Tensor, frame: InputFrame, *, at_once: int) -> Iterator[Tensor]:
-    """[n, g, g] logits in the original frame, some masks at a time: float32 [k, H, W]."""
-    for chunk in torch.split(logits, at_once) if len(logits) else ():
-        yield sam.postprocess(
-            chunk[:, None].float(), image_size=frame.size, original_size=frame.original
-        )[:, 0]
 
 
 def _boxes(masks: Tensor) -> Tensor:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from sam_train.eval.coco.results import Box
-from sam_train.masks.frame import InputFrame
 from sam_train.model import Sam
-from sam_train.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, RLE, Prompts
-
-# Upscaled logits held at once; 2^26 float32 are 256 MiB.
-_PIXELS_AT_ONCE = 1 << 26
+from sam_train.model.encoded_photos import (
+    EncodedPhotos,
+    box_prompts,
+    encode_photos,
+    split_prompts,
+)
+from sam_train.types import RLE, Prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ def masks_of_boxes(
     refine: int = 1,
     max_masks: int = 64,
 ) -> list[BoxMask]:
-    """A mask for each box.
+    """Return a mask for each box.
 
     Args:
         sam: in evaluation mode.
@@ -51,47 +52,27 @@ def masks_of_boxes(
     """
     if not boxes:
         return []
-    device = next(sam.parameters()).device
-    frame = InputFrame(original=(image.shape[0], image.shape[1]), side=sam.image_size)
-    height, width = frame.size
-    square = np.zeros((sam.image_size, sam.image_size, 3), dtype=np.uint8)
-    square[:height, :width] = frame.resize(Image.fromarray(image))
-    pixels = torch.from_numpy(square).permute(2, 0, 1)[None].to(device)
-    embeddings = sam.encode(pixels, torch.tensor([frame.size], device=device))
-    scale = torch.tensor([width / image.shape[1], height / image.shape[0]])
-    corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 2, 2) * scale
+    photo = encode_photos(sam, [image])
+    (h, w), (height, width) = photo.sizes[0], photo.originals[0]
+    corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 2, 2)
+    scaled = corners * torch.tensor([w / width, h / height])
     found: list[BoxMask] = []
-    for part in torch.split(corners, max_masks):
-        logits, iou = _decode(sam, embeddings, part.to(device), refine=refine)
-        found += [
-            BoxMask(rle=rle, predicted_iou=value)
-            for rle, value in zip(
-                _encoded(sam, logits, frame), iou.float().cpu().tolist(), strict=True
-            )
-        ]
+    for asked in split_prompts(box_prompts(scaled), max_masks):
+        logits, iou = _refined(photo, asked, times=refine)
+        for (bitmap,), value in zip(photo.bitmaps(logits), iou.float().tolist(), strict=True):
+            rle = coco_mask.encode(np.asfortranarray(bitmap))
+            size, counts = [int(n) for n in rle["size"]], rle["counts"].decode("ascii")
+            found.append(BoxMask(rle=RLE(size=size, counts=counts), predicted_iou=value))
     return found
 
 
-def _decode(sam: Sam, embeddings: Tensor, corners: Tensor, *, refine: int) -> tuple[Tensor, Tensor]:
-    """Logits [m, 1, g, g] and predicted IoU [m] of boxes [m, 2, 2], input frame."""
-    m = len(corners)
-    labels = torch.tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], device=corners.device).expand(m, 2)
-    owner = torch.zeros(m, dtype=torch.int64, device=corners.device)
-    answer = sam.decode(embeddings, owner, Prompts(coords=corners, labels=labels), multimask=True)
+def _refined(photo: EncodedPhotos, asked: Prompts, *, times: int) -> tuple[Tensor, Tensor]:
+    """Return logits [m, 1, g, g] and predicted IoU [m] of m boxes."""
+    answer = photo.decode(asked, multimask=True)
     best = answer.iou.argmax(dim=1)
-    every = torch.arange(m, device=corners.device)
+    every = torch.arange(len(best), device=best.device)
     logits, iou = answer.mask_logits[every, best][:, None], answer.iou[every, best]
-    for _ in range(refine):
-        prompts = Prompts(coords=corners, labels=labels, mask_logits=logits)
-        answer = sam.decode(embeddings, owner, prompts, multimask=False)
+    for _ in range(times):
+        answer = photo.decode(replace(asked, mask_logits=logits), multimask=False)
         logits, iou = answer.mask_logits, answer.iou[:, 0]
     return logits, iou
-
-
-def _encoded(sam: Sam, logits: Tensor, frame: InputFrame) -> Iterator[RLE]:
-    room = max(1, _PIXELS_AT_ONCE // (frame.original[0] * frame.original[1]))
-    for part in torch.split(logits.float(), room):
-        upscaled = sam.postprocess(part, image_size=frame.size, original_size=frame.original)
-        for bitmap in (upscaled[:, 0] > 0).to(torch.uint8).cpu().numpy():
-            rle = coco_mask.encode(np.asfortranarray(bitmap))
-            yield RLE(size=[int(n) for n in rle["size"]], counts=rle["counts"].decode("ascii"))

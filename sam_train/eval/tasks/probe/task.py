@@ -110,7 +110,7 @@ class Probe(Task[EvalImage]):
 
     def measure(self, run: Run, item: EvalImage, loaded: Loaded) -> Record:
         """Encode each crop and its mirror image."""
-        vectors = embed_masks(run.sam, loaded.crops, batch=run.cfg.probe.batch, device=run.device)
+        vectors = embed_masks(run.sam, loaded.crops, batch=run.cfg.probe.batch)
         return {
             "dataset": item.dataset,
             "masks": loaded.masks,

@@ -47,16 +47,16 @@ def test_a_cut_is_the_grown_box_inside_the_photo() -> None:
 
 
 def test_a_photo_and_its_mirror_image_are_the_same(nano: Sam, crops: list[Crop]) -> None:
-    vectors = embed_masks(nano, crops, batch=4, device=CPU)
-    mirrored = embed_masks(nano, [crop.mirrored for crop in crops], batch=4, device=CPU)
+    vectors = embed_masks(nano, crops, batch=4)
+    mirrored = embed_masks(nano, [crop.mirrored for crop in crops], batch=4)
     assert torch.allclose(vectors, mirrored, atol=1e-5)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(len(crops)))
     assert not torch.allclose(vectors[0], vectors[1], atol=1e-3)
 
 
 def test_how_many_at_once_changes_rounding_at_most(nano: Sam, crops: list[Crop]) -> None:
-    alone = [embed_masks(nano, [crop], batch=1, device=CPU) for crop in crops]
-    together = embed_masks(nano, crops, batch=5, device=CPU)
+    alone = [embed_masks(nano, [crop], batch=1) for crop in crops]
+    together = embed_masks(nano, crops, batch=5)
     assert torch.allclose(torch.cat(alone), together, atol=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_a_vector_is_the_mean_of_the_cells_under_the_mask(nano: Sam) -> None:
     one = cells[0, :, :2, 1:4].mean((1, 2))
     other = cells[1].flip(2)[:, :2, 1:4].mean((1, 2))
     expected = torch.nn.functional.normalize(one + other, dim=0)
-    found = embed_masks(nano, [Crop(image=image, mask=mask)], batch=2, device=CPU)
+    found = embed_masks(nano, [Crop(image=image, mask=mask)], batch=2)
     assert torch.allclose(found[0], expected, atol=1e-5)
 
 
@@ -83,11 +83,7 @@ def test_a_mask_of_one_pixel_has_a_vector(nano: Sam) -> None:
     mask = np.zeros((900, 400), dtype=bool)
     mask[899, 0] = True
     thin = Crop(image=image, mask=mask)
-    assert (
-        embed_masks(nano, [thin, cut_out(image, mask, margin=0.0)], batch=4, device=CPU)
-        .isfinite()
-        .all()
-    )
+    assert embed_masks(nano, [thin, cut_out(image, mask, margin=0.0)], batch=4).isfinite().all()
 
 
 @pytest.fixture(scope="module")
