@@ -18,7 +18,7 @@ from pathlib import Path
 
 from data_tools.download_http import Remote
 from sam_train.errors import UserError
-from sam_train.runtime.files import write_atomically
+from sam_train.runtime.files import sync, write_bytes
 
 RECORD = "downloaded.tsv"
 LOCK = ".download.lock"
@@ -80,7 +80,7 @@ class Part:
         self.discard()
         with local_errors(self.path):
             text = json.dumps(asdict(remote)).encode()
-            write_atomically(self._note, lambda stream: stream.write(text))
+            write_bytes(self._note, text)
 
     @contextmanager
     def appending(self) -> Iterator[_Writer]:
@@ -95,8 +95,7 @@ class Part:
     def finish(self) -> None:
         """Give it its final name, safely on the disk."""
         with local_errors(self.path):
-            with self.path.open("rb+") as file:
-                os.fsync(file.fileno())
+            sync(self.path)
             self.path.replace(self.final)
             self._note.unlink(missing_ok=True)
 

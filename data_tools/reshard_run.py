@@ -23,7 +23,7 @@ from sam_train.data.formats.records import Skip
 from sam_train.data.shards.reader import Place
 from sam_train.data.shards.writer import TarEntry, shard_path, write_entries
 from sam_train.errors import UserError
-from sam_train.runtime.files import write_atomically
+from sam_train.runtime.files import write_bytes
 
 JOURNAL = "reshard.jsonl"
 UNREADABLE = "unreadable"
@@ -84,7 +84,7 @@ class Journal:
         # Written anew: the last line may be half a line, and shards may have been deleted.
         lines = [msgspec.json.encode(header), *map(msgspec.json.encode, self.done.values())]
         content = b"".join(line + b"\n" for line in lines)
-        write_atomically(self._path, lambda stream: stream.write(content))
+        write_bytes(self._path, content)
 
     def _load(self, header: _Header) -> None:
         first, *lines = self._path.read_bytes().split(b"\n")

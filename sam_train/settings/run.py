@@ -41,8 +41,8 @@ from sam_train.model.checkpoints.init import InitConfig
 from sam_train.prompts import PromptsConfig
 from sam_train.prompts.rounds import check as check_prompts
 from sam_train.settings.explain import explain, flat_keys, unknown_setting, unreadable
-from sam_train.train.checkpoints.rotation import CheckpointConfig
-from sam_train.train.checkpoints.rotation import check as check_checkpoint
+from sam_train.train.checkpoints.retention import CheckpointConfig
+from sam_train.train.checkpoints.retention import check as check_checkpoint
 from sam_train.train.config import LoggerConfig, TrainerConfig, check_strategy
 from sam_train.train.config import check as check_trainer
 from sam_train.train.losses import LossConfig

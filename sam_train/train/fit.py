@@ -29,7 +29,7 @@ from sam_train.train.averaging import WeightAverage
 from sam_train.train.averaging import check as check_average
 from sam_train.train.checkpoints.differences import report_differences
 from sam_train.train.checkpoints.resume import Found, check_model, find_resume
-from sam_train.train.checkpoints.rotation import metric_of
+from sam_train.train.checkpoints.retention import metric_of
 from sam_train.train.checkpoints.saving import Saver
 from sam_train.train.config import lacks_bfloat16, uses_gpus
 from sam_train.train.module import SamModule

@@ -24,8 +24,8 @@ from sam_train.eval.frame.result import (
     TaskResult,
     Value,
     shown,
-    write_whole,
 )
+from sam_train.runtime.files import write_text
 
 _WEIGHT = 300_000
 """Bytes: pictures beyond it are packed again, as a film of twenty panels is 2 MB of PNG."""
@@ -114,8 +114,8 @@ def write_report(
         left_out={n: why for n, why in {**left_out, **failed}.items() if n not in found},
     )
     page = run_dir / "report.html"
-    write_whole(run_dir / "report.json", report.to_json())
-    write_whole(page, _page(report, run_dir))
+    write_text(run_dir / "report.json", report.to_json())
+    write_text(page, _page(report, run_dir))
     return page
 
 

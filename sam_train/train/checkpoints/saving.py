@@ -18,10 +18,17 @@ from lightning.pytorch.callbacks import Checkpoint
 from sam_train.errors import UserError
 from sam_train.runtime.agreement import Agreement
 from sam_train.runtime.background import Background, snapshot
+from sam_train.runtime.files import link
 from sam_train.runtime.run_owner import RunOwner
+from sam_train.train.checkpoints.file import (
+    PARTIAL,
+    DamagedFileError,
+    read_outline,
+    remove_unfinished,
+    write_checkpoint,
+)
 from sam_train.train.checkpoints.resume import RUN_RECORD, Found
-from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
-from sam_train.train.checkpoints.rotation import (
+from sam_train.train.checkpoints.retention import (
     GIVEN_UP,
     LAST,
     CheckpointConfig,
@@ -29,13 +36,7 @@ from sam_train.train.checkpoints.rotation import (
     steps_in,
     to_keep,
 )
-from sam_train.train.checkpoints.whole_files import (
-    DamagedFileError,
-    link,
-    read_outline,
-    remove_partial,
-    write_whole,
-)
+from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
 from sam_train.train.parallel.full_state import full_state
 from sam_train.train.report.meter import Recorder
 from sam_train.train.report.metrics_file import read_columns
@@ -211,7 +212,7 @@ class Saver(Checkpoint):
             self._agree_on_failure()
 
     def _write(self, content: dict[str, Any], step: int) -> None:
-        write_whole(content, path_of(self.folder, step), also=self.folder / LAST)
+        write_checkpoint(content, path_of(self.folder, step), also=self.folder / LAST)
         self._rotate()
 
     def _rotate(self) -> None:
@@ -281,16 +282,16 @@ def begin_course(folder: Path, *, step: int) -> None:
     """
     if not folder.is_dir():
         return
-    remove_partial(folder)
+    remove_unfinished(folder)
     beyond = [path_of(folder, s) for s in steps_in(folder) if s > step]
     last, here = folder / LAST, path_of(folder, step)
     if last.is_file() and _step_of(last) == step:
         if not here.exists():
             # Killed between the two names.
-            link(last, here)
+            link(last, here, ending=PARTIAL)
     elif last.is_file():
         if here.is_file():
-            link(here, last)
+            link(here, last, ending=PARTIAL)
         else:
             beyond.append(last)
     for path in beyond:

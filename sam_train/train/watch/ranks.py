@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from sam_train.runtime.files import write_text
 from sam_train.train.watch.config import HealthConfig
 
 log = logging.getLogger("sam_train")
@@ -149,9 +150,7 @@ class RankWatch:
             mean = (total / self._looks for total in self._sums[rank])
             host = self._hosts[rank] if rank < len(self._hosts) else ""
             lines.append(",".join([str(rank), host, *(f"{x:.4g}" for x in (*now, *mean))]))
-        partial = self.path.with_suffix(".csv.partial")
-        partial.write_text("\n".join(lines) + "\n")
-        partial.replace(self.path)
+        write_text(self.path, "\n".join(lines) + "\n")
 
     def summarise(self) -> None:
         """Say at the end of training who was slow and who waited on average."""

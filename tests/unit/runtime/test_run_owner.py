@@ -20,7 +20,7 @@ from sam_train.errors import UserError
 from sam_train.runtime import run_owner
 from sam_train.runtime.processes import Process
 from sam_train.runtime.run_owner import FOLDER, RunOwner, follow, newest, owned
-from sam_train.train.checkpoints.rotation import CheckpointConfig
+from sam_train.train.checkpoints.retention import CheckpointConfig
 from sam_train.train.checkpoints.saving import Saver, Wish
 from sam_train.train.report.metrics_file import MetricsFile
 

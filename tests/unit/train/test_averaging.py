@@ -22,7 +22,7 @@ from sam_train.model.checkpoints.copies import choose
 from sam_train.model.checkpoints.weight_files import AVERAGE_RECORD, MODEL_RECORD, read_weights
 from sam_train.train.averaging import WeightAverage, averaged
 from sam_train.train.averaging import check as check_average
-from sam_train.train.checkpoints.rotation import CheckpointConfig
+from sam_train.train.checkpoints.retention import CheckpointConfig
 from sam_train.train.checkpoints.saving import Saver
 from sam_train.train.optim import OptimConfig, check
 from sam_train.train.parallel.strategies import Fsdp2Strategy, whole_tensor

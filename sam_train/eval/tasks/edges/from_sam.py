@@ -22,6 +22,7 @@ from sam_train.masks.crops import point_grid
 from sam_train.masks.frame import InputFrame
 from sam_train.masks.nms import nms
 from sam_train.model import Sam
+from sam_train.runtime.files import write_atomically
 from sam_train.types import FOREGROUND, PAD, Prompts
 
 Pixels = npt.NDArray[np.uint8]
@@ -97,11 +98,9 @@ def edge_map_of(
 
 
 def write_edge_map(edges: Tensor, path: Path) -> None:
-    """As other programs write them: 8-bit grey, 255 for 1. Whole or not at all."""
+    """Write an edge map as other programs do: 8-bit grey, 255 for 1."""
     grey = (edges.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    temporary = path.with_suffix(".part")
-    Image.fromarray(grey).save(temporary, format="PNG")
-    temporary.replace(path)
+    write_atomically(path, lambda stream: Image.fromarray(grey).save(stream, format="PNG"))
 
 
 @dataclass(slots=True, kw_only=True)

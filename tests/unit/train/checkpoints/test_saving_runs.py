@@ -23,11 +23,11 @@ from sam_train.errors import UserError
 from sam_train.runtime.agreement import Agreement
 from sam_train.runtime.run_owner import RunOwner
 from sam_train.train.checkpoints import saving
+from sam_train.train.checkpoints.file import write_checkpoint
 from sam_train.train.checkpoints.resume import RUN_RECORD, inspect
+from sam_train.train.checkpoints.retention import CheckpointConfig
 from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
-from sam_train.train.checkpoints.rotation import CheckpointConfig
 from sam_train.train.checkpoints.saving import RNG_RECORD, Saver, Wish
-from sam_train.train.checkpoints.whole_files import write_whole
 from sam_train.train.report.meter import Recorder
 from sam_train.train.watch.signals import Notice, Stopped
 
@@ -222,7 +222,7 @@ def test_a_checkpoint_holds_the_record_the_processes_and_the_generators(tmp_path
     assert drawn == whole[3:]
     # Saved by two processes, it says nothing about the generators of one.
     content[RNG_RECORD] = content[RNG_RECORD] * 2
-    write_whole(content, tmp_path / "two.ckpt")
+    write_checkpoint(content, tmp_path / "two.ckpt")
     drawn.clear()
     train(tmp_path / "other", After(draw), ckpt=tmp_path / "two.ckpt")
     assert len(drawn) == 3 and drawn != whole[3:]
@@ -261,7 +261,7 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line(
         CheckpointConfig(**SILENT | {"every_steps": 2, "background": background}), run_dir=tmp_path
     )
     writer = own._writer
-    monkeypatch.setattr(saving, "write_whole", full)
+    monkeypatch.setattr(saving, "write_checkpoint", full)
     with pytest.raises(UserError, match=r"No space left on device.*of step 2 is not") as caught:
         fit(own, After(note))
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
@@ -274,20 +274,20 @@ def test_a_fault_of_ours_is_not_called_a_full_disk(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(saving, "write_whole", broken)
+    monkeypatch.setattr(saving, "write_checkpoint", broken)
     with pytest.raises(ZeroDivisionError, match="ours"):
         train(tmp_path, background=False)
 
 
 def test_the_last_write_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However the run ends: what `fit` returns from is on the disk."""
-    write = saving.write_whole
+    write = saving.write_checkpoint
 
     def slow(*given: Any, **named: Any) -> None:
         time.sleep(0.2)
         write(*given, **named)
 
-    monkeypatch.setattr(saving, "write_whole", slow)
+    monkeypatch.setattr(saving, "write_checkpoint", slow)
     train(tmp_path / "end")
     assert saved(tmp_path / "end") == [6]
 
@@ -304,7 +304,7 @@ def test_the_last_write_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr(saving, "write_whole", full)
+    monkeypatch.setattr(saving, "write_checkpoint", full)
     with pytest.raises(UserError, match=r"Disk quota exceeded.*of step 6 is not saved"):
         train(tmp_path)
 
