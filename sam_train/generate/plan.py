@@ -17,8 +17,8 @@ import msgspec
 
 from sam_train.errors import UserError
 from sam_train.generate.inputs import PhotoPlace
-from sam_train.model.checkpoints.digest import settings_digest
 from sam_train.runtime.files import create
+from sam_train.runtime.fingerprint import settings_fingerprint
 
 FILE_NAME = "plan.json"
 
@@ -66,7 +66,7 @@ def make_plan(
     """The plan of a first process: units so small that each of `parts` processes gets some."""
     return Plan(
         photos=len(photos),
-        photos_digest=settings_digest({"names": [photo.name for photo in photos]}),
+        photos_digest=settings_fingerprint({"names": [photo.name for photo in photos]}),
         photos_per_unit=min(samples_per_shard, math.ceil(len(photos) / parts)),
         weights=weights,
         settings=settings,

@@ -102,7 +102,8 @@ class RunOwner:
         while True:
             number, before = newest(self.folder)
             if before is not None and not is_dead(before, me=self.me, patience=patience):
-                raise UserError(refusal(self.run_dir, before))
+                # Its file may have been half written before.
+                raise UserError(refusal(self.run_dir, newest(self.folder)[1] or before))
             mine = self.folder / f"{number + 1}.json"
             if not create(mine, self._record.text()):
                 continue

@@ -15,7 +15,6 @@ from torch import Tensor
 from sam_train.data.formats.records import IMAGE_SUFFIXES, SkipImageError
 from sam_train.data.photos.jpeg import read_pixels
 from sam_train.errors import UserError
-from sam_train.eval.frame.tasks import SkipItem
 from sam_train.eval.tasks.edges.edge_map import edge_map
 from sam_train.eval.tasks.edges.readers import Pair
 from sam_train.masks.crops import point_grid
@@ -23,6 +22,7 @@ from sam_train.masks.frame import InputFrame
 from sam_train.masks.nms import nms
 from sam_train.model import Sam
 from sam_train.runtime.files import write_atomically
+from sam_train.runtime.jobs import SkipItem
 from sam_train.types import FOREGROUND, PAD, Prompts
 
 Pixels = npt.NDArray[np.uint8]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sam_train.errors import UserError
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture, Row, TaskResult
-from sam_train.eval.frame.tasks import Run, SkipItem, Task
+from sam_train.eval.frame.tasks import Run, Task
 from sam_train.eval.tasks.edges.config import check
 from sam_train.eval.tasks.edges.counts import ImageCounts, count_image
 from sam_train.eval.tasks.edges.plot import draw_precision_recall
@@ -19,6 +19,7 @@ from sam_train.eval.tasks.edges.readers import Pair, pair_files
 from sam_train.eval.tasks.edges.result import PUBLISHED, EdgeResult, Published
 from sam_train.eval.tasks.edges.run import check_same_thresholds
 from sam_train.runtime.files import write_text
+from sam_train.runtime.jobs import SkipItem
 
 if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
