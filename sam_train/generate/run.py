@@ -21,12 +21,8 @@ from sam_train.generate.journal import Journal, PhotoRecord, open_journal
 from sam_train.generate.plan import Unit, agree, make_plan, units_of
 from sam_train.model.checkpoints.digest import weights_digest
 from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
-from sam_train.runtime.inference import (
-    autocast,
-    check_inference,
-    find_device,
-    start_inference,
-)
+from sam_train.runtime.devices import autocast, check_inference, find_device
+from sam_train.runtime.inference import start_inference
 from sam_train.runtime.jobs import Progress, SkipItem, work_through
 from sam_train.runtime.lock import locked
 from sam_train.runtime.parts import Part
@@ -68,7 +64,7 @@ def generate(overrides: Sequence[str]) -> Summary:
     check_inference(cfg.trainer)
     part = _part(cfg.generate)
     output = Path(cfg.generate.output or f"{cfg.run_dir}/masks")
-    start_inference(cfg, part)
+    start_inference(cfg.run_dir, cfg.trainer, part)
     _make(output)
     photos = list_photos(listed(cfg.generate.input))
     existing = listed(cfg.generate.existing)

@@ -22,7 +22,7 @@ from sam_train.cluster.plan.fake import StepModule
 from sam_train.cluster.plan.ledger import Ledger, Work
 from sam_train.model import Sam
 from sam_train.model.encoders.vit import Block
-from sam_train.train.config import LOW_PRECISIONS
+from sam_train.runtime.devices import LOW_PRECISIONS
 from sam_train.types import Batch
 
 

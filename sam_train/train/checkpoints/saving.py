@@ -16,7 +16,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from sam_train.errors import UserError
-from sam_train.runtime.agreement import Agreement
+from sam_train.runtime import dist
 from sam_train.runtime.background import Background, snapshot
 from sam_train.runtime.files import link
 from sam_train.runtime.run_owner import RunOwner
@@ -89,7 +89,6 @@ class Saver(Checkpoint):
         self.record = dict(record or {})
         self.resume_from = resume_from
         self.owner = owner
-        self.ranks = Agreement()
         self._writer = Background()
         self._recorder: Recorder | None = None
         self._seen = self._saved_at = -1
@@ -102,9 +101,9 @@ class Saver(Checkpoint):
         Raises:
             UserError: they found different ones.
         """
-        self.ranks.start()
+        dist.start()
         found = "none" if self.resume_from is None else identity(self.resume_from)
-        if not self.ranks.same(found):
+        if not dist.same(found):
             raise UserError(
                 f"the processes of this run found different checkpoints to continue (rank "
                 f"{trainer.global_rank}: {found}): is run_dir={self.run_dir} one folder for all "
@@ -154,7 +153,7 @@ class Saver(Checkpoint):
         if step == self._seen:
             return
         self._seen = step
-        agreed = self.ranks.largest(self._wish(trainer, step))
+        agreed = dist.largest(self._wish(trainer, step))
         if agreed == Wish.FAIL:
             self._fail()
         if agreed == Wish.NOTHING:
@@ -199,7 +198,7 @@ class Saver(Checkpoint):
     def _save(self, trainer: Trainer, step: int, *, background: bool) -> None:
         self._saved_at, self._saved_time = step, time.monotonic()
         content = full_state(trainer)
-        content[RNG_RECORD] = self.ranks.gather(rng_state())
+        content[RNG_RECORD] = dist.gather(rng_state())
         content[RUN_RECORD] = {**self.record, "processes": trainer.world_size}
         if trainer.is_global_zero:
             # The copy before is in memory until it is written: one at a time.
@@ -229,7 +228,7 @@ class Saver(Checkpoint):
 
     def _agree_on_failure(self) -> None:
         failed = self._writer.error is not None
-        if self.ranks.largest(Wish.FAIL if failed else Wish.NOTHING) == Wish.FAIL:
+        if dist.largest(Wish.FAIL if failed else Wish.NOTHING) == Wish.FAIL:
             self._fail()
 
     def _is_lost(self) -> bool:
@@ -258,10 +257,10 @@ class Saver(Checkpoint):
             log.info("%s: saved at step %d; the same command goes on from there", reason, step)
         asked = self.notice is not None and self.notice.requeues
         # One rank alone may have been told; the first one acts.
-        if self.ranks.largest(int(asked)) and trainer.is_global_zero:
+        if dist.largest(int(asked)) and trainer.is_global_zero:
             requeue()
         # Nobody leaves before: the end of one ends the others.
-        self.ranks.largest(0)
+        dist.barrier()
         raise Stopped(step=step, reason=reason)
 
 

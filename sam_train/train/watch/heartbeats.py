@@ -20,7 +20,7 @@ from types import FrameType
 
 from sam_train.runtime.files import write_text
 
-_WAITING = ("torch/distributed/", "sam_train/runtime/agreement.py")
+_WAITING = ("torch/distributed/", "sam_train/runtime/dist.py")
 """Who stands here waits for another process."""
 _PACKAGE = f"{Path(__file__).resolve().parents[2]}{os.sep}"
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sam_train.errors import UserError
 from sam_train.model.build import recompute_of, resolve
-from sam_train.train.config import LOW_PRECISIONS
+from sam_train.runtime.devices import LOW_PRECISIONS
+from sam_train.runtime.dist import rank, world_size
 from sam_train.train.watch.pulse import PULSE
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def estimate(cfg: RunConfig, load: Load, *, ranks: int) -> float:
 
 def advice(cfg: RunConfig, memory: Memory, *, ranks: int | None = None) -> str:
     """Two lines: what was in use, and settings that would fit, the ones that cost least first."""
-    ranks = ranks or (dist.get_world_size() if _distributed() else 1)
+    ranks = ranks or (world_size())
     now = Load(
         images=max(1, cfg.data.batch_size // (ranks * cfg.trainer.accumulate)),
         masks=cfg.data.masks_per_image,
@@ -196,9 +196,8 @@ def advice(cfg: RunConfig, memory: Memory, *, ranks: int | None = None) -> str:
         low=cfg.trainer.precision in LOW_PRECISIONS,
         split=cfg.trainer.strategy in ("fsdp2", "deepspeed"),
     )
-    rank = dist.get_rank() if _distributed() else 0
     head = (
-        f"out of memory on rank {rank} behind step {PULSE.step}, {PULSE.stage}: "
+        f"out of memory on rank {rank()} behind step {PULSE.step}, {PULSE.stage}: "
         f"{_gib(memory.used)} of {_gib(memory.total)} were in use, with {now.images} image(s) of "
         f"{now.masks} masks per process at a time"
     )
@@ -270,7 +269,3 @@ def _kibibytes(path: str) -> dict[str, float]:
             if value.endswith(" kB"):
                 found[name] = 1024 * float(value.removesuffix(" kB"))
     return found
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()

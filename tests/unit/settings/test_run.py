@@ -14,6 +14,7 @@ import pytest
 
 from sam_train.errors import UserError
 from sam_train.model.build import resolve
+from sam_train.runtime.devices import parse_devices
 from sam_train.settings import run as module
 from sam_train.settings.explain import flat_keys
 from sam_train.settings.run import (
@@ -26,7 +27,6 @@ from sam_train.settings.run import (
     readable,
 )
 from sam_train.settings.words import _WORDS
-from sam_train.train.config import parse_devices
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))

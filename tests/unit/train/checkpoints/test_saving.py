@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from sam_train.errors import UserError
-from sam_train.runtime.agreement import Agreement
 from sam_train.runtime.background import Background, snapshot
 from sam_train.settings.run import RunConfig
+from sam_train.train.checkpoints import saving
 from sam_train.train.checkpoints.file import (
     DamagedFileError,
     check_checksums,
@@ -234,7 +234,7 @@ def test_a_course_that_is_given_up_is_not_taken_for_the_newest(tmp_path: Path) -
     assert inspect(tmp_path / "step=2.ckpt.old").step == 2
 
 
-class Other(Agreement):
+class Other:
     """A rank beside this one, and what it found."""
 
     def __init__(self, said: str) -> None:
@@ -247,7 +247,9 @@ class Other(Agreement):
         return text == self.said
 
 
-def test_ranks_that_found_different_files_of_one_name_stop(tmp_path: Path) -> None:
+def test_ranks_that_found_different_files_of_one_name_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each machine with a run_dir of its own: all of them have a last.ckpt."""
     contents = {"first": content(4), "copy": content(4), "later": content(8), "other": content(4)}
     contents["other"]["state_dict"]["weight"] += 1
@@ -257,7 +259,8 @@ def test_ranks_that_found_different_files_of_one_name_stop(tmp_path: Path) -> No
         path = tmp_path / name / "last.ckpt"
         write_checkpoint(of, path)
         saver = Saver(CheckpointConfig(), run_dir=tmp_path, resume_from=inspect(path))
-        saver.ranks = Other(identity(inspect(tmp_path / "first" / "last.ckpt")))
+        other = Other(identity(inspect(tmp_path / "first" / "last.ckpt")))
+        monkeypatch.setattr(saving, "dist", other)
         if name in ("first", "copy"):
             saver.setup(trainer, module, "fit")
             continue

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sam_train.errors import UserError
-from sam_train.runtime.agreement import Agreement
 from sam_train.runtime.run_owner import RunOwner
 from sam_train.train.checkpoints import saving
 from sam_train.train.checkpoints.file import write_checkpoint
@@ -334,11 +333,10 @@ def test_a_run_that_is_asked_to_end_is_saved_first(
     assert requeued == ([[3]] if number == signal.SIGUSR1 else [])
 
 
-class Beside(Agreement):
+class Beside:
     """Another rank, and what it wants each time that the ranks agree; nothing after that."""
 
     def __init__(self, *wants: int) -> None:
-        super().__init__()
         self.wants = list(wants)
 
     def start(self) -> None:
@@ -352,27 +350,46 @@ class Beside(Agreement):
         """Both found the same."""
         return True
 
+    def gather(self, value: Any) -> list[Any]:
+        """Both say the same."""
+        return [value, value]
 
-def with_another(run_dir: Path, *wants: int) -> Saver:
-    own = Saver(CheckpointConfig(**SILENT), run_dir=run_dir)
-    own.ranks = Beside(*wants)
-    return own
+    def barrier(self) -> None:
+        """The other is there already."""
 
 
-def test_what_another_rank_wants_happens_here_too(tmp_path: Path) -> None:
-    fit(with_another(tmp_path, Wish.NOTHING, Wish.SAVE), steps=4)
+WithAnother = Callable[..., Saver]
+
+
+@pytest.fixture
+def with_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WithAnother:
+    def make(*wants: int) -> Saver:
+        monkeypatch.setattr(saving, "dist", Beside(*wants))
+        return Saver(CheckpointConfig(**SILENT), run_dir=tmp_path)
+
+    return make
+
+
+def test_what_another_rank_wants_happens_here_too(
+    tmp_path: Path, with_another: WithAnother
+) -> None:
+    fit(with_another(Wish.NOTHING, Wish.SAVE), steps=4)
     assert saved(tmp_path) == [2, 4]
 
 
 @pytest.mark.parametrize("requeues", [0, 1])
 def test_a_rank_that_alone_is_asked_to_end_ends_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], requeues: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[str],
+    requeues: int,
+    with_another: WithAnother,
 ) -> None:
     """Step 1; then the save's own agreement, and who requeues."""
     called = []
     monkeypatch.setattr(saving, "requeue", lambda: called.append(True))
     with pytest.raises(Stopped) as caught:
-        fit(with_another(tmp_path, Wish.SAVE_AND_STOP, Wish.NOTHING, requeues))
+        fit(with_another(Wish.SAVE_AND_STOP, Wish.NOTHING, requeues))
     assert (caught.value.step, caught.value.reason) == (1, "another process")
     assert said == ["another process: saved at step 1; the same command goes on from there"]
     assert saved(tmp_path) == [1]
@@ -380,10 +397,12 @@ def test_a_rank_that_alone_is_asked_to_end_ends_all(
 
 
 @pytest.mark.parametrize("wants", [(Wish.FAIL,), (*[Wish.NOTHING] * 6, Wish.FAIL)])
-def test_a_rank_whose_disk_is_full_says_it_alone(tmp_path: Path, wants: tuple[Wish, ...]) -> None:
+def test_a_rank_whose_disk_is_full_says_it_alone(
+    with_another: WithAnother, wants: tuple[Wish, ...]
+) -> None:
     """This one ends with the same status and without a word; in the run, and at its end."""
     with pytest.raises(SystemExit) as caught:
-        fit(with_another(tmp_path, *wants), steps=6)
+        fit(with_another(*wants), steps=6)
     assert caught.value.code == 2
 
 
