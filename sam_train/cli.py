@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sam_train.errors import UserError
+from sam_train.errors import OutOfMemoryError, UserError
 from sam_train.settings.words import meaning_of
 
 HELP = """\
@@ -183,8 +183,14 @@ def _run(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; what the user must mend ends in one line on stderr and exit status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        _run(sys.argv[1:] if arguments is None else arguments)
+        _run(arguments)
+    except OutOfMemoryError as error:
+        from sam_train.cluster.plan.way_out import ask
+
+        print(f"error: {error}\n{ask(error, arguments[1:])}", file=sys.stderr)
+        raise SystemExit(2) from None
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

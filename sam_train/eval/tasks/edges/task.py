@@ -13,11 +13,10 @@ from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture, Row, TaskResult
 from sam_train.eval.frame.tasks import Run, Task
 from sam_train.eval.tasks.edges.config import check
-from sam_train.eval.tasks.edges.counts import ImageCounts, count_image
+from sam_train.eval.tasks.edges.counts import ImageCounts, check_same_thresholds, count_image
 from sam_train.eval.tasks.edges.plot import draw_precision_recall
 from sam_train.eval.tasks.edges.readers import Pair, pair_files
 from sam_train.eval.tasks.edges.result import PUBLISHED, EdgeResult, Published
-from sam_train.eval.tasks.edges.run import check_same_thresholds
 from sam_train.runtime.files import write_text
 from sam_train.runtime.jobs import SkipItem
 

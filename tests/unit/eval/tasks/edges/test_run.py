@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edges_benchmark import evaluate_edges
 from PIL import Image
 from scipy.io import savemat
 
@@ -10,7 +11,7 @@ from sam_train.errors import UserError
 from sam_train.eval.frame.result import TaskResult
 from sam_train.eval.frame.tasks import Run
 from sam_train.eval.frame.work import run_task
-from sam_train.eval.tasks.edges import EdgeResult, EdgesConfig, evaluate_edges
+from sam_train.eval.tasks.edges import EdgeResult, EdgesConfig
 from sam_train.eval.tasks.edges.config import check
 from sam_train.eval.tasks.edges.counts import ImageCounts, count_image
 from sam_train.eval.tasks.edges.plot import draw_precision_recall
