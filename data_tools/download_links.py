@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from sam_train.errors import UserError
-from sam_train.runtime.files import write_atomically
+from sam_train.runtime.files import write_bytes
 
 NAME_COLUMN, LINK_COLUMN = "file_name", "cdn_link"
 FAILED = "failed.tsv"
@@ -134,5 +134,5 @@ def write_failed(folder: Path, failures: Iterable[Failure]) -> Path | None:
         path.unlink(missing_ok=True)
         return None
     text = "\n".join([f"{NAME_COLUMN}\t{LINK_COLUMN}\treason", *lines]) + "\n"
-    write_atomically(path, lambda stream: stream.write(text.encode()))
+    write_bytes(path, text.encode())
     return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import getpass
 import json
 import os
@@ -18,7 +17,9 @@ from pathlib import Path
 
 from data_tools.download_http import Remote
 from sam_train.errors import UserError
-from sam_train.runtime.files import write_atomically
+from sam_train.runtime.files import sync, write_bytes
+from sam_train.runtime.jobs import append_line
+from sam_train.runtime.lock import try_lock
 
 RECORD = "downloaded.tsv"
 LOCK = ".download.lock"
@@ -80,7 +81,7 @@ class Part:
         self.discard()
         with local_errors(self.path):
             text = json.dumps(asdict(remote)).encode()
-            write_atomically(self._note, lambda stream: stream.write(text))
+            write_bytes(self._note, text)
 
     @contextmanager
     def appending(self) -> Iterator[_Writer]:
@@ -95,8 +96,7 @@ class Part:
     def finish(self) -> None:
         """Give it its final name, safely on the disk."""
         with local_errors(self.path):
-            with self.path.open("rb+") as file:
-                os.fsync(file.fileno())
+            sync(self.path)
             self.path.replace(self.final)
             self._note.unlink(missing_ok=True)
 
@@ -156,12 +156,10 @@ class Record:
         """Note a file that arrived; the newest line of a name counts."""
         cells = (arrival.file_name, str(arrival.size), arrival.checksum, arrival.note)
         with self._lock, local_errors(self._path):
-            with self._path.open("ab+") as file:
-                head = "" if file.tell() else "file_name\tsize\tchecksum\tnote\n"
-                if not head:
-                    file.seek(-1, os.SEEK_END)
-                    head = "" if file.read(1) == b"\n" else "\n"  # a kill cut the last line
-                file.write((head + "\t".join(cells) + "\n").encode())
+            with self._path.open("a+b") as file:
+                if not file.tell():
+                    append_line(file, b"file_name\tsize\tchecksum\tnote")
+                append_line(file, "\t".join(cells).encode())
             self._known[arrival.file_name] = arrival
 
 
@@ -173,24 +171,23 @@ def only_one(folder: Path) -> Iterator[None]:
         UserError: another process holds it, named with its machine and since when.
     """
     path = folder / LOCK
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            # The kernel lets go of it when this process ends in whatever way: never stale.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(200).strip() or "another process"
-            raise UserError(
-                f"{folder} is being downloaded to by {holder}: wait for it, or stop it first"
-            ) from None
-        except OSError as error:
-            raise UserError(
-                f"the file system of {folder} cannot lock files ({error.strerror}): "
-                "mount it with locks (Lustre: -o flock), or download to another folder"
-            ) from error
+    try:
+        file = try_lock(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be locked ({error.strerror}): mount its file system with locks "
+            "(Lustre: -o flock), or download to another folder"
+        ) from error
+    if file is None:
+        holder = path.read_text("utf-8", "replace")[:200].strip() or "another process"
+        raise UserError(
+            f"{folder} is being downloaded to by {holder}: wait for it, or stop it first"
+        )
+    with file:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
+        line = f"process {os.getpid()} of {_user()} on {socket.gethostname()} since {now}\n"
         file.truncate(0)
-        file.write(f"process {os.getpid()} of {_user()} on {socket.gethostname()} since {now}\n")
+        file.write(line.encode())
         file.flush()
         yield
 

@@ -23,7 +23,8 @@ from sam_train.data.left_out import Skip
 from sam_train.data.shards.reader import Place
 from sam_train.data.shards.writer import TarEntry, shard_path, write_entries
 from sam_train.errors import UserError
-from sam_train.runtime.files import write_atomically
+from sam_train.runtime.files import write_bytes
+from sam_train.runtime.jobs import append_line, read_journal
 
 JOURNAL = "reshard.jsonl"
 UNREADABLE = "unreadable"
@@ -84,10 +85,11 @@ class Journal:
         # Written anew: the last line may be half a line, and shards may have been deleted.
         lines = [msgspec.json.encode(header), *map(msgspec.json.encode, self.done.values())]
         content = b"".join(line + b"\n" for line in lines)
-        write_atomically(self._path, lambda stream: stream.write(content))
+        write_bytes(self._path, content)
 
     def _load(self, header: _Header) -> None:
-        first, *lines = self._path.read_bytes().split(b"\n")
+        with self._path.open("rb") as file:
+            first = file.readline()
         try:
             found = msgspec.json.decode(first, type=_Header)
         except ValueError:
@@ -101,11 +103,8 @@ class Journal:
             raise UserError(
                 f"{self._out} holds shards made with {what}; remove it or choose another folder"
             )
-        for line in lines:
-            try:
-                done = msgspec.json.decode(line, type=Done)
-            except ValueError:
-                continue
+        # The header lacks a number, so it is passed over like an unfinished line.
+        for done in read_journal(self._path, msgspec.json.Decoder(Done).decode):
             path = shard_path(self._out, done.number)
             size = path.stat().st_size if path.is_file() else 0
             if done.is_final and size == done.size:
@@ -114,8 +113,8 @@ class Journal:
     def add(self, done: Done) -> None:
         """Note a finished shard."""
         self.done[done.number] = done
-        with self._path.open("ab") as stream:
-            stream.write(msgspec.json.encode(done) + b"\n")
+        with self._path.open("a+b") as stream:
+            append_line(stream, msgspec.json.encode(done))
 
 
 def write_part(part: Part, *, out: Path, size: Size) -> Done:

@@ -28,7 +28,7 @@ from sam_train.data.storage.compressed import MAGIC, compressed
 from sam_train.data.storage.sources import Facts, Span, open_source
 from sam_train.data.storage.tar import list_members
 from sam_train.errors import UserError
-from sam_train.runtime.files import write_atomically
+from sam_train.runtime.files import write_bytes
 from sam_train.runtime.text import one_line
 
 CHUNK = 64
@@ -179,7 +179,7 @@ class Kept(Generic[P]):
         data = io.BytesIO()
         np.savez_compressed(data, fingerprint=np.array(fingerprint), **part.arrays())  # type: ignore[arg-type]
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._file(path), lambda stream: stream.write(data.getbuffer()))
+        write_bytes(self._file(path), data.getbuffer())
 
     def clear(self) -> None:
         """Forget every part."""

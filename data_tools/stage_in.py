@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -17,7 +16,6 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import BinaryIO
 
 import msgspec
 
@@ -29,7 +27,7 @@ from sam_train.data.shards.unpacked import is_unpacked
 from sam_train.data.shards.walk import index_shard
 from sam_train.data.storage.sources import open_source, short_name
 from sam_train.errors import UserError
-from sam_train.runtime.files import write_atomically
+from sam_train.runtime.files import atomic, write_atomically, write_bytes
 from sam_train.runtime.text import count
 
 log = logging.getLogger(__name__)
@@ -87,7 +85,7 @@ def stage_in(args: argparse.Namespace) -> str:
     with command.progress("copying", total=need, is_bytes=True) as bar:
         _copy_all(todo, bar.advance, parallel=args.parallel)
     lines = "".join(f"{place.name}\n" for place in places)
-    write_atomically(folder / LIST, lambda stream: stream.write(lines.encode()))
+    write_bytes(folder / LIST, lines.encode())
     copies = {str(place): path for place, path in zip(places, paths, strict=True)}
     fresh = {str(place) for _, place, _ in todo}
     index = index_of_copies(copies, fresh=fresh, parallel=args.parallel)
@@ -154,15 +152,11 @@ def _copy_all(
 def _copy(path: str, place: Path, size: int, on: Callable[[float], None]) -> None:
     source = open_source(path)
 
-    def fill(stream: BinaryIO) -> None:
+    with atomic(place, durable=True) as unfinished, unfinished.open("wb") as stream:
         for offset in range(0, size, _CHUNK):
             length = min(_CHUNK, size - offset)
             stream.write(source.read(offset, length))
             on(length)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-    write_atomically(place, fill)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ from data_tools import command
 from sam_train.data.shards.groups_file import groups_of
 from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.errors import UserError
-from sam_train.runtime.files import write_atomically
+from sam_train.runtime.files import write_bytes
 from sam_train.runtime.text import count
 
 EXAMPLES = """examples:
@@ -166,7 +166,7 @@ def _names(args: argparse.Namespace, shards: Shards | None) -> Iterator[str]:
 
 def _write(path: Path, names: Sequence[str]) -> None:
     text = "".join(f"{name}\n" for name in names).encode()
-    write_atomically(path, lambda stream: stream.write(text))
+    write_bytes(path, text)
 
 
 def subset(args: argparse.Namespace) -> str:

@@ -27,7 +27,7 @@ from data_tools.verify_report import (
 )
 from sam_train.data.shards.patterns import resolve
 from sam_train.errors import UserError
-from sam_train.runtime.files import write_atomically, write_json
+from sam_train.runtime.files import write_bytes, write_json
 from sam_train.runtime.text import count
 
 REVISION = 1
@@ -88,7 +88,7 @@ def verify(args: argparse.Namespace) -> command.Answer:
     if args.exclude:
         text = "".join(f"{line}\n" for line in exclusions(reports)).encode("utf-8", "replace")
         args.exclude.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.exclude, lambda stream: stream.write(text))
+        write_bytes(args.exclude, text)
         lines.append(f"train without them: data.exclude={args.exclude}")
     found = any(report.findings for report in reports)
     return command.Answer("\n".join(lines), command.FOUND_PROBLEMS if found else 0)

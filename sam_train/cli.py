@@ -6,7 +6,7 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 
-from sam_train.errors import UserError
+from sam_train.errors import OutOfMemoryError, UserError
 from sam_train.settings.recipes import options
 from sam_train.settings.verbs import Verb, find_verbs
 from sam_train.settings.words import meaning_of
@@ -82,8 +82,14 @@ def _run(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb. An error of the user's ends in one line on stderr and exit status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        _run(sys.argv[1:] if arguments is None else arguments)
+        _run(arguments)
+    except OutOfMemoryError as error:
+        from sam_train.cluster.plan.way_out import ask
+
+        print(f"error: {error}\n{ask(error, arguments[1:])}", file=sys.stderr)
+        raise SystemExit(2) from None
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class UserError(Exception):
     """Something the user can mend.
@@ -9,3 +11,25 @@ class UserError(Exception):
     The message is one line: what is wrong, where, and the way out. The command line prints it
     without a traceback and exits with status 2; in python it is raised like any other exception.
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryInUse:
+    """Bytes of a GPU, else of a process."""
+
+    used: float
+    """At most."""
+    total: float
+    """There are for the process."""
+    base: float = 0.0
+    """In use before the first step: weights, on a CPU the program, too."""
+    on_gpu: bool = False
+
+
+class OutOfMemoryError(UserError):
+    """The end of memory during training, with the figures from which a way out can be counted."""
+
+    def __init__(self, message: str, *, memory: MemoryInUse, ranks: int) -> None:
+        super().__init__(message)
+        self.memory = memory
+        self.ranks = ranks

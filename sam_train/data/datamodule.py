@@ -27,7 +27,7 @@ from sam_train.data.shards.groups_file import groups_of
 from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.data.skip_report import describe
 from sam_train.data.skips import READ, Skips, Tally
-from sam_train.runtime.ranks import gather
+from sam_train.runtime.dist import gather
 
 log = logging.getLogger(__name__)
 

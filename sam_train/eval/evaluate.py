@@ -14,12 +14,8 @@ from sam_train.eval.frame.tasks import Run, Task, load_task, task_names
 from sam_train.eval.frame.work import Work
 from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
 from sam_train.runtime.allocator import keep_freed_memory
-from sam_train.runtime.inference import (
-    autocast,
-    check_inference,
-    find_device,
-    start_inference,
-)
+from sam_train.runtime.devices import autocast, check_inference, find_device
+from sam_train.runtime.inference import start_inference
 from sam_train.runtime.parts import Part
 from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
@@ -51,7 +47,7 @@ def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
     if needs_model:
         cfg = settings_for_checkpoint(overrides)
         check_inference(cfg.trainer)
-    run_dir = start_inference(cfg, part)
+    run_dir = start_inference(cfg.run_dir, cfg.trainer, part)
     keep_freed_memory()  # upscaled masks: else half the time of a large photo is the kernel's
     for name, reason in left_out.items():
         log.info("%s is left out: %s", name, reason)

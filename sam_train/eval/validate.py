@@ -17,12 +17,8 @@ from sam_train.eval.pictures.filmstrip import filmstrip
 from sam_train.eval.pictures.rows import ClickFilm
 from sam_train.model import Sam
 from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
-from sam_train.runtime.inference import (
-    autocast,
-    check_inference,
-    find_device,
-    start_inference,
-)
+from sam_train.runtime.devices import autocast, check_inference, find_device
+from sam_train.runtime.inference import start_inference
 from sam_train.settings.run import RunConfig
 from sam_train.train.report.config import check_validation
 from sam_train.train.report.curves import draw_calibration
@@ -67,7 +63,7 @@ def validate(overrides: Sequence[str]) -> ClickScores:
         raise UserError("data.val is not set: name the shards to measure on, data.val=[val/*.tar]")
     check_inference(cfg.trainer)
     check_validation(cfg.callbacks.validation)
-    run_dir = start_inference(cfg)
+    run_dir = start_inference(cfg.run_dir, cfg.trainer)
     loaded = load_checkpoint(cfg, untrained=True)
     film = ClickFilm(rows=cfg.callbacks.validation.film_rows, shown=cfg.callbacks.validation.clicks)
     scores = _measure(loaded.sam, cfg, film)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from sam_train.model.build import resolve
 from sam_train.model.checkpoints.state_dicts import StateDict
 from sam_train.model.config import ModelConfig
 from sam_train.model.encoders.vit import ViT
+from sam_train.runtime.files import atomic
 
 
 def stored(state: Mapping[str, Tensor], dtype: torch.dtype, *, path: Path) -> StateDict:
@@ -39,18 +39,13 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         UserError: it cannot be written.
     """
-    # The same ending: some writers look at it.
-    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        unfinished.replace(path)
+        # Some writers look at the ending.
+        with atomic(path, ending=path.suffix) as unfinished:
+            yield unfinished
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        # Where its folder could not be made, there is nothing to take away either.
-        with suppress(OSError):
-            unfinished.unlink()
 
 
 def vit_sizes(model: ModelConfig, *, format: str) -> ViT:

@@ -26,19 +26,12 @@ from sam_train.data.shards.reader import MAX_MEMBER
 from sam_train.data.storage.sources import Span, is_remote, open_source, short_name
 from sam_train.data.storage.tar import list_members
 from sam_train.errors import UserError
+from sam_train.runtime.jobs import SkipItem
 from sam_train.runtime.text import one_line
 
 OPTION = "generate.input"
 PHOTO_ENDINGS = tuple(sorted(PHOTO_SUFFIXES))
 _IN_SHARDS = (".jpg", ".jpeg")
-
-
-class BadPhoto(Exception):  # noqa: N818 - it is caught and counted, not an error of the program
-    """A photo that cannot be used; `kind` is for counting, the message says why."""
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +70,13 @@ class PhotoPlace:
         """Bytes and pixels.
 
         Raises:
-            BadPhoto: missing, damaged, or absurdly large.
+            SkipItem: missing, damaged, or absurdly large.
         """
         jpeg, remarks = self._jpeg()
         try:
             pixels = np.asarray(to_rgb(open_photo(jpeg)))
         except BadSample as error:
-            raise BadPhoto("unreadable image", str(error)) from error
+            raise SkipItem("unreadable image", str(error)) from error
         return Photo(jpeg=jpeg, pixels=pixels, remarks=remarks)
 
     def _jpeg(self) -> tuple[bytes, tuple[str, ...]]:
@@ -91,16 +84,14 @@ class PhotoPlace:
             try:
                 photo = read_photo(Path(self.path))
             except SkipImageError as error:
-                # The detail may be a few words; the reason is always one.
-                why = ": ".join(filter(None, (error.reason, error.detail)))
-                raise BadPhoto(error.reason, why) from error
+                raise SkipItem(error.reason, error.detail) from error
             return photo.jpeg, photo.taken.remarks
         if self.span.size > MAX_MEMBER:
-            raise BadPhoto("unreadable image", f"a file of more than {MAX_MEMBER >> 20} MiB")
+            raise SkipItem("unreadable image", f"a file of more than {MAX_MEMBER >> 20} MiB")
         try:
             return open_source(self.path).read_many([self.span])[0], ()
         except OSError as error:
-            raise BadPhoto("unreadable image", one_line(error)) from error
+            raise SkipItem("unreadable image", one_line(error)) from error
 
 
 def list_photos(patterns: Sequence[str]) -> list[PhotoPlace]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ import msgspec
 
 from sam_train.errors import UserError
 from sam_train.generate.inputs import PhotoPlace
-from sam_train.model.checkpoints.digest import settings_digest
+from sam_train.runtime.files import create
+from sam_train.runtime.fingerprint import settings_fingerprint
 
 FILE_NAME = "plan.json"
 
@@ -66,7 +66,7 @@ def make_plan(
     """The plan of a first process: units so small that each of `parts` processes gets some."""
     return Plan(
         photos=len(photos),
-        photos_digest=settings_digest({"names": [photo.name for photo in photos]}),
+        photos_digest=settings_fingerprint({"names": [photo.name for photo in photos]}),
         photos_per_unit=min(samples_per_shard, math.ceil(len(photos) / parts)),
         weights=weights,
         settings=settings,
@@ -81,15 +81,7 @@ def agree(folder: Path, mine: Plan) -> Plan:
     """
     path = folder / FILE_NAME
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{FILE_NAME}.{os.getpid()}.{os.uname().nodename}"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(mine), indent=1))
-    try:
-        # A link fails where a rename would replace what another process wrote meanwhile.
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
+    create(path, msgspec.json.format(msgspec.json.encode(mine), indent=1))
     try:
         there = msgspec.json.decode(path.read_bytes(), type=Plan)
     except msgspec.MsgspecError as error:

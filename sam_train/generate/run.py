@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,23 +16,20 @@ from sam_train.generate import writers
 from sam_train.generate.annotated import Annotated
 from sam_train.generate.config import GenerateConfig, MaskConfig, check, listed
 from sam_train.generate.generator import AutomaticMaskGenerator
-from sam_train.generate.inputs import BadPhoto, Photo, PhotoPlace, list_photos
-from sam_train.generate.journal import Journal, PhotoRecord, one_at_a_time, open_journal
+from sam_train.generate.inputs import Photo, PhotoPlace, list_photos
+from sam_train.generate.journal import Journal, PhotoRecord, open_journal
 from sam_train.generate.plan import Unit, agree, make_plan, units_of
 from sam_train.model.checkpoints.digest import weights_digest
 from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
-from sam_train.runtime.inference import (
-    autocast,
-    check_inference,
-    find_device,
-    start_inference,
-)
+from sam_train.runtime.devices import autocast, check_inference, find_device
+from sam_train.runtime.inference import start_inference
+from sam_train.runtime.jobs import Progress, SkipItem, work_through
+from sam_train.runtime.lock import locked
 from sam_train.runtime.parts import Part
 from sam_train.settings.run import RunConfig
 
 log = logging.getLogger("sam_train")
 
-_SECONDS_BETWEEN_LINES = 20.0
 _NUMBERED = re.compile(r"sa_(0|[1-9][0-9]{0,9})")
 # What only decides about speed; everything else the output depends on.
 _FREE = {"points_per_batch", "crops_per_batch", "input", "output", "part", "parts"}
@@ -69,7 +64,7 @@ def generate(overrides: Sequence[str]) -> Summary:
     check_inference(cfg.trainer)
     part = _part(cfg.generate)
     output = Path(cfg.generate.output or f"{cfg.run_dir}/masks")
-    start_inference(cfg, part)
+    start_inference(cfg.run_dir, cfg.trainer, part)
     _make(output)
     photos = list_photos(listed(cfg.generate.input))
     existing = listed(cfg.generate.existing)
@@ -122,8 +117,7 @@ class _Work:
         self._annotated = annotated
         self._formats = listed(cfg.formats)
         self._output = output
-        self._began = self._said = time.monotonic()
-        self._count = 0
+        self._progress = Progress("photos")
         self._remarks = Counter[str]()
 
     def do(self, unit: Unit) -> None:
@@ -131,11 +125,10 @@ class _Work:
         with_masks = self._output / "unfinished" / f"{unit.name}.jsonl"
         if self._done(unit).is_file():
             return
-        journal = open_journal(with_masks)
-        if journal is None:
-            log.info("unit %s: another process works on it", unit.name)
-            return
-        with journal:
+        with open_journal(with_masks) as journal:
+            if journal is None:
+                log.info("unit %s: another process works on it", unit.name)
+                return
             if not self._done(unit).is_file():
                 self._find(unit, journal)
                 self._write(unit, journal)
@@ -146,48 +139,38 @@ class _Work:
 
     def _find(self, unit: Unit, journal: Journal) -> None:
         todo = [k for k in range(unit.begin, unit.stop) if self._ids[k] not in journal.records]
-        for k, reading in self._read_ahead(todo):
-            place, image_id = self._photos[k], self._ids[k]
-            try:
-                photo = reading.result()
-            except BadPhoto as error:
-                log.warning("%s is left out: %s", place.name, error)
-                journal.append(
-                    PhotoRecord(image_id=image_id, source=place.name, skipped=error.kind)
-                )
-                continue
-            self._remarks.update(photo.remarks)
-            size = (photo.pixels.shape[0], photo.pixels.shape[1])
-            existing = self._annotated.of(place.key, size) if self._annotated else None
-            found = self._generator.propose(photo.pixels, existing)
-            annotations = writers.annotations_of(found, image_id=image_id)
-            if "overlays" in self._formats:
-                path = self._output / "overlays" / f"{image_id}_{place.key}.png"
-                writers.draw_overlay(photo, annotations, path, side=self._cfg.overlay_side)
-            journal.append(
-                PhotoRecord(
-                    image_id=image_id,
-                    source=place.name,
-                    width=size[1],
-                    height=size[0],
-                    annotations=annotations,
-                )
-            )
-            self._step()
+        work_through(
+            todo,
+            load=lambda k: self._photos[k].read(),
+            do=self._propose,
+            skip=self._skip,
+            keep=journal.append,
+            ahead=1,
+            progress=self._progress,
+        )
 
-    def _read_ahead(self, todo: Sequence[int]) -> Iterator[tuple[int, Future[Photo]]]:
-        """Each photo, the next one being read meanwhile."""
-        with ThreadPoolExecutor(1) as pool:
-            waiting: list[tuple[int, Future[Photo]]] = []
-            try:
-                for k in todo:
-                    waiting.append((k, pool.submit(self._photos[k].read)))
-                    if len(waiting) > 1:
-                        yield waiting.pop(0)
-                while waiting:
-                    yield waiting.pop(0)
-            finally:
-                pool.shutdown(cancel_futures=True)
+    def _propose(self, k: int, photo: Photo) -> PhotoRecord:
+        place, image_id = self._photos[k], self._ids[k]
+        self._remarks.update(photo.remarks)
+        size = (photo.pixels.shape[0], photo.pixels.shape[1])
+        existing = self._annotated.of(place.key, size) if self._annotated else None
+        found = self._generator.propose(photo.pixels, existing)
+        annotations = writers.annotations_of(found, image_id=image_id)
+        if "overlays" in self._formats:
+            path = self._output / "overlays" / f"{image_id}_{place.key}.png"
+            writers.draw_overlay(photo, annotations, path, side=self._cfg.overlay_side)
+        return PhotoRecord(
+            image_id=image_id,
+            source=place.name,
+            width=size[1],
+            height=size[0],
+            annotations=annotations,
+        )
+
+    def _skip(self, k: int, reason: SkipItem) -> PhotoRecord:
+        name = self._photos[k].name
+        log.warning("%s is left out: %s", name, reason)
+        return PhotoRecord(image_id=self._ids[k], source=name, skipped=reason.reason)
 
     def _write(self, unit: Unit, journal: Journal) -> None:
         places = {self._ids[k]: self._photos[k] for k in range(unit.begin, unit.stop)}
@@ -196,19 +179,11 @@ class _Work:
             path = shard_path(self._output, unit.number)
             try:
                 writers.write_unit_shard(records, lambda k: places[k].read(), path)
-            except BadPhoto as error:
+            except SkipItem as error:
                 raise UserError(f"a photo went away while it was used: {error}") from error
         if "coco" in self._formats:
             writers.write_unit_coco(records, self._output / "coco" / f"{unit.name}.json")
         writers.write_done(records, self._done(unit))
-
-    def _step(self) -> None:
-        """A line now and then."""
-        self._count += 1
-        now = time.monotonic()
-        if now - self._said > _SECONDS_BETWEEN_LINES:
-            self._said = now
-            log.info("%d photos, %.2f a second", self._count, self._count / (now - self._began))
 
     def finish(self, units: Sequence[Unit]) -> Summary:
         """Say how far all processes are; join the lists if nothing is left.
@@ -241,7 +216,7 @@ class _Work:
         return summary
 
     def _join(self, units: Sequence[Unit], rows: list[dict[str, Any]]) -> None:
-        with one_at_a_time(self._output / "done"):
+        with locked(self._output / "done" / "lock"):
             writers.write_photo_list(rows, self._output / "photos.csv")
             if "coco" in self._formats:
                 parts = [self._output / "coco" / f"{unit.name}.json" for unit in units]

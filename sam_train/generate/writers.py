@@ -26,7 +26,7 @@ from sam_train.generate.generator import Proposals
 from sam_train.generate.inputs import Photo
 from sam_train.generate.journal import PhotoRecord
 from sam_train.masks.changes import compressed
-from sam_train.runtime.files import write_atomically
+from sam_train.runtime.files import write_atomically, write_bytes, write_text
 from sam_train.types import MASK_ID_BITS
 
 CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}
@@ -55,11 +55,7 @@ def draw_overlay(photo: Photo, annotations: Sequence[Annotation], path: Path, *,
     text = json.dumps({"annotations": annotations}).encode()
     picture = draw_picture(photo.jpeg, text, side=side, numbers=False).masks
     path.parent.mkdir(parents=True, exist_ok=True)
-
-    def fill(stream: Any) -> None:
-        picture.save(stream, "PNG")
-
-    write_atomically(path, fill)
+    write_atomically(path, lambda stream: picture.save(stream, "PNG"))
 
 
 def write_unit_shard(
@@ -115,8 +111,7 @@ def _coco(image_id: int, mask: Annotation) -> dict[str, Any]:
 def _write_coco(path: Path, images: Sequence[Any], annotations: Sequence[Any]) -> None:
     content = {"images": images, "annotations": annotations, "categories": [CATEGORY]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = msgspec.json.encode(content)
-    write_atomically(path, lambda stream: stream.write(data))
+    write_bytes(path, msgspec.json.encode(content))
 
 
 def join_coco(parts: Sequence[Path], path: Path) -> None:
@@ -139,8 +134,7 @@ def write_done(records: Sequence[PhotoRecord], path: Path) -> None:
         for record in records
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = msgspec.json.encode(rows)
-    write_atomically(path, lambda stream: stream.write(data))
+    write_bytes(path, msgspec.json.encode(rows))
 
 
 def read_done(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -154,5 +148,4 @@ def write_photo_list(rows: Sequence[dict[str, Any]], path: Path) -> None:
     table = csv.DictWriter(text, ["image_id", "source", "masks", "skipped"], lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    data = text.getvalue().encode()
-    write_atomically(path, lambda stream: stream.write(data))
+    write_text(path, text.getvalue())

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_train.errors import UserError
+from sam_train.runtime.files import create
 from sam_train.runtime.log import rank_zero
 from sam_train.runtime.mishaps import one_line
 from sam_train.runtime.processes import Process
@@ -101,9 +102,10 @@ class RunOwner:
         while True:
             number, before = newest(self.folder)
             if before is not None and not is_dead(before, me=self.me, patience=patience):
-                raise UserError(refusal(self.run_dir, before))
+                # Its file may have been half written before.
+                raise UserError(refusal(self.run_dir, newest(self.folder)[1] or before))
             mine = self.folder / f"{number + 1}.json"
-            if not _create(mine, self._record.text()):
+            if not create(mine, self._record.text()):
                 continue
             if newest(self.folder)[0] <= number + 1:
                 break
@@ -144,7 +146,7 @@ class RunOwner:
         if owner is None or number < int(self.path.stem):
             # Somebody cleared the folder away.
             self.folder.mkdir(exist_ok=True)
-            _create(self.path, self._record.text())
+            create(self.path, self._record.text())
         elif number > int(self.path.stem) or _record(owner).token != self._record.token:
             self.lost = _lost(self.run_dir, owner)
             log.error("%s", self.lost)
@@ -304,30 +306,3 @@ def _numbers(folder: Path) -> list[int]:
         return [int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit()]
     except FileNotFoundError:
         return []
-
-
-def _create(path: Path, text: bytes) -> bool:
-    """Make a file that is whole from its first moment; False if there is one of that name."""
-    whole = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        whole.write_bytes(text)
-        try:
-            os.link(whole, path)
-        except FileExistsError:
-            # A network file system may have done it, lost the answer, and tried once more.
-            return whole.stat().st_nlink > 1
-        except OSError:
-            return _create_in_parts(path, text)
-        return True
-    finally:
-        whole.unlink(missing_ok=True)
-
-
-def _create_in_parts(path: Path, text: bytes) -> bool:
-    """As `_create`, where a file cannot have two names."""
-    try:
-        with path.open("xb") as file:
-            file.write(text)
-    except FileExistsError:
-        return False
-    return True

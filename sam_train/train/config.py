@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sam_train.errors import UserError
+from sam_train.runtime.devices import (
+    ACCELERATORS,
+    MATMUL_PRECISIONS,
+    PRECISIONS,
+    check_compute,
+)
 from sam_train.settings.sections import check_section, run_check, section, setting
-from sam_train.settings.words import PRECISIONS as PRECISION_WORDS
 
 if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 PROFILERS = ("simple", "advanced", "pytorch")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
-LOW_PRECISIONS = ("bf16-mixed", "16-mixed")
-"""Products of two-byte numbers under autocast."""
-MATMUL_PRECISIONS = ("highest", "high", "medium")
 STRATEGIES = ("auto", "ddp", "fsdp2", "deepspeed")
 
 
@@ -92,76 +92,15 @@ class LoggerConfig:
     """W&B team or user."""
 
 
-def parse_devices(devices: str) -> str | int | list[int]:
-    """Return `trainer.devices` as Lightning takes it.
-
-    Raises:
-        UserError: it is neither a number, `auto` nor a list of numbers.
-    """
-    text = devices.strip()
-    if text in ("auto", "-1"):
-        return "auto"
-    try:
-        if "," in text or text.startswith("["):
-            if numbers := [int(part) for part in text.strip("[]").split(",") if part.strip()]:
-                return numbers
-            raise ValueError(text)
-        return int(text)
-    except ValueError:
-        kind = "; trainer.accelerator=gpu or cpu says of which kind" if text[:1].isalpha() else ""
-        raise UserError(
-            f"trainer.devices={devices} is not understood: give a number, auto or [0,1]{kind}"
-        ) from None
-
-
-def uses_gpus(cfg: TrainerConfig) -> bool:
-    """Return whether the run would train on GPUs."""
-    return cfg.accelerator != "cpu" and torch.cuda.is_available()
-
-
-def check_accelerator(cfg: TrainerConfig) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        UserError: a GPU was asked for and there is none, or too few.
-    """
-    if cfg.accelerator not in ("gpu", "cuda"):
-        return
-    have = torch.cuda.device_count()
-    if have == 0:
-        raise UserError(
-            "trainer.accelerator=gpu, but torch sees no GPU: use trainer.accelerator=cpu, or "
-            "install a CUDA build of torch and check nvidia-smi"
-        )
-    devices = parse_devices(cfg.devices)
-    if isinstance(devices, int) and devices > have:
-        raise UserError(f"trainer.devices={devices}, but torch sees {have} GPU(s)")
-
-
-def lacks_bfloat16(cfg: TrainerConfig) -> str:
-    """Return the name of a GPU that only emulates the bfloat16 of `trainer.precision`, or ""."""
-    if cfg.precision != "bf16-mixed" or not uses_gpus(cfg):
-        return ""
-    # Volta (V100) has 7.0 and Turing (T4, RTX 20, GTX 16) 7.5; kernels came with Ampere, 8.0.
-    major, _ = torch.cuda.get_device_capability()
-    return torch.cuda.get_device_name() if major < 8 and not torch.version.hip else ""
-
-
 def check(cfg: TrainerConfig) -> None:
     """Refuse values that no run can mean, and devices that are not there.
 
     Raises:
         UserError: names the setting and what it may be.
     """
-    # The words of other programs get a hint that no list of choices gives.
-    meant = PRECISION_WORDS.get(cfg.precision.lower())
-    if cfg.precision not in PRECISIONS and meant:
-        listed = ", ".join(PRECISIONS)
-        raise UserError(
-            f"trainer.precision={cfg.precision}: use one of {listed}; did you mean {meant}?"
-        )
+    # Words of other programs get a hint that no list of choices gives, so these come first.
+    check_compute(cfg)
     check_section(cfg)
-    check_accelerator(cfg)
 
 
 def check_strategy(

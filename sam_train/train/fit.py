@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from sam_train.data.datamodule import SamDataModule
 from sam_train.errors import UserError
 from sam_train.model.checkpoints.init import initialise
+from sam_train.runtime.devices import lacks_bfloat16, uses_gpus
 from sam_train.runtime.log import rank_zero, start_log
 from sam_train.runtime.mishaps import one_line
 from sam_train.runtime.open_files import allow_many
@@ -30,9 +31,8 @@ from sam_train.train.averaging import WeightAverage
 from sam_train.train.averaging import check as check_average
 from sam_train.train.checkpoints.differences import report_differences
 from sam_train.train.checkpoints.resume import Found, check_model, find_resume
-from sam_train.train.checkpoints.rotation import metric_of
+from sam_train.train.checkpoints.retention import metric_of
 from sam_train.train.checkpoints.saving import Saver
-from sam_train.train.config import lacks_bfloat16, uses_gpus
 from sam_train.train.module import SamModule
 from sam_train.train.report.callbacks import build_callbacks
 from sam_train.train.report.loggers import Loggers, open_loggers

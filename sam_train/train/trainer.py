@@ -22,8 +22,8 @@ from lightning.pytorch.profilers import (
 
 from sam_train.errors import UserError
 from sam_train.runtime.allocator import keep_freed_memory
-from sam_train.runtime.arithmetic import set_arithmetic
-from sam_train.train.config import TrainerConfig, parse_devices
+from sam_train.runtime.devices import parse_devices, set_arithmetic
+from sam_train.train.config import TrainerConfig
 from sam_train.train.parallel.loss_scale import HalfPrecision
 from sam_train.train.parallel.strategies import build_strategy
 from sam_train.train.parallel.zero import ZeroPrecision, ZeroStrategy

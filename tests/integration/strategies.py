@@ -34,8 +34,24 @@ from sam_train.cli import main as command_line
 from sam_train.data.datamodule import SamDataModule
 from sam_train.settings.compose import load_config
 from sam_train.train.module import SamModule
-from sam_train.train.parallel.full_state import full_state, load_full_state
+from sam_train.train.parallel.full_state import full_state, number_parameters
 from sam_train.train.trainer import build_trainer
+
+
+def load_full_state(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Put model, optimizer and schedule into the state of `checkpoint`, which every rank
+    holds whole and which stays as it is."""
+    module: Any = trainer.lightning_module
+    numbered = checkpoint | {
+        key: [dict(state) for state in checkpoint[key]]
+        for key in ("optimizer_states", "lr_schedulers")
+    }
+    number_parameters(numbered, module.optimizer_names)
+    trainer.strategy.load_model_state_dict(numbered)
+    trainer.strategy.load_optimizer_state_dict(numbered)
+    for config, state in zip(trainer.lr_scheduler_configs, numbered["lr_schedulers"], strict=True):
+        config.scheduler.load_state_dict(state)
+
 
 SETTINGS = [
     "model=vit_t",

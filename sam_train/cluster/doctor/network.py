@@ -15,9 +15,9 @@ from sam_train.cluster.doctor.findings import FAIL, WARN, Check, Result
 from sam_train.cluster.doctor.meeting import Meeting
 from sam_train.cluster.doctor.node import gradient_bytes
 from sam_train.cluster.doctor.place import Place, devices
-from sam_train.runtime.agreement import Agreement
+from sam_train.runtime.devices import uses_gpus
+from sam_train.runtime.dist import largest
 from sam_train.settings.run import RunConfig
-from sam_train.train.config import uses_gpus
 
 _SKEW_WARN, _SKEW_FAIL = 1.0, 60.0
 """Seconds. Above the first, logs of two nodes and the times of files mislead; above the second,
@@ -147,9 +147,7 @@ def all_reduce(cfg: RunConfig, meeting: Meeting) -> Result:
         timeout=timedelta(seconds=meeting.seconds),
     )
     try:
-        hosts = Agreement()
-        hosts.start()
-        right = hosts.largest(place.rank) == place.ranks - 1
+        right = largest(place.rank) == place.ranks - 1
         # Whole numbers below 2^24: float32 adds them exactly, in any order.
         pattern = torch.arange(_VALUES[backend], device=device, dtype=torch.float32) % 1021
         values = pattern + place.rank

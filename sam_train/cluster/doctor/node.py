@@ -29,9 +29,9 @@ from sam_train.data.storage.tar import BLOCK, parse_header
 from sam_train.errors import UserError
 from sam_train.model import build
 from sam_train.model.build import build_from_config
+from sam_train.runtime.devices import lacks_bfloat16, uses_gpus
 from sam_train.runtime.text import one_line
 from sam_train.settings.run import RunConfig, check_config
-from sam_train.train.config import lacks_bfloat16, uses_gpus
 
 _SHARDS = 64
 """Shards that a node tries; each begins with another, so that many nodes try them all."""

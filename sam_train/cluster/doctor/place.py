@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from sam_train.errors import UserError
-from sam_train.train.config import TrainerConfig, parse_devices, uses_gpus
+from sam_train.runtime.devices import parse_devices, uses_gpus
+from sam_train.train.config import TrainerConfig
 
 _NOT_JOBS = ("bash", "interactive")
 """Names of Slurm jobs that are a shell: Lightning, too, trains there as if there were no Slurm."""

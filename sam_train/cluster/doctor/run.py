@@ -15,11 +15,11 @@ from sam_train.cluster.doctor.meeting import Meeting
 from sam_train.cluster.doctor.network import checks_between
 from sam_train.cluster.doctor.node import checks_of
 from sam_train.cluster.doctor.place import Place, find_place, start_others
+from sam_train.runtime.devices import uses_gpus
 from sam_train.runtime.open_files import allow_many
 from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
 from sam_train.settings.sections import check_section
-from sam_train.train.config import uses_gpus
 
 _MAKE_ALIKE = "make it the same on all nodes: environment, code, conf/ and command line"
 _COPY_AGAIN = (

@@ -21,7 +21,7 @@ from torch.autograd.graph import _engine_run_backward
 from sam_train.cluster.plan.fake import StepModule
 from sam_train.cluster.plan.ledger import Ledger, Work
 from sam_train.model import Sam
-from sam_train.train.config import LOW_PRECISIONS
+from sam_train.runtime.devices import LOW_PRECISIONS
 from sam_train.types import Batch
 
 

@@ -8,8 +8,8 @@ import torch
 
 from sam_train.data.feed.order import micro_batch
 from sam_train.model.build import recompute_of
+from sam_train.runtime.devices import LOW_PRECISIONS, parse_devices
 from sam_train.settings.run import RunConfig
-from sam_train.train.config import LOW_PRECISIONS, parse_devices
 
 GPUS_OF_A_NODE = 8
 """The meaning of `trainer.devices=auto` where there is no GPU to count."""

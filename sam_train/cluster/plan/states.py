@@ -19,8 +19,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from sam_train.errors import UserError
 from sam_train.model import Sam, build_from_config
 from sam_train.model.adapters import tune
+from sam_train.runtime.devices import LOW_PRECISIONS
 from sam_train.settings.run import RunConfig
-from sam_train.train.config import LOW_PRECISIONS, deepspeed_config
+from sam_train.train.config import deepspeed_config
 from sam_train.train.optim import roles_of
 from sam_train.train.parallel.prepare import split
 

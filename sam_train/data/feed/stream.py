@@ -35,7 +35,7 @@ from sam_train.data.skips import Skips
 from sam_train.data.storage.sources import PIPE, short_name
 from sam_train.data.storage.tape import read_pairs
 from sam_train.errors import UserError
-from sam_train.runtime.ranks import gather
+from sam_train.runtime.dist import gather
 from sam_train.runtime.text import one_line
 from sam_train.types import Batch, Sample
 

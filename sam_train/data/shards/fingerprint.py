@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sam_train.errors import UserError
-from sam_train.runtime.ranks import gather
+from sam_train.runtime.dist import gather
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from sam_train.data.shards.reader import Shards
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_text
 
 NAME = "groups.tsv"
 COLUMNS = ("name", "group")
@@ -38,12 +38,7 @@ def write_groups(folder: Path, groups: Mapping[str, str]) -> Path:
             raise ValueError(f"{text!r} cannot stand in a cell of {NAME}")
     path = folder / NAME
     lines = ["\t".join(COLUMNS), *(f"{name}\t{group}" for name, group in groups.items())]
-    temporary = path.with_name(f".{NAME}.{os.getpid()}.part")
-    try:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -216,10 +216,6 @@ class Shards:
             digest=digest([self._all_first.data, self._kept_before.data, "\n".join(ends).encode()]),
         )
 
-    def shard_of(self, sample: int) -> int:
-        """Return which of the P shards a sample lies in."""
-        return self._locate(sample)[0]
-
     def key(self, sample: int) -> str:
         """Return a sample's name for messages: `shard.tar/sa_12`."""
         shard, row = self._locate(sample)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 from webdataset.writer import TarWriter
 
 from sam_train.masks.runs import Segmentation
-from sam_train.runtime.files import write_atomically
+from sam_train.runtime.files import atomic
 
 BoolMask = npt.NDArray[np.bool_]
 
@@ -274,17 +274,17 @@ def write_entries(entries: Iterable[TarEntry], path: Path) -> int:
     Equal entries give equal bytes: time, owner and permissions are fixed. The file appears under
     its name only when it is complete.
     """
-
-    def fill(stream: BinaryIO) -> int:
-        count = 0
+    count = 0
+    with (
+        atomic(path) as unfinished,
+        unfinished.open("wb") as stream,
         # Whole seconds: a float would cost every file another kilobyte of headers.
-        with TarWriter(stream, user="", group="", mtime=0, encoder=False) as tar:
-            for entry in entries:
-                tar.write({"__key__": entry.key, "jpg": entry.jpeg, "json": entry.json})
-                count += 1
-        return count
-
-    return write_atomically(path, fill)
+        TarWriter(stream, user="", group="", mtime=0, encoder=False) as tar,
+    ):
+        for entry in entries:
+            tar.write({"__key__": entry.key, "jpg": entry.jpeg, "json": entry.json})
+            count += 1
+    return count
 
 
 def write_shards(

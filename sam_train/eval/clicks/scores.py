@@ -14,7 +14,7 @@ from sam_train.data.shards.groups_file import NAME as GROUPS_FILE
 from sam_train.errors import UserError
 from sam_train.eval.frame.bootstrap import Interval
 from sam_train.eval.frame.by_group import PhotoSums, intervals
-from sam_train.runtime.ranks import gather
+from sam_train.runtime.dist import gather
 
 BINS = 10
 

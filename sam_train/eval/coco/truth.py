@@ -30,8 +30,8 @@ from sam_train.data.formats.spec import find_paths, read_specs
 from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.jpeg import read_pixels
 from sam_train.errors import UserError
-from sam_train.eval.frame.stamp import stamp
-from sam_train.eval.frame.tasks import SkipItem
+from sam_train.runtime.fingerprint import files_fingerprint
+from sam_train.runtime.jobs import SkipItem
 from sam_train.types import RLE
 
 FREQUENCIES = {"f": "frequent", "c": "common", "r": "rare"}
@@ -190,7 +190,7 @@ class Truth:
         fingerprint."""
         with ThreadPoolExecutor() as pool:
             paths = (image.path for image in images)
-            return list(pool.map(lambda path: stamp(str(path), files=[path]), paths))
+            return list(pool.map(lambda path: files_fingerprint(str(path), files=[path]), paths))
 
     def chosen(self, limit: int | None) -> list[TruthImage]:
         """Choose all images, or so many of them: always the same, whatever their order in the

@@ -16,9 +16,9 @@ from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.jpeg import read_pixels
 from sam_train.data.sample.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
 from sam_train.data.shards.reader import Entry, Place
-from sam_train.eval.frame.stamp import stamp
-from sam_train.eval.frame.tasks import SkipItem
 from sam_train.masks import rle
+from sam_train.runtime.fingerprint import files_fingerprint
+from sam_train.runtime.jobs import SkipItem
 from sam_train.types import RLE
 
 
@@ -95,7 +95,9 @@ class FileImage(EvalImage):
     def _stamp(self) -> str:
         # What came from a JSON for all images is in the record itself, so that mending one
         # annotation leaves the other images' records alone.
-        return stamp(repr(self.record), files=[self.record.image, *self.record.inputs()])
+        return files_fingerprint(
+            repr(self.record), files=[self.record.image, *self.record.inputs()]
+        )
 
     def count(self) -> int:
         """Read the masks: a file of them has no other count."""
@@ -126,7 +128,7 @@ class ShardImage(EvalImage):
     """Size and time of the shard's file."""
 
     def _stamp(self) -> str:
-        return stamp(f"{self.shard} {self.place.jpeg} {self.place.json}")
+        return files_fingerprint(f"{self.shard} {self.place.jpeg} {self.place.json}")
 
     def count(self) -> int:
         """Count the `segmentation`s of the JSON: a mask has one, and its runs stay unread."""

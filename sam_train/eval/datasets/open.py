@@ -18,7 +18,7 @@ from sam_train.data.storage.sources import open_source
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets.images import EvalImage, FileImage, ShardImage
-from sam_train.eval.frame.result import write_whole
+from sam_train.runtime.files import write_text
 
 log = logging.getLogger("sam_train")
 
@@ -181,4 +181,4 @@ class _Counts:
     def save(self) -> None:
         if self._path is not None and len(self.counts) > self._known:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, json.dumps(self.counts))
+            write_text(self._path, json.dumps(self.counts))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sam_train.errors import UserError
+from sam_train.runtime.fingerprint import text_fingerprint
 
 IMAGE, MASK, DATASET = "image", "mask", "dataset"
 MAX_GROUPS = 50
@@ -40,8 +40,8 @@ class Groups:
     columns: list[str]
     """Attributes, in the file's order."""
     labels: dict[str, list[Label]]
-    digest: str
-    """Of the file and the columns taken."""
+    fingerprint: str
+    """Hash of the file and the columns taken."""
 
     def found_as(self, dataset: str, name: str) -> str | None:
         """What the file calls an image: its whole name, else its last part, else without ending.
@@ -121,8 +121,9 @@ def read_groups(path: str | Path, *, columns: Sequence[str] = (), option: str) -
                 f"{MAX_GROUPS} are no groups; name the columns that are "
                 f"({option.partition('.')[0]}.columns)"
             )
-    digest = hashlib.blake2b(f"{taken}\n{text}".encode(), digest_size=8).hexdigest()
-    return Groups(path=path, columns=taken, labels=labels, digest=digest)
+    return Groups(
+        path=path, columns=taken, labels=labels, fingerprint=text_fingerprint(f"{taken}\n{text}")
+    )
 
 
 def _labels(

@@ -1,15 +1,13 @@
-"""What was measured so far, one JSON line per item: an evaluation goes on where it stopped."""
+"""The journal of a task: one JSON line per item."""
 
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
+from sam_train.runtime.jobs import append_line, read_journal
 from sam_train.runtime.parts import Part
-
-log = logging.getLogger("sam_train")
 
 Record = dict[str, Any]
 SKIPPED = "skipped"
@@ -19,51 +17,38 @@ SKIPPED = "skipped"
 class Records:
     """A folder of `part_I_of_N.jsonl`; each process appends to its own and reads all.
 
-    The folder belongs to one checkpoint under one set of settings: give another one another folder.
+    The folder belongs to one checkpoint under one set of settings; others have other folders.
     """
 
     def __init__(self, folder: Path, *, part: Part) -> None:
-        """Make `folder` if need be."""
+        """Make `folder` if it is absent."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"part_{part.index}_of_{part.count}.jsonl"
-        self._begun = False
 
     def load(self) -> dict[str, Record]:
-        """All processes' records by `key`. An item measured counts before the same one skipped.
-
-        A line that a killed process left unfinished is passed over: its item is measured again.
-        """
+        """Return the records of all processes by `key`; an item's measurement replaces a skip."""
         found: dict[str, Record] = {}
         for path in sorted(self.folder.glob("part_*.jsonl")):
-            for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-                try:
-                    record = json.loads(line)
-                    key = record["key"]
-                except (ValueError, TypeError, KeyError):
-                    log.debug("%s: line %d is unfinished", path, number)
-                    continue
+            for record in read_journal(path, _decode):
+                key = record["key"]
                 if key not in found or SKIPPED in found[key]:
                     found[key] = record
         return found
 
-    def append(self, key: str, values: Record) -> None:
-        """Keep the record of an item; in the file when this returns.
+    def append(self, record: Record) -> None:
+        """Append the record of an item, with its `key`; it is in the file when this returns.
 
         Raises:
             ValueError: a value is not a finite number, text, list or dict of these.
         """
-        line = json.dumps({"key": key, **values}, allow_nan=False).encode()
+        line = json.dumps(record, allow_nan=False).encode()
         with self._path.open("a+b") as file:
-            if not self._begun:
-                file.seek(0, 2)
-                if file.tell() and _last_byte(self._path) != b"\n":
-                    line = b"\n" + line
-                self._begun = True
-            file.write(line + b"\n")
+            append_line(file, line)
 
 
-def _last_byte(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1)
+def _decode(line: bytes) -> Record:
+    record = json.loads(line)
+    if not isinstance(record, dict) or "key" not in record:
+        raise ValueError("not the record of an item")
+    return record

@@ -24,9 +24,9 @@ from sam_train.eval.frame.result import (
     TaskResult,
     Value,
     shown,
-    write_whole,
 )
 from sam_train.eval.frame.tasks import load_task, task_names
+from sam_train.runtime.files import write_text
 
 _WEIGHT = 300_000
 """Bytes: pictures beyond it are packed again, as a film of twenty panels is 2 MB of PNG."""
@@ -105,8 +105,8 @@ def write_report(
         left_out={n: why for n, why in {**left_out, **failed}.items() if n not in found},
     )
     page = run_dir / "report.html"
-    write_whole(run_dir / "report.json", report.to_json())
-    write_whole(page, _page(report, run_dir))
+    write_text(run_dir / "report.json", report.to_json())
+    write_text(page, _page(report, run_dir))
     return page
 
 

@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sam_train.errors import UserError
+from sam_train.runtime.files import write_text
 
 MEASURED = "measured"
 Value = float | int | None
@@ -124,7 +124,7 @@ class TaskResult:
         """`result.json` and `table.csv` in `folder`; each whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("table.csv", self.to_csv()), ("result.json", self.to_json())):
-            write_whole(folder / name, text)
+            write_text(folder / name, text)
 
     @classmethod
     def read(cls, folder: Path) -> TaskResult:
@@ -138,13 +138,6 @@ class TaskResult:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: no result of evaluate can be read there ({error})") from None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that others never see half-written."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def shown(value: Value) -> str:

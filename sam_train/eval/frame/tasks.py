@@ -41,14 +41,6 @@ TaskT = TypeVar("TaskT", bound="Task[Any]")
 _FOLDER = Path(__file__).parents[1] / "tasks"
 
 
-class SkipItem(Exception):  # noqa: N818 - caught and counted, not an error of the program
-    """An item cannot be used. `reason` is a few words, the same for all of a kind."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason} ({detail})" if detail else reason)
-        self.reason = reason
-
-
 @dataclass(kw_only=True)
 class Run:
     """What tasks are run with; one per process."""

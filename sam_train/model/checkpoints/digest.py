@@ -1,12 +1,8 @@
-"""Fingerprints that tell if a record belongs to these weights and settings."""
+"""A fingerprint that tells whether a record belongs to these weights."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from typing import Any
 
 import torch
 
@@ -28,13 +24,3 @@ def weights_digest(sam: Sam) -> str:
         if whole.numel():
             digest.update(whole.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Hash plain values, lists, dicts and dataclasses."""
-    text = json.dumps(settings, sort_keys=True, default=_plain)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)

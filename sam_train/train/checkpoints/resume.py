@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from sam_train.errors import UserError
-from sam_train.train.checkpoints.rotation import LAST, path_of, steps_in
-from sam_train.train.checkpoints.whole_files import DamagedFileError, check_whole, read_outline
+from sam_train.train.checkpoints.file import DamagedFileError, check_checksums, read_outline
+from sam_train.train.checkpoints.retention import LAST, path_of, steps_in
 
 log = logging.getLogger("sam_train")
 
@@ -110,7 +110,7 @@ def inspect(path: Path) -> Found:
             "holds no training state to continue (weights alone go to init_from=)"
         )
     try:
-        check_whole(path)
+        check_checksums(path)
     except DamagedFileError as error:
         raise DamagedFileError(f"is damaged ({error})") from error
     return Found(path=path, outline=outline)

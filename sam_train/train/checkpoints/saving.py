@@ -16,26 +16,27 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from sam_train.errors import UserError
-from sam_train.runtime.agreement import Agreement
+from sam_train.runtime import dist
 from sam_train.runtime.background import Background, snapshot
+from sam_train.runtime.files import link
 from sam_train.runtime.run_owner import RunOwner
 from sam_train.train.checkpoints.config import CheckpointConfig
+from sam_train.train.checkpoints.file import (
+    PARTIAL,
+    DamagedFileError,
+    read_outline,
+    remove_unfinished,
+    write_checkpoint,
+)
 from sam_train.train.checkpoints.resume import RUN_RECORD, Found
-from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
-from sam_train.train.checkpoints.rotation import (
+from sam_train.train.checkpoints.retention import (
     GIVEN_UP,
     LAST,
     path_of,
     steps_in,
     to_keep,
 )
-from sam_train.train.checkpoints.whole_files import (
-    DamagedFileError,
-    link,
-    read_outline,
-    remove_partial,
-    write_whole,
-)
+from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
 from sam_train.train.parallel.full_state import full_state
 from sam_train.train.report.meter import Recorder
 from sam_train.train.report.metrics_file import read_columns
@@ -88,7 +89,6 @@ class Saver(Checkpoint):
         self.record = dict(record or {})
         self.resume_from = resume_from
         self.owner = owner
-        self.ranks = Agreement()
         self._writer = Background()
         self._recorder: Recorder | None = None
         self._seen = self._saved_at = -1
@@ -101,9 +101,9 @@ class Saver(Checkpoint):
         Raises:
             UserError: they found different ones.
         """
-        self.ranks.start()
+        dist.start()
         found = "none" if self.resume_from is None else identity(self.resume_from)
-        if not self.ranks.same(found):
+        if not dist.same(found):
             raise UserError(
                 f"the processes of this run found different checkpoints to continue (rank "
                 f"{trainer.global_rank}: {found}): is run_dir={self.run_dir} one folder for all "
@@ -153,7 +153,7 @@ class Saver(Checkpoint):
         if step == self._seen:
             return
         self._seen = step
-        agreed = self.ranks.largest(self._wish(trainer, step))
+        agreed = dist.largest(self._wish(trainer, step))
         if agreed == Wish.FAIL:
             self._fail()
         if agreed == Wish.NOTHING:
@@ -198,7 +198,7 @@ class Saver(Checkpoint):
     def _save(self, trainer: Trainer, step: int, *, background: bool) -> None:
         self._saved_at, self._saved_time = step, time.monotonic()
         content = full_state(trainer)
-        content[RNG_RECORD] = self.ranks.gather(rng_state())
+        content[RNG_RECORD] = dist.gather(rng_state())
         content[RUN_RECORD] = {**self.record, "processes": trainer.world_size}
         if trainer.is_global_zero:
             # The copy before is in memory until it is written: one at a time.
@@ -211,7 +211,7 @@ class Saver(Checkpoint):
             self._agree_on_failure()
 
     def _write(self, content: dict[str, Any], step: int) -> None:
-        write_whole(content, path_of(self.folder, step), also=self.folder / LAST)
+        write_checkpoint(content, path_of(self.folder, step), also=self.folder / LAST)
         self._rotate()
 
     def _rotate(self) -> None:
@@ -228,7 +228,7 @@ class Saver(Checkpoint):
 
     def _agree_on_failure(self) -> None:
         failed = self._writer.error is not None
-        if self.ranks.largest(Wish.FAIL if failed else Wish.NOTHING) == Wish.FAIL:
+        if dist.largest(Wish.FAIL if failed else Wish.NOTHING) == Wish.FAIL:
             self._fail()
 
     def _is_lost(self) -> bool:
@@ -257,10 +257,10 @@ class Saver(Checkpoint):
             log.info("%s: saved at step %d; the same command goes on from there", reason, step)
         asked = self.notice is not None and self.notice.requeues
         # One rank alone may have been told; the first one acts.
-        if self.ranks.largest(int(asked)) and trainer.is_global_zero:
+        if dist.largest(int(asked)) and trainer.is_global_zero:
             requeue()
         # Nobody leaves before: the end of one ends the others.
-        self.ranks.largest(0)
+        dist.barrier()
         raise Stopped(step=step, reason=reason)
 
 
@@ -281,16 +281,16 @@ def begin_course(folder: Path, *, step: int) -> None:
     """
     if not folder.is_dir():
         return
-    remove_partial(folder)
+    remove_unfinished(folder)
     beyond = [path_of(folder, s) for s in steps_in(folder) if s > step]
     last, here = folder / LAST, path_of(folder, step)
     if last.is_file() and _step_of(last) == step:
         if not here.exists():
             # Killed between the two names.
-            link(last, here)
+            link(last, here, ending=PARTIAL)
     elif last.is_file():
         if here.is_file():
-            link(here, last)
+            link(here, last, ending=PARTIAL)
         else:
             beyond.append(last)
     for path in beyond:

@@ -24,25 +24,6 @@ def full_state(trainer: Trainer) -> dict[str, Any]:
     return state
 
 
-def load_full_state(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Put model, optimizer and schedule into the state of `checkpoint`, which every rank
-    holds whole and which stays as it is.
-
-    Raises:
-        UserError: it was trained with other frozen blocks.
-    """
-    module: Any = trainer.lightning_module
-    numbered = checkpoint | {
-        key: [dict(state) for state in checkpoint[key]]
-        for key in ("optimizer_states", "lr_schedulers")
-    }
-    number_parameters(numbered, module.optimizer_names)
-    trainer.strategy.load_model_state_dict(numbered)
-    trainer.strategy.load_optimizer_state_dict(numbered)
-    for config, state in zip(trainer.lr_scheduler_configs, numbered["lr_schedulers"], strict=True):
-        config.scheduler.load_state_dict(state)
-
-
 def grouped_names(module: nn.Module, groups: list[dict[str, Any]]) -> list[list[str]]:
     """Name the parameters of each optimizer group, in the order of their numbers."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}

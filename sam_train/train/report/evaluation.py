@@ -119,14 +119,7 @@ class TaskEvaluation(Callback):
         from sam_train.eval.frame.work import run_task  # noqa: PLC0415
 
         task = load_task(name)
-        measure = task.measure
-
-        def beating(*args: Any) -> Any:
-            PULSE.beat("measuring")
-            return measure(*args)
-
-        task.measure = beating  # type: ignore[method-assign, assignment]
-        run_task(task, run)
+        run_task(task, run, on_item=lambda: PULSE.beat("measuring"))
         # Whoever was last has written the result.
         trainer.strategy.barrier()
         if trainer.is_global_zero:

@@ -208,7 +208,7 @@ class StepMeter(Callback):
         if self.ranks is None or stopwatch is None:
             return None
         work = stopwatch.read()
-        return self.ranks.look(work=work, data_wait=data_wait, device=pl_module.device)
+        return self.ranks.look(work=work, data_wait=data_wait)
 
     def _restart(self) -> None:
         self._busy = self._waited = 0.0

@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from sam_train.runtime.files import write_text
+
 _FIRST_COLUMNS = ("step", "loss", "lr", "grad_norm", "images_per_second", "data_wait")
 
 
@@ -54,10 +56,8 @@ class MetricsFile:
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         head = self._line({name: name for name in self._columns}) if self._columns else ""
         lines = [self._line(row) for row in rows]
-        # An atomic write, by rename: a crash must not leave half a history.
-        partial = self.path.with_suffix(".csv.partial")
-        partial.write_text(head + "".join(lines), newline="")
-        partial.replace(self.path)
+        # An atomic write: a crash must not leave half a history.
+        write_text(self.path, head + "".join(lines))
         self._last = rows[-1] if rows else {}
         self._last_at = self.path.stat().st_size - len(lines[-1].encode()) if lines else 0
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sam_train.data.datamodule import SamDataModule
 from sam_train.data.skips import Tally, add_up
+from sam_train.runtime.dist import gather
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,4 @@ class SkipReport(Callback):
 
 
 def _over_ranks(tally: Tally) -> Tally:
-    if not (dist.is_available() and dist.is_initialized()):
-        return tally
-    gathered: list[Tally | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, tally)
-    return add_up(t for t in gathered if t is not None)
+    return add_up(gather(tally))

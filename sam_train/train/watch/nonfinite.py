@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from sam_train.errors import UserError
-from sam_train.runtime.agreement import Agreement
+from sam_train.runtime import dist
 from sam_train.train.parallel.loss_scale import BACKOFF
 from sam_train.train.records import RoundLog
 from sam_train.train.watch.config import HealthConfig
@@ -69,7 +69,6 @@ class NonfiniteWatch(Callback):
         self.skipped = 0
         """Updates skipped since the run's beginning, resumed or not."""
         self.in_a_row = 0
-        self._ranks = Agreement()
         self._seen = -1
         self._turns: list[_Turn] = []
         self._names: list[str] = []
@@ -78,7 +77,7 @@ class NonfiniteWatch(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Meet the other ranks."""
-        self._ranks.start()
+        dist.start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin at the step that is continued."""
@@ -155,7 +154,7 @@ class NonfiniteWatch(Callback):
             return
         self.skipped += 1
         self.in_a_row += 1
-        records = self._ranks.gather(_record(trainer.global_rank, update))
+        records = dist.gather(_record(trainer.global_rank, update))
         text = _summary(update.step, records)
         scale = None if update.scale is None else float(update.scale.read())
         if scale is not None:
@@ -177,7 +176,7 @@ class NonfiniteWatch(Callback):
         if not trainer.is_global_zero:
             # The first rank says it, once; to leave before would end it in mid-sentence.
             with suppress(RuntimeError):
-                self._ranks.largest(0)
+                dist.barrier()
             raise SystemExit(2)
         raise UserError(
             f"{self.in_a_row} updates in a row were skipped (health.max_nonfinite), the last "

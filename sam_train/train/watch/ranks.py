@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
+from sam_train.runtime.dist import gather, world_size
+from sam_train.runtime.dist import rank as own_rank
+from sam_train.runtime.files import write_text
 from sam_train.train.watch.config import HealthConfig
 
 log = logging.getLogger("sam_train")
@@ -115,23 +117,16 @@ class RankWatch:
 
     def start(self) -> None:
         """Learn the machines' names; every rank calls it."""
-        if _ranks() == 1:
-            return
-        names: list[str | None] = [None] * _ranks()
-        dist.all_gather_object(names, socket.gethostname())
-        self._hosts = [str(name) for name in names]
+        self._hosts = gather(socket.gethostname())
 
-    def look(self, *, work: float, data_wait: float, device: torch.device) -> RankFigures | None:
+    def look(self, *, work: float, data_wait: float) -> RankFigures | None:
         """Every rank calls it, with its own figures; None where there is one process only."""
-        if _ranks() == 1:
+        if world_size() == 1:
             return None
-        own = torch.tensor([work, data_wait], dtype=torch.float32, device=device)
-        table = [torch.empty_like(own) for _ in range(_ranks())]
-        dist.all_gather(table, own)
-        seconds, waits = torch.stack(table).T.tolist()
+        seconds, waits = zip(*gather((work, data_wait)), strict=True)
         work_shares = shares(seconds)
         figures = compare(work_shares, waits)
-        if dist.get_rank() == 0:
+        if own_rank() == 0:
             self.note(work_shares, waits)
             self.judge(figures)
         return figures
@@ -149,9 +144,7 @@ class RankWatch:
             mean = (total / self._looks for total in self._sums[rank])
             host = self._hosts[rank] if rank < len(self._hosts) else ""
             lines.append(",".join([str(rank), host, *(f"{x:.4g}" for x in (*now, *mean))]))
-        partial = self.path.with_suffix(".csv.partial")
-        partial.write_text("\n".join(lines) + "\n")
-        partial.replace(self.path)
+        write_text(self.path, "\n".join(lines) + "\n")
 
     def summarise(self) -> None:
         """Say at the end of training who was slow and who waited on average."""
@@ -199,7 +192,3 @@ class RankWatch:
     def _name(self, rank: int) -> str:
         host = f" ({self._hosts[rank]})" if rank < len(self._hosts) else ""
         return f"rank {rank}{host}"
-
-
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sam_train.train.watch.beats import Beat, condition
+from sam_train.train.watch.heartbeats import Beat, condition
 from sam_train.train.watch.pulse import STAGES
 
 _NAMED = 3

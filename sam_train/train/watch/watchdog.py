@@ -22,7 +22,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from sam_train.train.watch.beats import (
+from sam_train.train.watch.config import HealthConfig
+from sam_train.train.watch.heartbeats import (
     Beat,
     Beats,
     kill,
@@ -32,7 +33,6 @@ from sam_train.train.watch.beats import (
     stacks,
     started,
 )
-from sam_train.train.watch.config import HealthConfig
 from sam_train.train.watch.pulse import PULSE
 from sam_train.train.watch.verdict import sentence
 

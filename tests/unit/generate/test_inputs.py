@@ -12,7 +12,8 @@ from PIL import Image
 
 from sam_train.data.shards.writer import TarEntry, write_entries
 from sam_train.errors import UserError
-from sam_train.generate.inputs import BadPhoto, list_photos
+from sam_train.generate.inputs import list_photos
+from sam_train.runtime.jobs import SkipItem
 
 ORIENTATION = 0x0112
 
@@ -93,7 +94,7 @@ def test_a_damaged_file_says_so_when_it_is_read(tmp_path: Path, damage: str) -> 
     whole = jpeg(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     content = {"empty": b"", "text": b"no photo at all", "cut": whole[: len(whole) // 2]}
     (tmp_path / "a.jpg").write_bytes(content[damage])
-    with pytest.raises(BadPhoto, match=r"a\.jpg"):
+    with pytest.raises(SkipItem, match=r"a\.jpg"):
         one(tmp_path / "a.jpg")
 
 

@@ -56,30 +56,28 @@ def test_a_folder_is_of_one_model_and_setting(
 def test_a_journal_forgets_only_what_was_cut(tmp_path: Path) -> None:
     path = tmp_path / "u.jsonl"
     for number in range(3):
-        journal = open_journal(path)
-        assert journal is not None
-        with journal:
+        with open_journal(path) as journal:
+            assert journal is not None
             assert sorted(journal.records) == list(range(number))
             journal.append(PhotoRecord(image_id=number, source=f"{number}.jpg", skipped="no"))
     whole = path.read_bytes()
     for cut in (1, 5):
         path.write_bytes(whole[:-cut])
-        journal = open_journal(path)
-        assert journal is not None
-        with journal:
+        with open_journal(path) as journal:
+            assert journal is not None
             assert sorted(journal.records) == [0, 1]
             journal.append(PhotoRecord(image_id=2, source="2.jpg", skipped="no"))
-        assert path.read_bytes() == whole
+        with open_journal(path) as journal:
+            assert journal is not None
+            assert sorted(journal.records) == [0, 1, 2]
 
 
 def test_two_processes_do_not_share_a_unit(tmp_path: Path) -> None:
-    journal = open_journal(tmp_path / "u.jsonl")
-    assert journal is not None
-    with journal:
-        assert open_journal(tmp_path / "u.jsonl") is None
-        other = open_journal(tmp_path / "v.jsonl")
-        assert other is not None
-        other.__exit__(None, None, None)
-    again = open_journal(tmp_path / "u.jsonl")
-    assert again is not None
-    again.__exit__(None, None, None)
+    with open_journal(tmp_path / "u.jsonl") as mine:
+        assert mine is not None
+        with open_journal(tmp_path / "u.jsonl") as same:
+            assert same is None
+        with open_journal(tmp_path / "v.jsonl") as other:
+            assert other is not None
+    with open_journal(tmp_path / "u.jsonl") as again:
+        assert again is not None

@@ -14,12 +14,12 @@ import pytest
 
 from sam_train.errors import UserError
 from sam_train.model.build import resolve
+from sam_train.runtime.devices import parse_devices
 from sam_train.settings import compose as module
 from sam_train.settings.compose import compose_config, keys_of, load_config, paths_of, readable
 from sam_train.settings.recipes import config_dir
 from sam_train.settings.run import RootConfig, RunConfig, check_config
 from sam_train.settings.words import _WORDS
-from sam_train.train.config import parse_devices
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))

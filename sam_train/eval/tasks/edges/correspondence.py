@@ -34,18 +34,6 @@ _OUTLIER = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Correspondence:
-    """Who has a partner."""
-
-    edges: Mask
-    """bool [H, W]: pixels of the edge map with a partner."""
-    truth: Mask
-    """bool [H, W]: pixels of the ground truth with a partner; as many."""
-    distance: float
-    """Sum of the distances between partners, in pixels rounded to hundredths."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceMatches:
     """Partners of a row of edge maps in one ground truth."""
 
@@ -64,27 +52,12 @@ def reach(shape: tuple[int, int], max_distance: float) -> float:
     return max_distance * math.hypot(*shape)
 
 
-def correspond(edges: Mask, truth: Mask, *, max_distance: float) -> Correspondence:
-    """The cheapest one-to-one correspondence of two boundary maps.
-
-    Args:
-        edges: bool [H, W].
-        truth: bool [H, W].
-        max_distance: in pixels.
-    """
-    pixels = np.flatnonzero(edges)
-    matches = correspond_sequence([pixels], truth, max_distance=max_distance)
-    matched = np.zeros(edges.shape, dtype=np.bool_)
-    matched.reshape(-1)[pixels] = matches.matched
-    return Correspondence(
-        edges=matched, truth=matches.truth, distance=float(matches.costs[-1]) / _UNITS
-    )
-
-
 def correspond_sequence(
     pixels: Sequence[npt.NDArray[np.int64]], truth: Mask, *, max_distance: float, seed: int = 0
 ) -> SequenceMatches:
-    """`correspond` for edge maps that resemble their predecessors, such as rising thresholds.
+    """Find the cheapest one-to-one correspondence of each edge map with one ground truth.
+
+    It is fast where maps resemble their predecessors, as those of rising thresholds do.
 
     Args:
         pixels: per map the set pixels as flat indices (row * W + column), each once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +89,21 @@ def count_maps(
         edges_matched=(before[ends[1:]] - before[ends[:-1]]).tolist(),
         edges=np.diff(ends).tolist(),
     )
+
+
+def check_same_thresholds(images: Sequence[ImageCounts]) -> None:
+    """Refuse counts that cannot be added up threshold by threshold.
+
+    Raises:
+        UserError: they have not all the same number of thresholds.
+    """
+    for image in images:
+        if image.thresholds != images[0].thresholds:
+            raise UserError(
+                f"{image.name} has {len(image.thresholds)} boundary maps, {images[0].name} has "
+                f"{len(images[0].thresholds)}: files with segs need equally many, and no others "
+                "beside them"
+            )
 
 
 def _thinned_pixels(masks: list[Mask]) -> list[npt.NDArray[np.int64]]:

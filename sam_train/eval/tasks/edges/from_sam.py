@@ -15,7 +15,6 @@ from sam_train.data.formats.records import IMAGE_SUFFIXES
 from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.jpeg import read_pixels
 from sam_train.errors import UserError
-from sam_train.eval.frame.tasks import SkipItem
 from sam_train.eval.tasks.edges.edge_map import edge_map
 from sam_train.eval.tasks.edges.readers import Pair
 from sam_train.masks.crops import point_grid
@@ -28,6 +27,8 @@ from sam_train.model.encoded_photos import (
     point_prompts,
     split_prompts,
 )
+from sam_train.runtime.files import write_atomically
+from sam_train.runtime.jobs import SkipItem
 
 
 def pair_photos(images: Path, ground_truth: Path) -> list[Pair]:
@@ -101,11 +102,9 @@ def edge_map_of(
 
 
 def write_edge_map(edges: Tensor, path: Path) -> None:
-    """As other programs write them: 8-bit grey, 255 for 1. Whole or not at all."""
+    """Write an edge map as other programs do: 8-bit grey, 255 for 1."""
     grey = (edges.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    temporary = path.with_suffix(".part")
-    Image.fromarray(grey).save(temporary, format="PNG")
-    temporary.replace(path)
+    write_atomically(path, lambda stream: Image.fromarray(grey).save(stream, format="PNG"))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from sam_train.errors import UserError
 from sam_train.eval.frame.records import Record
-from sam_train.eval.frame.result import Picture, Row, TaskResult, write_whole
-from sam_train.eval.frame.tasks import Run, SkipItem, Task, register
+from sam_train.eval.frame.result import Picture, Row, TaskResult
+from sam_train.eval.frame.tasks import Run, Task, register
 from sam_train.eval.tasks.edges.config import check
-from sam_train.eval.tasks.edges.counts import ImageCounts, count_image
+from sam_train.eval.tasks.edges.counts import ImageCounts, check_same_thresholds, count_image
 from sam_train.eval.tasks.edges.plot import draw_precision_recall
 from sam_train.eval.tasks.edges.readers import Pair, pair_files
 from sam_train.eval.tasks.edges.result import PUBLISHED, EdgeResult, Published
-from sam_train.eval.tasks.edges.run import check_same_thresholds
+from sam_train.runtime.files import write_text
+from sam_train.runtime.jobs import SkipItem
 
 if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
@@ -107,7 +108,7 @@ class Edges(Task[EdgeItem]):
         name = Path(run.cfg.edges.maps or run.source).name
         found.write_official_files(run.folder(self))
         draw_precision_recall({name: found}, run.run_dir / "edges.png")
-        write_whole(run.run_dir / "edges.json", found.to_json())
+        write_text(run.run_dir / "edges.json", found.to_json())
         ours = Published(name=name, **found.summary())
         best = found.figures.ods
         return TaskResult(

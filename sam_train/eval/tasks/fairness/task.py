@@ -21,9 +21,10 @@ from sam_train.eval.datasets import (
 from sam_train.eval.frame.groups import Groups, read_groups
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture, TaskResult
-from sam_train.eval.frame.tasks import Run, SkipItem, Task, register
+from sam_train.eval.frame.tasks import Run, Task, register
 from sam_train.eval.tasks.fairness.config import check
 from sam_train.eval.tasks.fairness.scores import draw_groups, result_of, score
+from sam_train.runtime.jobs import SkipItem
 from sam_train.types import Batch
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Fairness(Task[EvalImage]):
         return {
             "version": _VERSION,
             "points": max(cfg.fairness.points),
-            "groups": _read(cfg).digest,
+            "groups": _read(cfg).fingerprint,
             "min_area": cfg.eval.min_area,
             "precision": cfg.trainer.precision,
         }

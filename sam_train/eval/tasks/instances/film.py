@@ -12,8 +12,8 @@ from pycocotools import mask as coco_mask
 from sam_train.eval.coco import Truth, TruthImage
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture
-from sam_train.eval.frame.tasks import SkipItem
 from sam_train.eval.pictures.filmstrip import FilmRow, Frame, filmstrip
+from sam_train.runtime.jobs import SkipItem
 
 _ROWS = 6
 _SMALLEST = 100

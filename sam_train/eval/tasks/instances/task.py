@@ -16,12 +16,13 @@ from sam_train.eval.coco.precision import LVIS_MAX_DETECTIONS, average_precision
 from sam_train.eval.coco.results import Box
 from sam_train.eval.coco.truth import CategoryId, find_truth
 from sam_train.eval.frame.records import Record
-from sam_train.eval.frame.result import TaskResult, write_whole
+from sam_train.eval.frame.result import TaskResult
 from sam_train.eval.frame.tasks import Run, Task, register
 from sam_train.eval.tasks.instances.config import InstancesConfig, check
 from sam_train.eval.tasks.instances.film import draw_films
 from sam_train.eval.tasks.instances.masks import masks_of_boxes
 from sam_train.eval.tasks.instances.result import result_of
+from sam_train.runtime.files import write_text
 
 if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
@@ -166,7 +167,7 @@ class Instances(Task[InstanceItem]):
         ]
         folder = run.folder(self)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "results.json", json.dumps(results))
+        write_text(folder / "results.json", json.dumps(results))
         left_out = Counter(self._truth.left_out)
         if self._given is not None:
             left_out.update(self._given.left_out)

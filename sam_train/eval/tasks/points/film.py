@@ -13,9 +13,10 @@ from sam_train.eval.clicks.interactive import play_clicks
 from sam_train.eval.datasets import EvalImage, prompt_batch, random_points
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import Picture
-from sam_train.eval.frame.tasks import Run, SkipItem
+from sam_train.eval.frame.tasks import Run
 from sam_train.eval.pictures.filmstrip import FilmRow, filmstrip
 from sam_train.eval.pictures.rows import ClickFilm
+from sam_train.runtime.jobs import SkipItem
 
 _SMALLEST = 1 / 400
 """Part of the photo below which a mask shows nothing in a picture."""

@@ -15,7 +15,8 @@ from PIL import Image
 from sam_train.errors import UserError
 from sam_train.eval.coco import open_truth, read_results, read_truth
 from sam_train.eval.coco.precision import average_precision
-from sam_train.eval.frame.tasks import Run, SkipItem, load_task
+from sam_train.eval.frame.tasks import Run, load_task
+from sam_train.runtime.jobs import SkipItem
 from sam_train.runtime.parts import Part
 from sam_train.settings.run import RunConfig
 

@@ -20,7 +20,7 @@ from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets import EvalSample, open_datasets, read_specs
 from sam_train.eval.datasets.images import FileImage
-from sam_train.eval.frame.tasks import SkipItem
+from sam_train.runtime.jobs import SkipItem
 
 H, W = 24, 36
 Pixels = npt.NDArray[np.uint8]

@@ -13,8 +13,9 @@ from PIL import Image
 
 from sam_train.errors import UserError
 from sam_train.eval.frame.result import Row, TaskResult
-from sam_train.eval.frame.tasks import Run, SkipItem, Task, load_task, task_names
+from sam_train.eval.frame.tasks import Run, Task, load_task, task_names
 from sam_train.eval.frame.work import run_task
+from sam_train.runtime.jobs import SkipItem
 from sam_train.runtime.parts import Part
 from sam_train.settings.run import RunConfig
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sam_train.eval.tasks.points.config import PointsConfig
 from sam_train.model import Sam, build_sam
-from sam_train.model.checkpoints.digest import settings_digest, weights_digest
+from sam_train.model.checkpoints.digest import weights_digest
 
 
 def model(**sizes: object) -> Sam:
@@ -29,9 +28,3 @@ def test_sizes_that_no_weight_shows_count() -> None:
     plain = model(window_size=0, heads=4)
     assert sum(1 for _ in plain.state_dict()) == sum(1 for _ in model(heads=2).state_dict())
     assert weights_digest(plain) != weights_digest(model(window_size=0, heads=2))
-
-
-def test_settings_count_by_value() -> None:
-    one = settings_digest({"a": 1, "points": PointsConfig(clicks=[1, 2])})
-    assert one == settings_digest({"points": PointsConfig(clicks=[1, 2]), "a": 1})
-    assert one != settings_digest({"a": 1, "points": PointsConfig(clicks=[1, 3])})

@@ -16,6 +16,7 @@ from torch import nn
 
 from sam_train.errors import UserError
 from sam_train.train.checkpoints.differences import differences, report_differences
+from sam_train.train.checkpoints.file import write_checkpoint
 from sam_train.train.checkpoints.resume import (
     RUN_RECORD,
     Found,
@@ -24,7 +25,6 @@ from sam_train.train.checkpoints.resume import (
     check_model,
     find_resume,
 )
-from sam_train.train.checkpoints.whole_files import write_whole
 from sam_train.train.watch.signals import Notice, requeue
 
 
@@ -43,7 +43,7 @@ def run_dir(tmp_path: Path) -> Path:
     """Checkpoints of steps 1, 2 and 3."""
     folder = tmp_path / "checkpoints"
     for step in (1, 2, 3):
-        write_whole(content(step), folder / f"step={step}.ckpt", also=folder / "last.ckpt")
+        write_checkpoint(content(step), folder / f"step={step}.ckpt", also=folder / "last.ckpt")
     return tmp_path
 
 
@@ -203,7 +203,7 @@ def test_candidates_come_newest_first_and_each_file_once(run_dir: Path) -> None:
 def test_weights_alone_are_no_checkpoint_to_continue(run_dir: Path) -> None:
     path = run_dir / "weights.ckpt"
     for name in content(1):
-        write_whole({key: v for key, v in content(1).items() if key != name}, path)
+        write_checkpoint({key: v for key, v in content(1).items() if key != name}, path)
         with pytest.raises(UserError, match=r"weights\.ckpt holds no training state .*init_from="):
             find_resume(str(path), run_dir)
     torch.save([1, 2], path)

@@ -17,23 +17,23 @@ import pytest
 import torch
 
 from sam_train.errors import UserError
-from sam_train.runtime.agreement import Agreement
 from sam_train.runtime.background import Background, snapshot
 from sam_train.settings.run import RunConfig
 from sam_train.settings.sections import check_section
+from sam_train.train.checkpoints import saving
 from sam_train.train.checkpoints.config import CheckpointConfig
-from sam_train.train.checkpoints.resume import candidates, inspect
-from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
-from sam_train.train.checkpoints.rotation import steps_in, to_keep
-from sam_train.train.checkpoints.saving import Saver, begin_course, identity
-from sam_train.train.checkpoints.whole_files import (
+from sam_train.train.checkpoints.file import (
     DamagedFileError,
-    check_whole,
+    check_checksums,
     link,
     read_outline,
-    remove_partial,
-    write_whole,
+    remove_unfinished,
+    write_checkpoint,
 )
+from sam_train.train.checkpoints.resume import candidates, inspect
+from sam_train.train.checkpoints.retention import steps_in, to_keep
+from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
+from sam_train.train.checkpoints.saving import Saver, begin_course, identity
 from sam_train.train.fit import run_callbacks
 from sam_train.train.watch.signals import Notice
 
@@ -67,11 +67,11 @@ def names(folder: Path) -> set[str]:
 
 def test_one_file_under_two_names(tmp_path: Path) -> None:
     first, last = tmp_path / "step=1.ckpt", tmp_path / "last.ckpt"
-    write_whole(content(), first, also=last)
+    write_checkpoint(content(), first, also=last)
     assert names(tmp_path) == {"step=1.ckpt", "last.ckpt"}
     assert first.stat().st_ino == last.stat().st_ino
     assert same(torch.load(last, weights_only=True), content())
-    write_whole(content(2), tmp_path / "step=2.ckpt", also=last)
+    write_checkpoint(content(2), tmp_path / "step=2.ckpt", also=last)
     assert torch.load(first, weights_only=True)["global_step"] == 1
     assert torch.load(last, weights_only=True)["global_step"] == 2
     assert [path.name for path in candidates(tmp_path)] == ["last.ckpt", "step=1.ckpt"]
@@ -85,7 +85,7 @@ def test_a_file_system_without_links_gets_a_copy(
 
     monkeypatch.setattr(os, "link", refuse)
     first, last = tmp_path / "step=1.ckpt", tmp_path / "last.ckpt"
-    write_whole(content(), first, also=last)
+    write_checkpoint(content(), first, also=last)
     assert names(tmp_path) == {"step=1.ckpt", "last.ckpt"}
     assert first.read_bytes() == last.read_bytes()
 
@@ -93,7 +93,7 @@ def test_a_file_system_without_links_gets_a_copy(
 def test_every_changed_bit_is_found_or_means_nothing(tmp_path: Path) -> None:
     """Of the whole file: records, names, paddings, the directory at its end."""
     good, path = tmp_path / "good.ckpt", tmp_path / "bad.ckpt"
-    write_whole(content(), good)
+    write_checkpoint(content(), good)
     data = good.read_bytes()
     rng = random.Random(0)
     places = [rng.randrange(len(data)) for _ in range(300)]
@@ -118,7 +118,7 @@ def test_every_changed_bit_is_found_or_means_nothing(tmp_path: Path) -> None:
 
 def test_every_cut_is_found(tmp_path: Path) -> None:
     good, path = tmp_path / "good.ckpt", tmp_path / "bad.ckpt"
-    write_whole(content(), good)
+    write_checkpoint(content(), good)
     data = good.read_bytes()
     for length in [*range(0, len(data), 97), len(data) - 1]:
         path.write_bytes(data[:length])
@@ -129,7 +129,7 @@ def test_every_cut_is_found(tmp_path: Path) -> None:
 def test_a_wrong_value_is_named(tmp_path: Path) -> None:
     """torch.load itself reads it without a word."""
     path = tmp_path / "step=1.ckpt"
-    write_whole(content(), path)
+    write_checkpoint(content(), path)
     with zipfile.ZipFile(path) as archive:
         record = next(name for name in archive.namelist() if name.endswith("data/0"))
     data = bytearray(path.read_bytes())
@@ -137,7 +137,7 @@ def test_a_wrong_value_is_named(tmp_path: Path) -> None:
     path.write_bytes(data)
     assert not same(torch.load(path, weights_only=True), content())
     with pytest.raises(DamagedFileError, match=f"{record.partition('/')[2]} fails its checksum"):
-        check_whole(path)
+        check_checksums(path)
 
 
 class Rude:
@@ -163,16 +163,16 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
 
 def test_what_only_code_could_bring_back_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "step=1.ckpt"
-    write_whole(content(), path)
+    write_checkpoint(content(), path)
     with pytest.raises(DamagedFileError, match="it would run code"):
-        write_whole({**content(2), "path": Path("x")}, path)
+        write_checkpoint({**content(2), "path": Path("x")}, path)
     assert names(tmp_path) == {"step=1.ckpt"}
     assert torch.load(path, weights_only=True)["global_step"] == 1
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = tmp_path / "last.ckpt"
-    write_whole(content(), last)
+    write_checkpoint(content(), last)
     opened = Path.open
 
     class Full(BytesIO):
@@ -186,16 +186,16 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(content(2), tmp_path / "step=2.ckpt", also=last)
+        write_checkpoint(content(2), tmp_path / "step=2.ckpt", also=last)
     monkeypatch.undo()
     assert names(tmp_path) == {"last.ckpt"}
     assert torch.load(last, weights_only=True)["global_step"] == 1
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    write_whole(content(), tmp_path / "last.ckpt")
+    write_checkpoint(content(), tmp_path / "last.ckpt")
     (tmp_path / ".step=2.ckpt.123.partial").write_bytes(b"half")
-    remove_partial(tmp_path)
+    remove_unfinished(tmp_path)
     assert names(tmp_path) == {"last.ckpt"}
 
 
@@ -224,7 +224,7 @@ def test_settings_that_mean_nothing(name: str, value: Any) -> None:
 
 def test_a_course_that_is_given_up_is_not_taken_for_the_newest(tmp_path: Path) -> None:
     for step in (1, 2, 3):
-        write_whole(content(step), tmp_path / f"step={step}.ckpt", also=tmp_path / "last.ckpt")
+        write_checkpoint(content(step), tmp_path / f"step={step}.ckpt", also=tmp_path / "last.ckpt")
     begin_course(tmp_path, step=3)
     assert names(tmp_path) == {"step=1.ckpt", "step=2.ckpt", "step=3.ckpt", "last.ckpt"}
     begin_course(tmp_path, step=2)
@@ -236,7 +236,7 @@ def test_a_course_that_is_given_up_is_not_taken_for_the_newest(tmp_path: Path) -
     assert inspect(tmp_path / "step=2.ckpt.old").step == 2
 
 
-class Other(Agreement):
+class Other:
     """A rank beside this one, and what it found."""
 
     def __init__(self, said: str) -> None:
@@ -249,7 +249,9 @@ class Other(Agreement):
         return text == self.said
 
 
-def test_ranks_that_found_different_files_of_one_name_stop(tmp_path: Path) -> None:
+def test_ranks_that_found_different_files_of_one_name_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each machine with a run_dir of its own: all of them have a last.ckpt."""
     contents = {"first": content(4), "copy": content(4), "later": content(8), "other": content(4)}
     contents["other"]["state_dict"]["weight"] += 1
@@ -257,9 +259,10 @@ def test_ranks_that_found_different_files_of_one_name_stop(tmp_path: Path) -> No
     module: Any = None
     for name, of in contents.items():
         path = tmp_path / name / "last.ckpt"
-        write_whole(of, path)
+        write_checkpoint(of, path)
         saver = Saver(CheckpointConfig(), run_dir=tmp_path, resume_from=inspect(path))
-        saver.ranks = Other(identity(inspect(tmp_path / "first" / "last.ckpt")))
+        other = Other(identity(inspect(tmp_path / "first" / "last.ckpt")))
+        monkeypatch.setattr(saving, "dist", other)
         if name in ("first", "copy"):
             saver.setup(trainer, module, "fit")
             continue
@@ -300,7 +303,7 @@ def test_random_generators_go_on_where_they_were(tmp_path: Path) -> None:
     before = rng_state()
     try:
         draw()
-        write_whole({"rng": rng_state()}, tmp_path / "rng.ckpt")
+        write_checkpoint({"rng": rng_state()}, tmp_path / "rng.ckpt")
         first = draw()
         draw()
         set_rng_state(torch.load(tmp_path / "rng.ckpt", weights_only=True)["rng"])
@@ -350,7 +353,7 @@ def test_a_course_begins_where_its_file_lies(
         folder.mkdir()
         for name, step in steps.items():
             content = {"state_dict": {}, "global_step": step}
-            write_whole(content, folder / f"{name.replace('_', '=')}.ckpt")
+            write_checkpoint(content, folder / f"{name.replace('_', '=')}.ckpt")
         return folder
 
     caplog.set_level(logging.INFO, logger="sam_train")
@@ -373,6 +376,6 @@ def test_a_course_begins_where_its_file_lies(
     begin_course(damaged, step=2)
     assert (damaged / "last.ckpt").samefile(damaged / "step=2.ckpt")
     odd = files(step_2=2)
-    write_whole({"state_dict": {}, "global_step": "many"}, odd / "last.ckpt")
+    write_checkpoint({"state_dict": {}, "global_step": "many"}, odd / "last.ckpt")
     begin_course(odd, step=2)
     assert (odd / "last.ckpt").samefile(odd / "step=2.ckpt")

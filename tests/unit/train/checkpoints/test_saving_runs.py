@@ -20,14 +20,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sam_train.errors import UserError
-from sam_train.runtime.agreement import Agreement
 from sam_train.runtime.run_owner import RunOwner
 from sam_train.train.checkpoints import saving
 from sam_train.train.checkpoints.config import CheckpointConfig
+from sam_train.train.checkpoints.file import write_checkpoint
 from sam_train.train.checkpoints.resume import RUN_RECORD, inspect
 from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
 from sam_train.train.checkpoints.saving import RNG_RECORD, Saver, Wish
-from sam_train.train.checkpoints.whole_files import write_whole
 from sam_train.train.report.meter import Recorder
 from sam_train.train.watch.signals import Notice, Stopped
 
@@ -222,7 +221,7 @@ def test_a_checkpoint_holds_the_record_the_processes_and_the_generators(tmp_path
     assert drawn == whole[3:]
     # Saved by two processes, it says nothing about the generators of one.
     content[RNG_RECORD] = content[RNG_RECORD] * 2
-    write_whole(content, tmp_path / "two.ckpt")
+    write_checkpoint(content, tmp_path / "two.ckpt")
     drawn.clear()
     train(tmp_path / "other", After(draw), ckpt=tmp_path / "two.ckpt")
     assert len(drawn) == 3 and drawn != whole[3:]
@@ -261,7 +260,7 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line(
         CheckpointConfig(**SILENT | {"every_steps": 2, "background": background}), run_dir=tmp_path
     )
     writer = own._writer
-    monkeypatch.setattr(saving, "write_whole", full)
+    monkeypatch.setattr(saving, "write_checkpoint", full)
     with pytest.raises(UserError, match=r"No space left on device.*of step 2 is not") as caught:
         fit(own, After(note))
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
@@ -274,20 +273,20 @@ def test_a_fault_of_ours_is_not_called_a_full_disk(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(saving, "write_whole", broken)
+    monkeypatch.setattr(saving, "write_checkpoint", broken)
     with pytest.raises(ZeroDivisionError, match="ours"):
         train(tmp_path, background=False)
 
 
 def test_the_last_write_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However the run ends: what `fit` returns from is on the disk."""
-    write = saving.write_whole
+    write = saving.write_checkpoint
 
     def slow(*given: Any, **named: Any) -> None:
         time.sleep(0.2)
         write(*given, **named)
 
-    monkeypatch.setattr(saving, "write_whole", slow)
+    monkeypatch.setattr(saving, "write_checkpoint", slow)
     train(tmp_path / "end")
     assert saved(tmp_path / "end") == [6]
 
@@ -304,7 +303,7 @@ def test_the_last_write_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr(saving, "write_whole", full)
+    monkeypatch.setattr(saving, "write_checkpoint", full)
     with pytest.raises(UserError, match=r"Disk quota exceeded.*of step 6 is not saved"):
         train(tmp_path)
 
@@ -334,11 +333,10 @@ def test_a_run_that_is_asked_to_end_is_saved_first(
     assert requeued == ([[3]] if number == signal.SIGUSR1 else [])
 
 
-class Beside(Agreement):
+class Beside:
     """Another rank, and what it wants each time that the ranks agree; nothing after that."""
 
     def __init__(self, *wants: int) -> None:
-        super().__init__()
         self.wants = list(wants)
 
     def start(self) -> None:
@@ -352,27 +350,46 @@ class Beside(Agreement):
         """Both found the same."""
         return True
 
+    def gather(self, value: Any) -> list[Any]:
+        """Both say the same."""
+        return [value, value]
 
-def with_another(run_dir: Path, *wants: int) -> Saver:
-    own = Saver(CheckpointConfig(**SILENT), run_dir=run_dir)
-    own.ranks = Beside(*wants)
-    return own
+    def barrier(self) -> None:
+        """The other is there already."""
 
 
-def test_what_another_rank_wants_happens_here_too(tmp_path: Path) -> None:
-    fit(with_another(tmp_path, Wish.NOTHING, Wish.SAVE), steps=4)
+WithAnother = Callable[..., Saver]
+
+
+@pytest.fixture
+def with_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WithAnother:
+    def make(*wants: int) -> Saver:
+        monkeypatch.setattr(saving, "dist", Beside(*wants))
+        return Saver(CheckpointConfig(**SILENT), run_dir=tmp_path)
+
+    return make
+
+
+def test_what_another_rank_wants_happens_here_too(
+    tmp_path: Path, with_another: WithAnother
+) -> None:
+    fit(with_another(Wish.NOTHING, Wish.SAVE), steps=4)
     assert saved(tmp_path) == [2, 4]
 
 
 @pytest.mark.parametrize("requeues", [0, 1])
 def test_a_rank_that_alone_is_asked_to_end_ends_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], requeues: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[str],
+    requeues: int,
+    with_another: WithAnother,
 ) -> None:
     """Step 1; then the save's own agreement, and who requeues."""
     called = []
     monkeypatch.setattr(saving, "requeue", lambda: called.append(True))
     with pytest.raises(Stopped) as caught:
-        fit(with_another(tmp_path, Wish.SAVE_AND_STOP, Wish.NOTHING, requeues))
+        fit(with_another(Wish.SAVE_AND_STOP, Wish.NOTHING, requeues))
     assert (caught.value.step, caught.value.reason) == (1, "another process")
     assert said == ["another process: saved at step 1; the same command goes on from there"]
     assert saved(tmp_path) == [1]
@@ -380,10 +397,12 @@ def test_a_rank_that_alone_is_asked_to_end_ends_all(
 
 
 @pytest.mark.parametrize("wants", [(Wish.FAIL,), (*[Wish.NOTHING] * 6, Wish.FAIL)])
-def test_a_rank_whose_disk_is_full_says_it_alone(tmp_path: Path, wants: tuple[Wish, ...]) -> None:
+def test_a_rank_whose_disk_is_full_says_it_alone(
+    with_another: WithAnother, wants: tuple[Wish, ...]
+) -> None:
     """This one ends with the same status and without a word; in the run, and at its end."""
     with pytest.raises(SystemExit) as caught:
-        fit(with_another(tmp_path, *wants), steps=6)
+        fit(with_another(*wants), steps=6)
     assert caught.value.code == 2
 
 

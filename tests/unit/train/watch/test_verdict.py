@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from sam_train.train.watch.beats import (
+from sam_train.train.watch.heartbeats import (
     Beat,
     Beats,
     condition,

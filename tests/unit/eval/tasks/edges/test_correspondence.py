@@ -1,11 +1,29 @@
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from sam_train.eval.tasks.edges.correspondence import correspond, correspond_sequence, reach
+from sam_train.eval.tasks.edges.correspondence import correspond_sequence, reach
+
+
+@dataclass
+class Partners:
+    """The pixels of both maps with a partner, and the sum of the distances in pixels."""
+
+    edges: np.ndarray
+    truth: np.ndarray
+    distance: float
+
+
+def correspond(edges: np.ndarray, truth: np.ndarray, *, max_distance: float) -> Partners:
+    pixels = np.flatnonzero(edges)
+    found = correspond_sequence([pixels], truth, max_distance=max_distance)
+    matched = np.zeros(edges.shape, dtype=bool)
+    matched.reshape(-1)[pixels] = found.matched
+    return Partners(matched, found.truth, found.costs[-1] / 100)
 
 
 def least_cost(edges: np.ndarray, truth: np.ndarray, max_distance: float) -> tuple[int, int]:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from data_tools.scenes.scene import render_scene
 from sam_train.errors import UserError
-from sam_train.eval.frame.tasks import SkipItem
 from sam_train.eval.tasks.edges.edge_map import edge_map
 from sam_train.eval.tasks.edges.from_sam import edge_map_of, pair_photos, read_photo, write_edge_map
 from sam_train.model import Sam
 from sam_train.model.checkpoints.load import load_sam
+from sam_train.runtime.jobs import SkipItem
 from sam_train.types import FOREGROUND, PAD, Prompts
 
 NANO = ROOT / "sam_train/assets/nano.safetensors"

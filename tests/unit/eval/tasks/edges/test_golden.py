@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edges_benchmark import evaluate_edges
 from places import REAL_DATA
-
-from sam_train.eval.tasks.edges.run import evaluate_edges
 
 BENCH = REAL_DATA / "bsds500_bench"
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edges_benchmark import evaluate_edges
 from PIL import Image
 from scipy.io import savemat
 
@@ -15,7 +16,6 @@ from sam_train.eval.tasks.edges.counts import ImageCounts, count_image
 from sam_train.eval.tasks.edges.plot import draw_precision_recall
 from sam_train.eval.tasks.edges.readers import Pair
 from sam_train.eval.tasks.edges.result import EdgeResult
-from sam_train.eval.tasks.edges.run import evaluate_edges
 from sam_train.eval.tasks.edges.task import Edges
 from sam_train.runtime.parts import Part
 from sam_train.settings.run import RunConfig

@@ -13,8 +13,7 @@ import torch.distributed as dist
 from sam_train.cluster.doctor import network
 from sam_train.cluster.doctor.place import Place
 from sam_train.errors import UserError
-from sam_train.runtime import agreement
-from sam_train.runtime.agreement import Agreement
+from sam_train.runtime import dist as ours
 from sam_train.runtime.mishaps import one_line
 from sam_train.settings.run import RunConfig
 
@@ -42,7 +41,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(dist, "get_backend", lambda: "nccl")
     monkeypatch.setattr(dist, "group", SimpleNamespace(WORLD=object()))
     monkeypatch.setattr(dist, "new_group", make)
-    monkeypatch.setattr(agreement, "_shared", (None, None))
+    monkeypatch.setattr(ours, "_shared", (None, None))
     return groups
 
 
@@ -58,11 +57,11 @@ def fail(text: str) -> Callable[..., Any]:
 def test_all_of_a_process_share_one_group(made: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes a connection to every rank."""
     for _ in range(2):
-        Agreement().start()
+        ours.start()
     assert len(made) == 1
     # Another run in the same process: the group before is gone.
     monkeypatch.setattr(dist, "group", SimpleNamespace(WORLD=object()))
-    Agreement().start()
+    ours.start()
     assert len(made) == 2
 
 
@@ -74,7 +73,7 @@ def test_a_network_that_is_not_there_is_named(
         pytest.raises(UserError, match=r"address for: eth9.*GLOO_SOCKET_IFNAME"),
         one_line(tmp_path),
     ):
-        Agreement().start()
+        ours.start()
 
 
 def test_a_rank_that_is_lost_meanwhile_is_not_the_networks_fault(
@@ -85,7 +84,7 @@ def test_a_rank_that_is_lost_meanwhile_is_not_the_networks_fault(
         pytest.raises(UserError, match=r"^another process of this run stopped: "),
         one_line(tmp_path),
     ):
-        Agreement().start()
+        ours.start()
 
 
 def test_the_doctor_tries_gloo_between_gpus(

@@ -18,7 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
-_WAITING = ("torch/distributed/", "sam_train/runtime/agreement.py")
+from sam_train.runtime.files import write_text
+
+_WAITING = ("torch/distributed/", "sam_train/runtime/dist.py")
 """Who stands here waits for another process."""
 _PACKAGE = f"{Path(__file__).resolve().parents[2]}{os.sep}"
 
@@ -54,11 +56,8 @@ class Beats:
 
     def write(self, beat: Beat) -> None:
         """Say it; a disk that refuses must not end the run."""
-        path = self._path(beat.rank)
-        partial = path.with_suffix(".partial")
         with suppress(OSError):
-            partial.write_text(json.dumps(asdict(beat)))
-            partial.replace(path)
+            write_text(self._path(beat.rank), json.dumps(asdict(beat)))
 
     def read(self, world_size: int) -> dict[int, Beat]:
         """Of each rank that has written one."""

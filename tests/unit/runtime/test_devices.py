@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sam_train.errors import UserError
-from sam_train.runtime.inference import autocast, check_inference, find_device
+from sam_train.runtime.devices import autocast, check_inference, find_device
 from sam_train.train.config import TrainerConfig
 
 CPU = torch.device("cpu")

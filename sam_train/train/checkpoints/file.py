@@ -1,19 +1,19 @@
 """Checkpoint files that are whole or not there, and that show it when a bit of them is lost.
 
 The format is torch's own: a zip file with a CRC32 of every record, which torch writes and never
-looks at again. `check_whole` does, so files of other programs are checked as well as ours.
+looks at again. `check_checksums` does, so files of other programs are checked as well as ours.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
+
+from sam_train.runtime.files import atomic, link, sync
 
 _FORBIDDEN = re.compile(r"GLOBAL\s+([\w.]+)")
 PARTIAL = ".partial"
@@ -44,7 +44,7 @@ class _Remembering:
         """Called by torch at the end."""
 
 
-def write_whole(content: dict[str, Any], path: Path, *, also: Path | None = None) -> None:
+def write_checkpoint(content: dict[str, Any], path: Path, *, also: Path | None = None) -> None:
     """Save `content` under `path`, and under `also` without a second copy on the disk.
 
     Killed at any moment, it leaves under each name what was there or the whole new file, and
@@ -55,67 +55,28 @@ def write_whole(content: dict[str, Any], path: Path, *, also: Path | None = None
         DamagedFileError: `content` holds more than tensors and plain types.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    try:
+    with atomic(path, ending=PARTIAL, durable=True) as partial:
         with partial.open("wb") as file:
             remembering = _Remembering(file)
             torch.save(content, cast(Any, remembering))
             if remembering.error is not None:
                 raise remembering.error
-            # A full network disk may say so only here; and the name must not reach the disk
-            # before the bytes.
-            file.flush()
-            os.fsync(file.fileno())
+        if also is not None:
+            # Before the second name: it must not be a file that a power cut can shorten.
+            sync(partial)
         # Something in it that only running code could bring back would be noticed months later.
         read_outline(partial)
         if also is not None:
-            link(partial, also)
-        partial.replace(path)
-        sync_folder(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+            link(partial, also, ending=PARTIAL)
 
 
-def link(existing: Path, name: Path) -> None:
-    """Give a file a second name in the same folder, in one step; a copy where links are unknown."""
-    temporary = name.with_name(f".{name.name}.{os.getpid()}{PARTIAL}")
-    temporary.unlink(missing_ok=True)
-    try:
-        try:
-            os.link(existing, temporary)
-        except OSError:
-            _copy(existing, temporary)
-        temporary.replace(name)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as read, target.open("wb") as write:
-        while block := read.read(1 << 24):
-            write.write(block)
-        write.flush()
-        os.fsync(write.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring names to the disk as well as bytes: without it a power cut may undo a rename."""
-    # Some network file systems have no such thing, and do without.
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def remove_partial(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Clear away what a killed process left unfinished."""
     for path in folder.glob(f".*{PARTIAL}"):
         path.unlink(missing_ok=True)
 
 
-def check_whole(path: Path) -> None:
+def check_checksums(path: Path) -> None:
     """Read every byte and compare it with the checksum that was written with it.
 
     Raises:
