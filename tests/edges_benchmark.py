@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sam_train.eval.tasks.edges import EdgeResult
 from sam_train.eval.tasks.edges.counts import check_same_thresholds, count_image
 from sam_train.eval.tasks.edges.readers import pair_files
+from sam_train.eval.tasks.edges.result import EdgeResult
 
 
 def evaluate_edges(

@@ -50,10 +50,6 @@ class Architecture(ABC):
     def encoder(self, *, drop_path: float) -> ImageEncoder:
         """Build the image encoder with fresh weights; `drop_path` is that of its last unit."""
 
-    @abstractmethod
-    def stream(self) -> list[int]:
-        """Count the values of one image's map behind each unit, for estimates of memory."""
-
     @property
     def grid(self) -> int:
         """Side of the embedding."""

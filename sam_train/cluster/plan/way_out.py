@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from sam_train.errors import MemoryInUse, OutOfMemoryError
-from sam_train.settings.run import RunConfig, load_config
+from sam_train.settings.compose import load_config
+from sam_train.settings.run import RunConfig
 
 _GAPS_ON_CPU = 0.3
 """Share of a CPU's tensors that its allocator holds beside them, as it keeps what was freed."""

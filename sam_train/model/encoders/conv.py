@@ -164,12 +164,6 @@ class Conv(Architecture):
             drop_path=drop_path,
         )
 
-    def stream(self) -> list[int]:
-        """Count by stage: half the side is twice the width."""
-        early = max(1, self.depth // 4)
-        last = self.grid**2 * self.embed_dim
-        return [4 * last] * early + [2 * last] * early + [last] * (self.depth - 2 * early)
-
     def check(self) -> None:
         """Refuse a width that cannot be halved twice, too, and less than a block for a stage."""
         super().check()

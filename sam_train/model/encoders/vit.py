@@ -202,10 +202,6 @@ class ViT(Architecture):
             drop_path=drop_path,
         )
 
-    def stream(self) -> list[int]:
-        """Count the tokens' values, which are as many behind each block."""
-        return [self.grid**2 * self.embed_dim] * self.depth
-
     def check(self) -> None:
         """Refuse heads that do not divide the width, too, and global blocks that do not exist."""
         super().check()

@@ -12,7 +12,8 @@ from sam_train.cluster.plan.memory import GIB, Simulator
 from sam_train.cluster.plan.settings import setting_of
 from sam_train.cluster.plan.way_out import ask, way_out
 from sam_train.errors import MemoryInUse, OutOfMemoryError
-from sam_train.settings.run import RunConfig, load_config
+from sam_train.settings.compose import load_config
+from sam_train.settings.run import RunConfig
 
 SETTINGS = [
     *("model=vit_t", "model.image_size=128", "data.batch_size=4", "data.masks_per_image=4"),

@@ -27,7 +27,6 @@ from sam_train.model.checkpoints.load import load_sam
 from sam_train.settings.run import RunConfig
 from sam_train.train.optim import parameter_groups, roles_of
 from sam_train.train.optim_config import OptimConfig
-from sam_train.train.watch.memory import Load, estimate
 
 SIZES: dict[str, Any] = {"image_size": 64, "embed_dim": 32, "depth": 4, "prompt_dim": 32}
 SIZES |= {"decoder_heads": 2, "decoder_mlp_dim": 64}
@@ -210,17 +209,3 @@ def test_plan_knows_all_its_parts_and_counts_what_a_step_takes() -> None:
     compared = compare(cfg, setting_of(cfg))
     assert compared.flops.planned == compared.flops.measured
     assert compared.memory.ratio == pytest.approx(1, abs=0.02)
-
-
-def test_the_advice_when_memory_ends_knows_its_stages() -> None:
-    load = Load(images=4, masks=2, recompute="none", low=False, split=False)
-    one = estimate(config(), load, ranks=1)
-    cfg = config()
-    cfg.model.image_size = 128
-    assert 2 * one < estimate(cfg, load, ranks=1)
-    encoder = small().image_encoder
-    values = []
-    for unit in encoder.units():
-        unit.register_forward_hook(lambda _, __, out: values.append(out.numel()))
-    encoder(torch.randn(1, 3, 64, 64))
-    assert resolve(config().model).stream() == values

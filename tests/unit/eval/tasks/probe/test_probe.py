@@ -13,12 +13,13 @@ from scipy.spatial.distance import cdist
 import sam_train
 from data_tools.scenes import close_up
 from sam_train.errors import UserError
-from sam_train.eval.tasks.probe.config import ProbeConfig, check
+from sam_train.eval.tasks.probe.config import ProbeConfig
 from sam_train.eval.tasks.probe.embed import Crop, cut_out, embed_masks
 from sam_train.eval.tasks.probe.nearest import agreement, nearest, usual_similarity
 from sam_train.eval.tasks.probe.picture import Cell, draw_neighbours
 from sam_train.model import Sam
 from sam_train.model.checkpoints.load import load_sam
+from sam_train.settings.sections import check_section
 
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"
 CPU = torch.device("cpu")
@@ -157,4 +158,4 @@ def test_the_picture_has_a_row_for_each_query(crops: list[Crop], tmp_path: Path)
 @pytest.mark.parametrize("setting", ["masks_per_image", "batch", "queries", "neighbours"])
 def test_numbers_that_mean_nothing(setting: str) -> None:
     with pytest.raises(UserError, match=f"probe.{setting}=0"):
-        check(ProbeConfig(**{setting: 0}))
+        check_section(ProbeConfig(**{setting: 0}))

@@ -8,8 +8,9 @@ from pycocotools import mask as coco_mask
 
 from sam_train.errors import UserError
 from sam_train.eval.coco import TruthMask
-from sam_train.eval.tasks.proposals.config import ProposalsConfig, check
+from sam_train.eval.tasks.proposals.config import ProposalsConfig
 from sam_train.eval.tasks.proposals.recall import average_recall, count_found
+from sam_train.settings.sections import check_section
 from sam_train.types import RLE
 
 
@@ -73,8 +74,8 @@ def test_only_so_many_count() -> None:
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
-    check(ProposalsConfig())
+    check_section(ProposalsConfig())
     for wrong in ({"limit": 0}, {"points_per_side": 0}, {"nms": 0.0}, {"nms": 1.5}):
         (name,) = wrong
         with pytest.raises(UserError, match=f"proposals.{name}="):
-            check(ProposalsConfig(**wrong))  # type: ignore[arg-type]
+            check_section(ProposalsConfig(**wrong))  # type: ignore[arg-type]
