@@ -16,8 +16,9 @@ from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
 
 SETTINGS = [
-    *("model=vit_t", "model.image_size=128", "data.batch_size=4", "data.masks_per_image=4"),
-    *("trainer.devices=1", "trainer.precision=bf16-mixed"),
+    *("model=vit_t", "model.image_size=256", "data.batch_size=4", "data.masks_per_image=4"),
+    *("model.depth=2", "model.global_blocks=[1]", "prompts.points=1", "prompts.mask_only=1"),
+    *("trainer.devices=1", "trainer.precision=bf16-mixed", "model.checkpoint_blocks=full"),
 ]
 
 
@@ -45,9 +46,7 @@ def test_what_is_offered_is_plans_own_count(cfg: RunConfig, counted: int) -> Non
 
 
 def test_what_no_tensor_holds_is_scaled_in(cfg: RunConfig, counted: int) -> None:
-    """The run needed three times its count: so will the others."""
-    memory = MemoryInUse(used=3 * counted, total=1.02 * counted, on_gpu=True)
-    assert "trainer.accumulate=2 (" not in way_out(cfg, memory, ranks=1)
+    """As the program itself on a CPU, which takes more than the tensors here."""
     program = MemoryInUse(used=9e9 + counted, base=9e9, total=9e9 + 0.9 * counted, on_gpu=True)
     assert "would fit, as plan counts: trainer.accumulate=" in way_out(cfg, program, ranks=1)
     nothing = MemoryInUse(used=counted, total=1000, on_gpu=True)
