@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sam_train.errors import UserError
+from sam_train.runtime.lean_start import postpone_torchmetrics
 from sam_train.settings.words import meaning_of
 
 HELP = """\
@@ -178,6 +179,7 @@ def _run(arguments: Sequence[str]) -> None:
         meaning = meaning_of(plain.partition("=")[0])
         hint = f" ({plain.partition('=')[0]}: {meaning})" if meaning else ""
         raise UserError(f"{unknown[0]} is not understood: settings are KEY=VALUE, see --help{hint}")
+    postpone_torchmetrics()
     VERBS[name].run(rest)
 
 
