@@ -19,6 +19,7 @@ import signal
 import socket
 import struct
 import sys
+from contextlib import suppress
 from functools import cache
 
 NUMBER = struct.Struct("!q")
@@ -71,17 +72,15 @@ def hand_over(path: str, words: list[str]) -> None:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     environment = [f"{name}={value}" for name, value in os.environ.items()]
-    parts = [os.getcwd(), str(len(words)), *words, *environment]
+    parts = [os.getcwd(), str(len(words)), *words, *environment]  # noqa: PTH109 - before pathlib
     message = "\0".join(parts).encode(errors="surrogateescape")
     socket.send_fds(connection, [NUMBER.pack(len(message))], [0, 1, 2])
     connection.sendall(message)
     child = NUMBER.unpack(exactly(connection, NUMBER.size))[0]
 
     def forward(number: int, _: object) -> None:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(child, number)
-        except ProcessLookupError:
-            pass
 
     for number in FORWARDED:
         signal.signal(number, forward)
@@ -146,10 +145,8 @@ def serve(listener: socket.socket) -> tuple[list[str], list[str]]:
                 _, status = os.waitpid(pid, 0)
                 if connection in {each.fileobj for each in selector.get_map().values()}:
                     selector.unregister(connection)
-                try:
+                with suppress(OSError):
                     connection.sendall(NUMBER.pack(status))
-                except OSError:
-                    pass
                 connection.close()
                 break  # the rest of this round may speak of what is closed
 
@@ -173,7 +170,7 @@ def execute(words: list[str], environment: list[str]) -> None:
     os.environ.clear()
     os.environ.update(pair.split("=", 1) for pair in environment)
     if words[0] == "-m":
-        sys.argv, sys.path[0] = words[1:], os.getcwd()
+        sys.argv, sys.path[0] = words[1:], os.getcwd()  # noqa: PTH109 - before pathlib
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     elif words[0] == "-c":
         sys.argv, sys.path[0] = ["-c", *words[2:]], ""

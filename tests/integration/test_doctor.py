@@ -6,10 +6,10 @@ import os
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from http_server import Behaviour, HostileServer
 
@@ -19,7 +19,7 @@ LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADD
 def start(words: list[str], *, cwd: Path, **environment: str) -> subprocess.Popen[str]:
     kept = {k: v for k, v in os.environ.items() if k not in LAUNCHERS and not k.startswith("SLURM")}
     return subprocess.Popen(
-        [sys.executable, "-m", "sam_train", "doctor", *words],
+        [forked.python(), "-m", "sam_train", "doctor", *words],
         cwd=cwd,
         env={**kept, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
