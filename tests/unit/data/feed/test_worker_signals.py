@@ -8,9 +8,12 @@ import signal
 import subprocess
 import time
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import Any
 
+import pytest
 from torch.utils.data import DataLoader, Dataset
+from waiting import PATIENCE, until
 
 from sam_train.data.feed.worker_signals import outlive_signals
 
@@ -48,18 +51,27 @@ def test_signals_of_others_change_nothing() -> None:
     assert pids == [worker] * 99
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to see signals in")
 def test_its_parent_ends_it() -> None:
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     process = context.Process(target=_wait_for_ever, args=(ready,), daemon=True)
     process.start()
-    assert ready.wait(20)
+    assert ready.wait(PATIENCE)
     subprocess.run(["kill", "-TERM", str(process.pid)], check=True)
-    time.sleep(0.2)
+    # Signals do not queue: its parent's would be lost while the other one is pending.
+    until(lambda: not pending(process.pid), "the worker to take the signal")
     assert process.is_alive()
     process.terminate()
-    process.join(20)
+    process.join(PATIENCE)
     assert process.exitcode == 0
+
+
+def pending(pid: int | None) -> bool:
+    """Whether SIGTERM was sent to a living process and not yet taken."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("ShdPnd", "SigPnd"))]
+    return any(mask >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
 
 def _wait_for_ever(ready: Event) -> None:
