@@ -164,21 +164,25 @@ def become(message: str, descriptors: list[int]) -> tuple[list[str], list[str]]:
 
 def execute(words: list[str], environment: list[str]) -> None:
     """Do what `python WORDS...` does."""
-    import runpy  # noqa: PLC0415 - a client starts without it
+    import runpy  # noqa: PLC0415 - a client starts without all of these
+    from pathlib import Path  # noqa: PLC0415
     from types import ModuleType  # noqa: PLC0415
 
     os.environ.clear()
     os.environ.update(pair.split("=", 1) for pair in environment)
     if words[0] == "-m":
-        sys.argv, sys.path[0] = words[1:], os.getcwd()  # noqa: PTH109 - before pathlib
+        sys.argv, sys.path[0] = words[1:], str(Path.cwd())
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    elif words[0] == "-c":
-        sys.argv, sys.path[0] = ["-c", *words[2:]], ""
-        main = sys.modules["__main__"] = ModuleType("__main__")
-        exec(compile(words[1], "<string>", "exec"), main.__dict__)
+        return
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    if words[0] == "-c":
+        sys.argv, sys.path[0], code = ["-c", *words[2:]], "", compile(words[1], "<string>", "exec")
     else:
-        sys.argv, sys.path[0] = words, os.path.dirname(os.path.abspath(words[0]))  # noqa: PTH100, PTH120
-        runpy.run_path(words[0], run_name="__main__")
+        script = Path(words[0]).absolute()
+        main.__file__ = str(script)
+        sys.argv, sys.path[0] = words, str(script.parent)
+        code = compile(script.read_bytes(), str(script), "exec")
+    exec(code, main.__dict__)
 
 
 def import_everything() -> None:
