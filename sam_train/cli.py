@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from sam_train.errors import OutOfMemoryError, UserError
+from sam_train.runtime.lean_start import postpone_torchmetrics
 from sam_train.settings.recipes import options
 from sam_train.settings.verbs import Verb, find_verbs
 from sam_train.settings.words import meaning_of
@@ -77,6 +78,7 @@ def _run(arguments: Sequence[str]) -> None:
         meaning = meaning_of(plain.partition("=")[0])
         hint = f" ({plain.partition('=')[0]}: {meaning})" if meaning else ""
         raise UserError(f"{unknown[0]} is not understood: settings are KEY=VALUE, see --help{hint}")
+    postpone_torchmetrics()
     verbs[name].run(rest)
 
 

@@ -11,13 +11,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from sam_train.runtime.lean_start import postpone_torchmetrics
+
 
 def pytest_configure() -> None:
     """The same on every machine, for the tests and for all that they start: one thread, whose sums
     do not depend on the number of cores and which waits for no other; Ctrl-C, which a suite that is
-    started in the background ignores."""
+    started in the background ignores; no import of metrics, as in every verb."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    postpone_torchmetrics()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -9,7 +9,7 @@ import io
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,10 @@ from data_tools.download_run import Downloader, Outcome
 FIRST = "sa_000000.tar"
 SIZE = 206_848
 """Bytes of each tar."""
-QUICK = Policy(retries=3, stall_seconds=0.3, first_wait=0.01, longest_wait=0.02)
+QUICK = Policy(retries=3, stall_seconds=60, first_wait=0.01, longest_wait=0.02)
+"""Of a server that answers: a slow machine is not a stalled one."""
+IMPATIENT = replace(QUICK, stall_seconds=0.3)
+"""Of a server that stalls on purpose."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 # A row too few: a loop that checks its indices says so, another one reads what lies behind.
 PROBE = """
 import numpy as np
-from sam_train.data import rle
+from sam_train.masks import rle
 runs = rle.parse([b"0<"], height=3, width=4)
 starts = np.zeros(2, dtype=np.int32)
 starts.flags.writeable = False

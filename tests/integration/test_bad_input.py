@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -254,7 +254,7 @@ def test_an_error_of_one_rank_ends_all_of_them(tiny: Any, tmp_path: Path, shard:
     arguments = overrides(tiny, tmp_path, f"data.train={shard}", "trainer.devices=2")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(script), *arguments],
+        [forked.python(), str(script), *arguments],
         capture_output=True,
         text=True,
         timeout=300,

@@ -9,12 +9,12 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -291,7 +291,7 @@ def test_a_log_on_a_full_disk_is_silent(tmp_path: Path) -> None:
         "start_log(Path('/dev/full'))\nlogging.getLogger('sam_train').info('still here')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
+        [forked.python(), "-c", code], capture_output=True, text=True, check=False, timeout=300
     )
     assert [done.returncode, done.stdout, done.stderr] == [0, "still here\n", ""]
 
@@ -299,7 +299,7 @@ def test_a_log_on_a_full_disk_is_silent(tmp_path: Path) -> None:
 def run_tool(cwd: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """A data tool as people call it."""
     done = subprocess.run(
-        [sys.executable, "-m", f"data_tools.{name}", *map(str, arguments)],
+        [forked.python(), "-m", f"data_tools.{name}", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,

@@ -10,16 +10,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from http_server import Behaviour, HostileServer
 
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def start(words: list[str], *, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+def start(
+    words: list[str], *, cwd: Path, fresh: bool = False, **environment: str
+) -> subprocess.Popen[str]:
+    """A process of the pre-flight; a fresh one reads variables before it imports torch."""
     kept = {k: v for k, v in os.environ.items() if k not in LAUNCHERS and not k.startswith("SLURM")}
     return subprocess.Popen(
-        [sys.executable, "-m", "sam_train", "doctor", *words],
+        [sys.executable if fresh else forked.python(), "-m", "sam_train", "doctor", *words],
         cwd=cwd,
         env={**kept, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
@@ -93,7 +97,7 @@ def test_machines_that_differ_are_refused(words: list[str], tmp_path: Path, port
 
 def test_who_does_not_come_is_named(words: list[str], tmp_path: Path, port: int) -> None:
     words = [*words, "run_dir=run", "doctor.seconds=3"]
-    run = start(words, cwd=tmp_path, **two_machines(port, 0))
+    run = start(words, cwd=tmp_path, fresh=True, **two_machines(port, 0))
     said = run.communicate(timeout=200)[0]
     assert run.returncode == 2
     assert "FAIL  there       rank 1  1 of its processes did not come within 3 s" in said

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,7 +89,7 @@ def test_the_files_of_a_run(alone: tuple[Path, TaskResult]) -> None:
 def test_two_processes_share_the_photos(
     alone: tuple[Path, TaskResult], shards: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "sam_train", "evaluate", *points(shards, tmp_path)]
+    command = [forked.python(), "-m", "sam_train", "evaluate", *points(shards, tmp_path)]
     started = [
         subprocess.Popen(
             command,

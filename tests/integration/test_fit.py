@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -46,7 +47,7 @@ def settings(tiny: Any, shards: Path, tmp_path: Path) -> list[str]:
 
 def run(arguments: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "sam_train", "fit", *arguments],
+        [forked.python(), "-m", "sam_train", "fit", *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import forked
 import pytest
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
@@ -42,7 +43,7 @@ def test_deepspeed_computes_in_what_was_asked_for(tmp_path: Path, case: str) -> 
     path = tmp_path / "row.json"
     words = ["--rehearse", "--model", "vit_b", "--case", case, "--row", str(path)]
     done = subprocess.run(
-        [sys.executable, "-c", AS_ON_GPUS, *words],
+        [forked.python(), "-c", AS_ON_GPUS, *words],
         capture_output=True,
         text=True,
         timeout=300,

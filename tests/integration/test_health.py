@@ -7,13 +7,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -37,7 +37,7 @@ TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
 
 def start(faults: str, settings: Sequence[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(ILL_FIT), faults, *settings],
+        [forked.python(), str(ILL_FIT), faults, *settings],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -184,7 +185,7 @@ def results(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     strategies.write_plan(plan, folder=folder, shards=str(shards), runs=[*TWO, *FITS])
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(rank), str(RANKS), port, str(plan)],
+            [forked.python(), str(PROGRAM), str(rank), str(RANKS), port, str(plan)],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -13,7 +13,7 @@ from sam_train.data.config import DataConfig
 from sam_train.data.feed.collate import Collator
 from sam_train.data.feed.order import Order, PositionBatches, micro_batch
 from sam_train.data.feed.slots import Receiver, slots_needed
-from sam_train.data.feed.worker_signals import outlive_signals
+from sam_train.data.feed.worker_signals import outlive_signals, sigterm_held_back
 from sam_train.data.sample.dataset import Scenes, TrainDataset, ValDataset
 from sam_train.data.shards.reader import Shards
 from sam_train.data.skips import Skips
@@ -63,7 +63,7 @@ def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[
         batches: `batch_sampler` and `collate_fn`, or `batch_size=None` for ready batches.
     """
     workers = cfg.workers
-    return DataLoader(
+    return _Workers(
         dataset,
         num_workers=workers,
         # torch refuses these three without workers.
@@ -75,6 +75,15 @@ def data_loader(dataset: Any, *, cfg: DataConfig, **batches: Any) -> DataLoader[
         pin_memory=torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
         **batches,
     )
+
+
+class _Workers(DataLoader[Any]):
+    """torch's loader, whose workers end when this process says so and for no other signal."""
+
+    def __iter__(self) -> Any:
+        """Start the workers, or have those of the last pass begin again."""
+        with sigterm_held_back():
+            return super().__iter__()
 
 
 def _start_worker(_worker: int) -> None:

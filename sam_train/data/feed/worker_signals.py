@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def outlive_signals() -> None:
@@ -13,8 +15,8 @@ def outlive_signals() -> None:
 
     It needs this worker's photos to finish the step that it then saves. torch's own handler ends a
     worker whoever sent the signal; the sender is known to `sigwaitinfo` alone, hence a thread that
-    waits. A worker whose parent is gone ends by itself, by torch's watchdog. To be called in the
-    worker, before it has other threads.
+    waits. A worker whose parent is gone ends by itself, by torch's watchdog. To be called in a
+    worker that was started within `sigterm_held_back`.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS
@@ -24,6 +26,21 @@ def outlive_signals() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "called in the training process"
     threading.Thread(target=_wait, args=(parent.pid,), daemon=True).start()
+
+
+@contextmanager
+def sigterm_held_back() -> Iterator[None]:
+    """Start workers that take no SIGTERM in any thread; this process gets its own afterwards.
+
+    A signal goes to whichever thread does not block it, and some libraries start threads in a
+    forked child before anybody can block anything there (OpenTelemetry, which wandb uses). They
+    inherit the mask of the thread that forks.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(parent: int | None) -> None:

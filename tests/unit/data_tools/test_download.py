@@ -9,10 +9,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from download_place import FIRST, QUICK, SIZE, Place, made, write_tar
+from download_place import FIRST, IMPATIENT, QUICK, SIZE, Place, made, write_tar
 from http_server import Behaviour
 
 from data_tools.download_checks import Checksum
+from data_tools.download_fetch import Policy
 from data_tools.download_part import Arrival
 from data_tools.download_plan import State
 from data_tools.download_run import Downloader, Outcome
@@ -30,6 +31,11 @@ def _told(value: object) -> str:
         return ""
     given, usual = asdict(value), asdict(Behaviour())
     return " ".join(f"{k}={v}" for k, v in given.items() if v != usual[k]) or "nothing"
+
+
+def _patience(behaviour: Behaviour) -> Policy:
+    stalls = behaviour.stall_after is not None or behaviour.bytes_per_second is not None
+    return IMPATIENT if stalls else QUICK
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,7 @@ def _told(value: object) -> str:
 )
 def test_the_file_arrives_whole_in_spite_of(place: Place, behaviour: Behaviour) -> None:
     place.server.behave(FIRST, behaviour)
-    outcome = place.fetch()
+    outcome = place.fetch(policy=_patience(behaviour))
     assert outcome == Outcome(complete=[Arrival(file_name=FIRST, size=SIZE)])
     assert place.is_equal(0)
     assert place.files() == {FIRST}
@@ -105,7 +111,7 @@ def test_a_cut_file_is_continued_and_not_begun_anew(place: Place) -> None:
 )
 def test_what_cannot_be_had_is_told(place: Place, behaviour: Behaviour, told: str) -> None:
     place.server.behave(FIRST, behaviour)
-    (link, error), *others = place.fetch(2).failed
+    (link, error), *others = place.fetch(2, policy=_patience(behaviour)).failed
     assert (link, others) == (place.links()[0], [])
     assert re.search(told, str(error))
     assert "secret" not in str(error)
