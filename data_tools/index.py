@@ -30,7 +30,8 @@ from sam_train.data.shards.index import (
 )
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.walk import index_shard
-from sam_train.data.storage.sources import Facts, is_remote, open_source, short_name
+from sam_train.data.storage.open import open_source
+from sam_train.data.storage.sources import Facts, is_remote, short_name
 from sam_train.errors import UserError
 from sam_train.runtime.files import write_atomically
 from sam_train.runtime.text import count, one_line

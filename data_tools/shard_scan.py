@@ -25,7 +25,8 @@ from data_tools import command
 from sam_train.data.shards.reader import MAX_MEMBER
 from sam_train.data.shards.unpacked import Pairs, is_unpacked, list_folder, pair_up, read_pair
 from sam_train.data.storage.compressed import MAGIC, compressed
-from sam_train.data.storage.sources import Facts, Span, open_source
+from sam_train.data.storage.open import open_source
+from sam_train.data.storage.sources import Facts, Span
 from sam_train.data.storage.tar import list_members
 from sam_train.errors import UserError
 from sam_train.runtime.files import write_bytes

@@ -25,7 +25,8 @@ from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.reader import indexed
 from sam_train.data.shards.unpacked import is_unpacked
 from sam_train.data.shards.walk import index_shard
-from sam_train.data.storage.sources import open_source, short_name
+from sam_train.data.storage.open import open_source
+from sam_train.data.storage.sources import short_name
 from sam_train.errors import UserError
 from sam_train.runtime.files import atomic, write_atomically, write_bytes
 from sam_train.runtime.text import count

@@ -11,6 +11,8 @@ from pathlib import Path
 from sam_train.data.datamodule import SamDataModule
 from sam_train.data.feed.loader import SizedLoader
 from sam_train.errors import UserError
+from sam_train.eval.clicks.calibration import draw_calibration
+from sam_train.eval.clicks.config import check_validation
 from sam_train.eval.clicks.interactive import evaluate_clicks
 from sam_train.eval.clicks.scores import ClickScores
 from sam_train.eval.pictures.filmstrip import filmstrip
@@ -20,8 +22,6 @@ from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_ch
 from sam_train.runtime.devices import autocast, check_inference, find_device
 from sam_train.runtime.inference import start_inference
 from sam_train.settings.run import RunConfig
-from sam_train.train.report.config import check_validation
-from sam_train.train.report.curves import draw_calibration
 from sam_train.types import Batch
 
 log = logging.getLogger("sam_train")

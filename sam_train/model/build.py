@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 from sam_train.errors import UserError
 from sam_train.model import encoders
 from sam_train.model.architecture import ACTIVATIONS, ARCHITECTURES, Architecture
-from sam_train.model.checkpoints.config import InitConfig
 from sam_train.model.config import ModelConfig
 from sam_train.model.encoders.base import RECOMPUTE
 from sam_train.model.mask_decoder import MaskDecoder
@@ -94,40 +92,4 @@ def build_from_config(cfg: ModelConfig) -> Sam:
     for unit in sam.image_encoder.units():
         unit.recompute = recompute_of(cfg)
     use_backend(sam, cfg.attention)
-    return sam
-
-
-def build_sam(
-    name: str = "vit_b",
-    *,
-    checkpoint: str | Path | None = None,
-    init_from: str | Path | None = None,
-    image_size: int | None = None,
-    **overrides: Any,
-) -> Sam:
-    """Build a SAM by name: vit_h, vit_l, vit_b (the paper's), vit_s, vit_t or conv_t (ours).
-
-    Args:
-        name: which one.
-        checkpoint: a whole model of any kind that `ckpt=` takes: an official `.pth`, a Hugging
-            Face folder or safetensors, one of our checkpoints. None leaves the weights random.
-        init_from: a second file for what `checkpoint` lacks.
-        image_size: S; None for the name's own (1024; vit_t and conv_t 256).
-        overrides: other fields of `ModelConfig`.
-
-    Raises:
-        UserError: unknown name or sizes that do not fit together, `init_from` alone, or files that
-            leave weights at random; `checkpoints.init.initialise` is meant for those.
-    """
-    unknown = sorted(set(overrides) - {f.name for f in fields(ModelConfig)})
-    if unknown:
-        raise UserError(f"build_sam: {', '.join(unknown)} is not a field of ModelConfig")
-    sam = build_from_config(ModelConfig(name=name, image_size=image_size, **overrides))
-    if checkpoint is not None:
-        from sam_train.model.checkpoints.init import load_whole  # noqa: PLC0415 (init needs Sam)
-
-        beneath = None if init_from is None else str(init_from)
-        load_whole(sam, str(checkpoint), InitConfig(), beneath=beneath)
-    elif init_from is not None:
-        raise UserError("build_sam: init_from is what checkpoint lacks; name a checkpoint, too")
     return sam

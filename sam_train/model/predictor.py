@@ -15,8 +15,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from sam_train.model.build import build_sam
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.checkpoints.load import build_sam, load_sam
 from sam_train.model.encoded_photos import (
     EncodedPhotos,
     Pixels,

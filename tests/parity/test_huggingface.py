@@ -18,9 +18,9 @@ from transformers.models.sam.configuration_sam import (
     SamVisionConfig,
 )
 
-from sam_train.model.build import build_sam
 from sam_train.model.checkpoints.config import InitConfig
 from sam_train.model.checkpoints.init import initialise
+from sam_train.model.checkpoints.load import build_sam
 from sam_train.model.checkpoints.state_dicts import from_huggingface, to_huggingface
 from sam_train.model.sam import Sam
 from sam_train.types import BACKGROUND, BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGROUND, PAD, Prompts

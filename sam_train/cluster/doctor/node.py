@@ -24,7 +24,8 @@ from sam_train.cluster.doctor.place import Place, devices
 from sam_train.data.feed.loader import check_masks_per_gpu
 from sam_train.data.formats.spec import list_records, split_entries
 from sam_train.data.shards.patterns import resolve
-from sam_train.data.storage.sources import PIPE, is_remote, open_source
+from sam_train.data.storage.open import open_source
+from sam_train.data.storage.sources import PIPE, is_remote
 from sam_train.data.storage.tar import BLOCK, parse_header
 from sam_train.errors import UserError
 from sam_train.model import build

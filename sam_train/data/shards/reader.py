@@ -33,7 +33,8 @@ from sam_train.data.shards.index import (
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.unpacked import read_pair, split
 from sam_train.data.shards.walk import index_shard
-from sam_train.data.storage.sources import Facts, Source, Span, is_remote, open_source, short_name
+from sam_train.data.storage.open import open_source
+from sam_train.data.storage.sources import Facts, Source, Span, is_remote, short_name
 from sam_train.data.storage.tar import BLOCK, Header, parse_header
 from sam_train.errors import UserError
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from sam_train.data.shards.unpacked import is_unpacked, list_folder, pair_up
 from sam_train.data.storage.compressed import MAGIC, compressed
-from sam_train.data.storage.sources import Facts, open_source, short_name
+from sam_train.data.storage.open import open_source
+from sam_train.data.storage.sources import Facts, short_name
 from sam_train.data.storage.tar import list_members
 from sam_train.errors import UserError
 from sam_train.runtime.text import one_line

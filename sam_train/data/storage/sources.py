@@ -261,24 +261,3 @@ def filesystem_of(path: str) -> tuple[Any, str]:
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}); check the URL.") from None
     return filesystem, str(name)
-
-
-def open_source(path: str) -> Source:
-    """Make the source for a path or URL; nothing is read yet.
-
-    Raises:
-        UserError: a `pipe:` has no parts to read.
-    """
-    if path.startswith(PIPE):
-        raise UserError(f"{path} can only be read front to back: set data.mode=stream.")
-    if is_http(path):
-        from sam_train.data.storage.http import HttpSource  # noqa: PLC0415 - it builds on this file
-
-        return HttpSource(path)
-    if is_remote(path):
-        return ObjectSource(path)
-    if is_sample_file(path) or Path(path).is_dir():
-        from sam_train.data.shards.unpacked import FolderSource  # noqa: PLC0415 - it builds on this file
-
-        return FolderSource(path)
-    return LocalSource(path)

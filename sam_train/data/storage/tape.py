@@ -13,7 +13,8 @@ from webdataset.gopen import gopen
 from sam_train.data.shards.reader import MAX_MEMBER, Entry
 from sam_train.data.shards.unpacked import is_unpacked, list_folder, read_pair, split
 from sam_train.data.storage.compressed import MAGIC, compressed
-from sam_train.data.storage.sources import PIPE, open_source
+from sam_train.data.storage.open import open_source
+from sam_train.data.storage.sources import PIPE
 from sam_train.data.storage.tar import Listing, walk_members
 
 _CHUNK = 1 << 20

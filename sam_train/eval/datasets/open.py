@@ -14,7 +14,7 @@ from pathlib import Path
 from sam_train.data.formats.spec import SHARDS, DatasetSpec, list_records, read_specs
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.reader import open_shards
-from sam_train.data.storage.sources import open_source
+from sam_train.data.storage.open import open_source
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets.images import EvalImage, FileImage, ShardImage

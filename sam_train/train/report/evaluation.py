@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 
 from sam_train.errors import UserError
 from sam_train.eval.frame.result import TaskResult, Value
+from sam_train.eval.frame.tasks import Run, load_task
+from sam_train.eval.frame.work import run_task
 from sam_train.runtime.parts import Part
 from sam_train.train.averaging import averaged
 from sam_train.train.report.config import EvaluationConfig
@@ -47,8 +49,6 @@ class TaskEvaluation(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse settings that a task cannot work with before anything is trained."""
-        from sam_train.eval.frame.tasks import load_task  # noqa: PLC0415 (tasks import the settings)
-
         for name in self.cfg.tasks:
             try:
                 load_task(name).check(self._settings(pl_module))
@@ -88,8 +88,6 @@ class TaskEvaluation(Callback):
         return replace(cfg, eval=part, points=points)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from sam_train.eval.frame.tasks import Run  # noqa: PLC0415 (tasks import the settings)
-
         step = trainer.global_step
         if step == self._measured_at:
             return
@@ -115,9 +113,6 @@ class TaskEvaluation(Callback):
             draw_trend(self.meter.recorder.file.path, self.picture)
 
     def _run(self, name: str, run: Any, trainer: Trainer) -> None:
-        from sam_train.eval.frame.tasks import load_task  # noqa: PLC0415 (tasks import the settings)
-        from sam_train.eval.frame.work import run_task  # noqa: PLC0415
-
         task = load_task(name)
         run_task(task, run, on_item=lambda: PULSE.beat("measuring"))
         # Whoever was last has written the result.

@@ -10,14 +10,15 @@ from typing import Any, cast
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from sam_train.eval.clicks.calibration import draw_calibration
+from sam_train.eval.clicks.config import ClickValidationConfig
 from sam_train.eval.clicks.interactive import evaluate_clicks
 from sam_train.eval.clicks.scores import ClickScores, comparison_table
 from sam_train.eval.pictures.filmstrip import filmstrip
 from sam_train.eval.pictures.rows import ClickFilm
 from sam_train.model import Sam
 from sam_train.train.averaging import averaged
-from sam_train.train.report.config import ClickValidationConfig
-from sam_train.train.report.curves import draw_calibration, draw_curves
+from sam_train.train.report.curves import draw_curves
 from sam_train.train.report.meter import StepMeter
 from sam_train.train.report.training_film import training_film
 from sam_train.train.watch.pulse import beating

@@ -11,7 +11,7 @@ import pytest
 
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.reader import open_shards
-from sam_train.data.storage.sources import open_source
+from sam_train.data.storage.open import open_source
 from sam_train.errors import UserError
 
 pytest.importorskip("s3fs", reason="needs the extra s3")

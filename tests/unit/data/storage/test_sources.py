@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam_train.data.storage import http
-from sam_train.data.storage.sources import MERGE_GAP, Span, cut, merged, open_source, short_name
+from sam_train.data.storage.open import open_source
+from sam_train.data.storage.sources import MERGE_GAP, Span, cut, merged, short_name
 from sam_train.errors import UserError
 
 DATA = bytes(range(256)) * 1000
