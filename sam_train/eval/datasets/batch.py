@@ -27,7 +27,7 @@ def prompt_batch(
     points: Points | None = None,
     masks: Sequence[int] | None = None,
 ) -> Batch:
-    """One image and its masks, as `Sam.encode` and `play_clicks` take them.
+    """Make a batch of one image and its masks, as `Sam.encode` and `play_clicks` take it.
 
     Args:
         image_size: S.
@@ -62,7 +62,7 @@ def prompt_batch(
 def random_points(
     sample: EvalSample, *, seed: int, draw: int = 0, masks: Sequence[int] | None = None
 ) -> Points:
-    """A foreground pixel of each mask, drawn uniformly; decided by the arguments and `sample.key`.
+    """Draw a foreground pixel of each mask uniformly, decided by the arguments and `sample.key`.
 
     Args:
         draw: number of the draw: another one, other points.

@@ -35,7 +35,7 @@ _OUTLIER = 100.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correspondence:
-    """Who has a partner."""
+    """The pixels that have a partner."""
 
     edges: Mask
     """bool [H, W]: pixels of the edge map with a partner."""
@@ -60,12 +60,12 @@ class SequenceMatches:
 
 
 def reach(shape: tuple[int, int], max_distance: float) -> float:
-    """`max_distance`, a fraction of the image's diagonal, in pixels."""
+    """Return `max_distance`, a fraction of the image's diagonal, in pixels."""
     return max_distance * math.hypot(*shape)
 
 
 def correspond(edges: Mask, truth: Mask, *, max_distance: float) -> Correspondence:
-    """The cheapest one-to-one correspondence of two boundary maps.
+    """Find the cheapest one-to-one correspondence of two boundary maps.
 
     Args:
         edges: bool [H, W].
@@ -84,7 +84,7 @@ def correspond(edges: Mask, truth: Mask, *, max_distance: float) -> Corresponden
 def correspond_sequence(
     pixels: Sequence[npt.NDArray[np.int64]], truth: Mask, *, max_distance: float, seed: int = 0
 ) -> SequenceMatches:
-    """`correspond` for edge maps that resemble their predecessors, such as rising thresholds.
+    """Match edge maps that resemble their predecessors, such as those of rising thresholds.
 
     Args:
         pixels: per map the set pixels as flat indices (row * W + column), each once.

@@ -24,7 +24,7 @@ def evaluate_edges(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> EdgeResult:
-    """The BSDS boundary benchmark (ODS, OIS, AP, R50).
+    """Run the BSDS boundary benchmark (ODS, OIS, AP, R50).
 
     Args:
         maps: folder of edge maps, see `EdgesConfig.maps`.
@@ -61,7 +61,7 @@ def evaluate_edges(
 
 
 def check_same_thresholds(images: Sequence[ImageCounts]) -> None:
-    """The counts of several images add up threshold by threshold.
+    """Refuse counts that do not add up threshold by threshold.
 
     Raises:
         UserError: they have not all the same number of thresholds.
