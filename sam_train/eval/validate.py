@@ -31,7 +31,7 @@ _SECONDS_BETWEEN_LINES = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What `validate` leaves in run_dir, beside log.txt."""
+    """The files that `validate` leaves in run_dir, beside log.txt."""
 
     scores: Path
     calibration: Path
@@ -39,7 +39,7 @@ class Written:
 
     @classmethod
     def under(cls, run_dir: Path) -> Written:
-        """The names."""
+        """Return the names under `run_dir`."""
         return cls(
             scores=run_dir / "scores.json",
             calibration=run_dir / "calibration.png",
@@ -101,7 +101,7 @@ def _measure(sam: Sam, cfg: RunConfig, film: ClickFilm) -> ClickScores:
 
 
 def _with_lines(loader: SizedLoader) -> Iterator[Batch]:
-    """The batches, and a line now and then where it takes long."""
+    """Yield the batches, and log a line now and then where it takes long."""
     said = time.monotonic()
     for number, batch in enumerate(loader):
         if time.monotonic() - said > _SECONDS_BETWEEN_LINES:

@@ -38,7 +38,7 @@ class Annotated:
         return len(self._samples)
 
     def check(self, photos: Sequence[PhotoPlace]) -> None:
-        """Say how many of `photos` have masks here.
+        """Log how many of `photos` have masks here.
 
         Raises:
             UserError: none has, or photos of one name would share masks.
@@ -63,7 +63,7 @@ class Annotated:
         log.info("generate.existing: masks for %d of %d photos", len(first), len(photos))
 
     def of(self, key: str, photo: tuple[int, int]) -> Existing | None:
-        """The masks of the photo called `key` of (H, W) pixels; None if none are known.
+        """Read the masks of the photo called `key` of (H, W) pixels; None if none are known.
 
         Raises:
             UserError: they are of another size than the photo, or cannot be read: what would be

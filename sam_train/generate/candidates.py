@@ -38,7 +38,7 @@ class Candidates:
         return len(self.changes)
 
     def take(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Candidates:
-        """Some of them: a bool [n], or numbers in the order wanted."""
+        """Take some of them: a bool [n], or numbers in the order wanted."""
         numbers = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
         return Candidates(
             changes=[self.changes[k] for k in numbers.tolist()],
@@ -52,7 +52,7 @@ class Candidates:
 
 
 def joined(parts: Sequence[Candidates]) -> Candidates:
-    """All masks of `parts`, of which there may be none."""
+    """Join the masks of `parts`, of which there may be none."""
     return Candidates(
         changes=[mask for part in parts for mask in part.changes],
         areas=np.concatenate([np.empty(0, np.int64), *(p.areas for p in parts)]),
@@ -67,8 +67,10 @@ def joined(parts: Sequence[Candidates]) -> Candidates:
 def cut_off(
     boxes: npt.NDArray[np.int64], crop: Crop, photo: tuple[int, int]
 ) -> npt.NDArray[np.bool_]:
-    """Which boxes, [n, 4] in the original frame, lie near a border of the crop that is not near
-    the photo's (H, W) own border on that side: bool [n]."""
+    """Find boxes, [n, 4] in the original frame, that a border of the crop has cut off: bool [n].
+
+    They lie near it on a side where the crop does not end near the photo of (H, W) itself.
+    """
     borders = np.array([crop.x0, crop.y0, crop.x1, crop.y1])
     outer = np.array([0, 0, photo[1], photo[0]])
     near = np.abs(boxes - borders) <= NEAR_EDGE

@@ -1,4 +1,4 @@
-"""What is already annotated on a photo, so that only what is missing is proposed (paper §4)."""
+"""The masks that a photo has already, so that only missing ones are proposed (paper §4)."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Existing:
         )
 
     def free(self, points: Points) -> npt.NDArray[np.bool_]:
-        """Which of the points (x, y) [n, 2], original frame, lie on no mask: bool [n]."""
+        """Find the points (x, y) [n, 2], original frame, that lie on no mask: bool [n]."""
         height, width = self.covered.shape
         columns = np.clip(points[:, 0].astype(np.int64), 0, width - 1)
         rows = np.clip(points[:, 1].astype(np.int64), 0, height - 1)
         return ~self.covered[rows, columns]
 
     def best_iou(self, mask: Changes, box: npt.NDArray[np.int64], area: int) -> float:
-        """The highest IoU of `mask`, whose box [4] is of the original frame, with any of them."""
+        """Return the highest IoU of `mask` (its box [4] in the original frame) with any of them."""
         if not len(self.changes):
             return 0.0
         low = np.maximum(self.boxes[:, :2], box[:2])
@@ -67,7 +67,7 @@ class Existing:
 
 @numba.njit(numba.int64(_INT32, _INT32, numba.int64), nogil=True, cache=True)
 def _overlap(a: Array, b: Array, pixels: int) -> int:
-    """Pixels that two masks share."""
+    """Count the pixels that two masks share."""
     both = 0
     i = j = 0
     while i < len(a) and j < len(b):

@@ -1,4 +1,4 @@
-"""All masks of a photo: a grid of points on every crop; the sure, stable and new stay (paper B).
+"""The masks of a whole photo: a grid of points on every crop, then filters (paper B).
 
 With equal weights and settings it gives the masks of segment-anything 1.0's
 `SamAutomaticMaskGenerator`, in its order and its form. One thing differs: masks one pixel wide or
@@ -129,7 +129,7 @@ class AutomaticMaskGenerator:
         return list(given)
 
     def generate(self, image: Pixels, existing: Existing | None = None) -> list[dict[str, Any]]:
-        """The masks as segment-anything's class gives them.
+        """Find the masks and return them as segment-anything's class does.
 
         Args:
             image: uint8 [H, W, 3], RGB.
@@ -167,7 +167,7 @@ class AutomaticMaskGenerator:
 
     @torch.inference_mode()
     def propose(self, image: Pixels, existing: Existing | None = None) -> Proposals:
-        """The masks of a photo as runs; arguments as of `generate`.
+        """Find the masks of a photo as runs; takes what `generate` takes.
 
         Raises:
             ValueError: not an RGB photo of bytes.
@@ -202,7 +202,7 @@ class AutomaticMaskGenerator:
     def _traced(
         self, image: Pixels, crops: list[Crop], existing: Existing | None
     ) -> Iterator[Candidates]:
-        """What passes the filters, by batch of points; crops one after the other."""
+        """Yield the masks that pass the filters, by batch of points and crop after crop."""
         photo = (image.shape[0], image.shape[1])
         waiting: deque[Future[Candidates]] = deque()
         with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
@@ -238,7 +238,7 @@ class AutomaticMaskGenerator:
     def _questions(
         self, group: Sequence[Crop], first: int, existing: Existing | None
     ) -> _Questions:
-        """The grid's points on some crops, without those on a mask that exists."""
+        """Place the grid's points on some crops, leaving out those on an existing mask."""
         crops, asked, points = [], [], []
         for k, crop in enumerate(group):
             size = np.array([crop.width, crop.height])
@@ -289,7 +289,7 @@ class AutomaticMaskGenerator:
         number: int,
         existing: Existing | None,
     ) -> Candidates:
-        """The masks of one crop in the original frame that pass every filter but the NMS."""
+        """Trace the masks of one crop to the original frame and apply every filter but the NMS."""
         cfg = self.settings
         traced = trace_masks(
             logits,
@@ -323,7 +323,7 @@ class AutomaticMaskGenerator:
         return masks.take(np.array(overlaps) < cfg.existing_iou_thresh)
 
     def _tidied(self, masks: Candidates, photo: tuple[int, int]) -> Candidates:
-        """Without small holes and islands, nor what became a duplicate by that."""
+        """Remove small holes and islands, then masks that became duplicates by that."""
         cfg = self.settings
         intact = np.ones(len(masks), np.float32)
         for k, changes in enumerate(masks.changes):

@@ -34,7 +34,7 @@ CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}
 
 
 def annotations_of(found: Proposals, *, image_id: int) -> list[Annotation]:
-    """The masks as SA-1B's files have them; a mask's id is its photo's and its own number."""
+    """Return the masks as SA-1B's files have them; an id joins photo and mask number."""
     masks = found.masks
     return [
         annotation_from_rle(
@@ -51,7 +51,7 @@ def annotations_of(found: Proposals, *, image_id: int) -> list[Annotation]:
 
 
 def draw_overlay(photo: Photo, annotations: Sequence[Annotation], path: Path, *, side: int) -> None:
-    """The photo with its masks on it, as a PNG."""
+    """Draw the photo with its masks on it, as a PNG."""
     text = json.dumps({"annotations": annotations}).encode()
     picture = draw_picture(photo.jpeg, text, side=side, numbers=False).masks
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def draw_overlay(photo: Photo, annotations: Sequence[Annotation], path: Path, *,
 def write_unit_shard(
     records: Sequence[PhotoRecord], read: Callable[[int], Photo], path: Path
 ) -> None:
-    """A tar of the photos that have masks; none if no photo has any.
+    """Write a tar of the photos that have masks; none if no photo has any.
 
     Args:
         records: of the unit.
@@ -84,7 +84,7 @@ def write_unit_shard(
 
 
 def write_unit_coco(records: Sequence[PhotoRecord], path: Path) -> None:
-    """Photos and masks in COCO's form, boxes as COCO counts them."""
+    """Write photos and masks in COCO's form, with boxes as COCO counts them."""
     used = [record for record in records if not record.skipped]
     images = [
         {"id": r.image_id, "file_name": r.source, "width": r.width, "height": r.height}
@@ -115,7 +115,7 @@ def _write_coco(path: Path, images: Sequence[Any], annotations: Sequence[Any]) -
 
 
 def join_coco(parts: Sequence[Path], path: Path) -> None:
-    """One COCO file of those of all units."""
+    """Join the COCO files of all units."""
     contents = [msgspec.json.decode(part.read_bytes()) for part in parts]
     images = [image for content in contents for image in content["images"]]
     annotations = [mask for content in contents for mask in content["annotations"]]
@@ -123,7 +123,7 @@ def join_coco(parts: Sequence[Path], path: Path) -> None:
 
 
 def write_done(records: Sequence[PhotoRecord], path: Path) -> None:
-    """The unit's list, without the masks; where it stands, the unit is complete."""
+    """Write the unit's list, without the masks. The unit is complete where this file exists."""
     rows = [
         {
             "image_id": record.image_id,
@@ -138,12 +138,12 @@ def write_done(records: Sequence[PhotoRecord], path: Path) -> None:
 
 
 def read_done(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """The rows of some units' lists."""
+    """Read the rows of some units' lists."""
     return [row for path in paths for row in msgspec.json.decode(path.read_bytes())]
 
 
 def write_photo_list(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """All photos as a table."""
+    """Write the table of all photos."""
     text = io.StringIO()
     table = csv.DictWriter(text, ["image_id", "source", "masks", "skipped"], lineterminator="\n")
     table.writeheader()

@@ -19,12 +19,12 @@ from sam_train.types import Batch
 
 @dataclass(slots=True, kw_only=True)
 class BoxResult:
-    """The mask that one box became; handed to an observer."""
+    """The mask for one box, as an observer sees it."""
 
     batch: Batch
     """On the device; carries `rles`."""
     batch_number: int
-    """Of the evaluation, from 0."""
+    """Number of the batch in the evaluation, from 0."""
     mask_index: int
     """Flat index in the batch."""
     box: tuple[float, float, float, float]

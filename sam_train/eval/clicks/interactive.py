@@ -25,16 +25,16 @@ from sam_train.types import BACKGROUND, FOREGROUND, PAD, RLE, Batch, Prediction,
 
 @dataclass(slots=True, kw_only=True)
 class ClickResult:
-    """What one more click made of one mask; handed to an observer."""
+    """The state of one mask after one more click, as an observer sees it."""
 
     batch: Batch
     """On the device; carries `rles`."""
     batch_number: int
-    """Of the evaluation, from 0."""
+    """Number of the batch in the evaluation, from 0."""
     mask_index: int
     """Flat index in the batch."""
     clicks: int
-    """How many clicks the mask has, from 1."""
+    """Number of clicks that the mask has, from 1."""
     point: tuple[float, float]
     """The newest click (x, y), input frame."""
     foreground: bool
@@ -136,7 +136,7 @@ def _check(clicks: Sequence[int], first: str) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Clicked:
-    """What clicking made of the M masks of a batch."""
+    """The scores of the M masks of a batch after clicking."""
 
     iou: npt.NDArray[np.float64]
     """[M, rounds] of the most confident mask; a mask that was no longer clicked keeps its last."""
@@ -191,7 +191,7 @@ def play_clicks(
     observer: Observer | None = None,
     batch_number: int = 0,
 ) -> Clicked:
-    """The game of `evaluate_clicks` with the masks of one batch, whose images are encoded.
+    """Run the interactive evaluation of `evaluate_clicks` on one batch, whose images are encoded.
 
     Args:
         sam: in eval mode.
@@ -209,20 +209,21 @@ def play_clicks(
     found = Clicked(iou=np.zeros((batch.num_masks, rounds)), oracle=np.zeros(batch.num_masks))
     for start in range(0, batch.num_masks, max_masks):
         masks = np.arange(start, min(start + max_masks, batch.num_masks))
-        game = _Game(photos=photos, batch=batch, masks=masks)
-        game.batch_number, game.multimask = batch_number, multimask
-        game.begin(first)
+        clicking = _Clicking(
+            photos=photos, batch=batch, masks=masks, batch_number=batch_number, multimask=multimask
+        )
+        clicking.begin(first)
         for n in range(1, rounds + 1):
             stop_at = enough[1] if enough is not None and n >= enough[0] else 1.0
-            game.play(n, found, observer, stop_at=stop_at)
-        found.iou[masks] = game.iou[:, 1:]
-        found.oracle[masks] = game.oracle
+            clicking.click(n, found, observer, stop_at=stop_at)
+        found.iou[masks] = clicking.iou[:, 1:]
+        found.oracle[masks] = clicking.oracle
     return found
 
 
 @dataclass(slots=True, kw_only=True)
-class _Game:
-    """Several masks of one batch that are being clicked at the same time."""
+class _Clicking:
+    """The interactive evaluation of several masks of one batch at the same time."""
 
     photos: EncodedPhotos
     batch: Batch
@@ -230,11 +231,11 @@ class _Game:
     """[m] flat indices in the batch."""
     batch_number: int = 0
     multimask: bool = True
-    """Whether the first click asks for three masks."""
+    """The first click asks for three masks."""
     truths: list[Bitmap] = field(default_factory=list)
     """m times uint8 [H, W]."""
     active: npt.NDArray[np.int64] = field(init=False)
-    """Rows of this game that are not perfect yet."""
+    """Rows of this evaluation whose masks are not perfect yet."""
     coords: npt.NDArray[np.float32] = field(init=False)
     """[m, T, 2], input frame."""
     labels: npt.NDArray[np.int64] = field(init=False)
@@ -242,7 +243,7 @@ class _Game:
     logits: Tensor | None = None
     """[len(active), 1, g, g] of the round before."""
     iou: npt.NDArray[np.float64] = field(init=False)
-    """[m, 1 + rounds played]; column 0 is no click at all."""
+    """[m, 1 + rounds so far]; column 0 is no click at all."""
     oracle: npt.NDArray[np.float64] = field(init=False)
     owner: list[int] = field(init=False)
     """m image numbers, on the host once."""
@@ -271,7 +272,7 @@ class _Game:
                 )
             self.coords[row, 0] = given[row] if first == "random" else self._to_input(row, click)
 
-    def play(
+    def click(
         self, n: int, found: Clicked, observer: Observer | None, *, stop_at: float = 1.0
     ) -> None:
         """Decode with n clicks, measure, and place click n + 1 where IoU is below `stop_at`."""
@@ -344,7 +345,7 @@ class _Game:
         self.labels = np.concatenate([self.labels, labels], axis=1)
 
     def _to_input(self, row: int, click: Click) -> tuple[float, float]:
-        """Pixel indices of the original frame to those of the input frame, centre to centre."""
+        """Map pixel indices of the original frame to the input frame, centre to centre."""
         image = self.owner[row]
         (h, w), (height, width) = self.photos.sizes[image], self.photos.originals[image]
         return (

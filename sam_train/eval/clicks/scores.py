@@ -21,7 +21,7 @@ BINS = 10
 
 @dataclass(slots=True, kw_only=True)
 class Calibration:
-    """Does the IoU head know how good its masks are? Over every mask that was returned."""
+    """Predicted against measured IoU over all masks that were returned."""
 
     count: list[int]
     """Masks per bin; bin i holds predicted IoUs in [i / 10, (i + 1) / 10), clamped to [0, 1]."""
@@ -49,13 +49,13 @@ class ClickScores:
     images: int
     calibration: Calibration
     box: float | None = None
-    """Of the exact box instead of a click; None where it was not measured."""
+    """Mean IoU by the exact box instead of a click; None where it was not measured."""
     intervals: dict[str, Interval] = field(default_factory=dict)
     """95 % interval by name: miou_1, oracle, box; empty with fewer than two groups of photos."""
     groups: int = 0
-    """How many groups of photos the intervals resample."""
+    """Number of groups of photos that the intervals resample."""
     grouped: bool = False
-    """Whether `groups.tsv` says which photos belong together; else each photo is a group."""
+    """`groups.tsv` says which photos belong together; else each photo is a group."""
 
     def means(self) -> dict[str, float]:
         """Return the mean IoUs by flat names: miou_1, oracle, miou_2, box."""
@@ -93,7 +93,7 @@ class ClickScores:
         return "  ".join(parts)
 
     def table(self) -> str:
-        """The scores and the calibration bins as text for people."""
+        """Format the scores and the calibration bins as text for people."""
         c = self.calibration
         lines = [
             comparison_table({"mIoU": self}),
@@ -114,12 +114,12 @@ class ClickScores:
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """Everything, as indented JSON."""
+        """Return all fields as indented JSON."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ClickScores:
-        """The inverse of `to_json`."""
+        """Read the output of `to_json`."""
         raw = json.loads(text)
         raw["miou"] = {int(n): value for n, value in raw["miou"].items()}
         raw["calibration"] = Calibration(**raw["calibration"])
@@ -166,7 +166,7 @@ class ClickTally:
     rounds: int
     """Most clicks a mask gets."""
     boxes: bool = False
-    """Whether boxes are measured as well, the same on every rank."""
+    """Boxes are measured as well; the same on every rank."""
     images: int = 0
     iou: list[Tensor] = field(default_factory=list)
     """float64 [m, rounds] per chunk."""
@@ -181,7 +181,10 @@ class ClickTally:
     """IoU of every returned mask, predicted and measured."""
 
     def _sums(self) -> Tensor:
-        """float64, flat: [rounds] IoU, oracle, box, masks, images, 4 moments, [3, BINS] bins."""
+        """Return the sums as a flat float64 tensor.
+
+        [rounds] IoU, oracle, box, masks, images, 4 moments, [3, BINS] bins.
+        """
         predicted = torch.tensor(self.predicted, dtype=torch.float64)
         real = torch.tensor(self.real, dtype=torch.float64)
         iou = torch.cat([torch.zeros(0, self.rounds, dtype=torch.float64), *self.iou])
@@ -204,7 +207,7 @@ class ClickTally:
         return torch.cat([iou.sum(0), single, counts, moments, table.flatten()])
 
     def scores(self, clicks: Sequence[int], *, device: torch.device | None = None) -> ClickScores:
-        """The means over the masks of all ranks; the same answer on every rank.
+        """Return the means over the masks of all ranks; every rank gets the same.
 
         Args:
             clicks: at which numbers of clicks to report, each from 1 to `rounds`.

@@ -48,7 +48,7 @@ class Frame:
     iou: float
     predicted_iou: float | None = None
     clicks: list[Mark] = field(default_factory=list)
-    """All given so far."""
+    """The clicks given so far."""
     box: tuple[float, float, float, float] | None = None
     """x0 y0 x1 y1, pixel indices, inclusive."""
 
@@ -124,7 +124,7 @@ def _label(frame: Frame) -> str:
 
 
 def _photo(row: FilmRow, *, truth: bool = False, frame: Frame | None = None) -> Image.Image:
-    """A cell, `_FINE` times larger than it will be."""
+    """Draw a cell, `_FINE` times larger than it will be."""
     width, height = (_FINE * side for side in _fit(row.image))
     canvas = Image.fromarray(row.image).resize((width, height), Image.Resampling.BICUBIC)
     if truth:
@@ -161,7 +161,7 @@ def _enlarge(mask: BoolMask, size: tuple[int, int]) -> BoolMask:
 
 
 def _edge(mask: BoolMask, thickness: int) -> BoolMask:
-    """Pixels of the mask at most `thickness` steps from its outside."""
+    """Return the pixels of the mask at most `thickness` steps from its outside."""
     inner = mask.copy()
     for _ in range(thickness):
         padded = np.pad(inner, 1)

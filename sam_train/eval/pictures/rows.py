@@ -1,4 +1,4 @@
-"""Filmstrip rows out of what evaluation clicks or training rounds did, in the input frame."""
+"""Filmstrip rows of evaluation clicks or training rounds, in the input frame."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ClickFilm:
         ]
 
     def see_box(self, result: BoxResult) -> None:
-        """Take in what a box gave, which is the first column: a box observer."""
+        """Take in the mask of a box, which is the first column: a box observer."""
         self._boxes = True
         film = self._row(result)
         if film is not None:
@@ -92,11 +92,11 @@ class ClickFilm:
         return self._films[place]
 
     def film(self) -> list[FilmRow]:
-        """The rows so far, in the order of the data."""
+        """Return the rows so far, in the order of the data."""
         return [self._films[place] for place in sorted(self._films)]
 
     def titles(self) -> list[str]:
-        """Column heads."""
+        """Return the column heads."""
         clicks = ["1 click" if n == 1 else f"{n} clicks" for n in self.shown]
         return ["box", *clicks] if self._boxes else clicks
 
@@ -109,7 +109,7 @@ def rows_from_rounds(
     predictions: Sequence[Prediction],
     masks: Sequence[int],
 ) -> list[FilmRow]:
-    """Filmstrip rows of training rounds: what was asked and what was carried on.
+    """Make filmstrip rows of training rounds, with the prompts and the mask carried on.
 
     Args:
         sam: for the way from logits to the input frame.
@@ -192,7 +192,7 @@ def _empty_row(batch: Batch, mask: int) -> FilmRow:
 
 
 def _resized(mask: Pixels, like: Pixels) -> BoolMask:
-    """A mask of the original frame in the input frame."""
+    """Resize a mask of the original frame to the input frame."""
     h, w = like.shape[:2]
     picture = Image.fromarray(np.ascontiguousarray(mask) * np.uint8(255))
     # Box filtering keeps a mask of one pixel visible as more than nothing wherever it can.

@@ -48,7 +48,7 @@ class SequenceMatches:
 
 
 def reach(shape: tuple[int, int], max_distance: float) -> float:
-    """`max_distance`, a fraction of the image's diagonal, in pixels."""
+    """Return `max_distance`, a fraction of the image's diagonal, in pixels."""
     return max_distance * math.hypot(*shape)
 
 

@@ -107,7 +107,7 @@ def check_same_thresholds(images: Sequence[ImageCounts]) -> None:
 
 
 def _thinned_pixels(masks: list[Mask]) -> list[npt.NDArray[np.int64]]:
-    """Flat indices of the thinned maps; maps equal to their predecessor are thinned once."""
+    """Return flat indices of the thinned maps; equal neighbours are thinned once."""
     pixels: list[npt.NDArray[np.int64]] = []
     previous: Mask | None = None
     for mask in masks:

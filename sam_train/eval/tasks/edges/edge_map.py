@@ -14,7 +14,7 @@ _CONSERVATIVE = 1.01
 
 
 def edge_map(probabilities: Tensor | Iterable[Tensor], *, masks_at_once: int = 16) -> Tensor:
-    """How much of an edge each pixel is.
+    """Measure the strength of the edge at each pixel.
 
     Per mask, the Sobel magnitude of the unthresholded probabilities where it meets the mask's
     outer boundary; the pixel-wise maximum over masks; linear normalisation to [0, 1]; edge NMS.
@@ -47,7 +47,7 @@ def edge_map(probabilities: Tensor | Iterable[Tensor], *, masks_at_once: int = 1
 
 
 def _stronger(strength: Tensor, across: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The pixel-wise maximum with the edges of more masks, and the gradient of its winner."""
+    """Return the pixel-wise maximum with the edges of more masks, and its winner's gradient."""
     gradient = sobel(values)
     magnitude = gradient.norm(dim=1) * outer_boundary(values > 0.5)
     strongest, mask = magnitude.max(dim=0)
@@ -58,7 +58,7 @@ def _stronger(strength: Tensor, across: Tensor, values: Tensor) -> tuple[Tensor,
 
 
 def sobel(values: Tensor) -> Tensor:
-    """Sobel gradients, [K, H, W] to [K, 2 (x, y), H, W]; beyond the border values go on."""
+    """Return Sobel gradients, [K, H, W] to [K, 2 (x, y), H, W]; the border goes on."""
     smooth = values.new_tensor([1.0, 2.0, 1.0])
     change = values.new_tensor([-1.0, 0.0, 1.0])
     kernels = torch.stack([torch.outer(smooth, change), torch.outer(change, smooth)])[:, None]
@@ -66,7 +66,7 @@ def sobel(values: Tensor) -> Tensor:
 
 
 def outer_boundary(masks: Tensor) -> Tensor:
-    """Pixels outside a mask that share a side with it: bool [K, H, W] to bool [K, H, W].
+    """Return the pixels outside a mask that share a side with it: bool [K, H, W] of the same.
 
     Sides only, no corners: the thinnest closed line, as scikit-image's "outer" boundaries.
     """
@@ -108,7 +108,7 @@ def edge_nms(strength: Tensor, across: Tensor) -> Tensor:
 
 
 def _interpolate(values: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Bilinear values [H, W] at pixel coordinates; beyond the border, the border's."""
+    """Interpolate bilinearly at pixel coordinates: [H, W]; the border goes on beyond itself."""
     height, width = values.shape
     x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
     left, top = x.long(), y.long()

@@ -40,7 +40,7 @@ class Curve:
     f: Values
 
     def points(self) -> list[Point]:
-        """The curve as T points."""
+        """Return the curve as T points."""
         rows = zip(self.threshold, self.recall, self.precision, self.f, strict=True)
         return [
             Point(threshold=float(t), recall=float(r), precision=float(p), f=float(f))
@@ -50,30 +50,30 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What papers report."""
+    """The figures that papers report."""
 
     ods: Point
     """One threshold for the whole dataset: the best point of its curve."""
     ois: Point
-    """Each image at its own best threshold, counts summed; its `threshold` is nan."""
+    """Figures of each image at its own best threshold, counts summed; its `threshold` is nan."""
     ap: float
     """Mean precision over the recalls 0, 0.01, ..., 1, with 0 beyond the curve's ends."""
     r50: float
     """Recall at precision 0.5."""
     curve: Curve
-    """Of the dataset."""
+    """The curve of the whole data set."""
     images: dict[str, Point]
     """The best point of each image's curve."""
 
 
 def f_measure(recall: Values, precision: Values) -> Values:
-    """Harmonic mean; 0 where both are."""
+    """Return the harmonic mean; 0 where both are 0."""
     total = recall + precision
     return 2 * recall * precision / np.where(total == 0, 1, total)
 
 
 def curve_of(thresholds: Sequence[float], counts: npt.NDArray[np.int64]) -> Curve:
-    """A curve from counts int64 [4, T]: matched truth, truth, matched edges, edges.
+    """Make a curve from counts int64 [4, T]: matched truth, truth, matched edges, edges.
 
     Where nothing is there to be found, recall is 0; where nothing was found, precision is.
     """
@@ -88,7 +88,7 @@ def curve_of(thresholds: Sequence[float], counts: npt.NDArray[np.int64]) -> Curv
 
 
 def best_point(curve: Curve) -> Point:
-    """The point of the highest F on the straight lines between neighbouring thresholds."""
+    """Find the point of the highest F on the straight lines between neighbouring thresholds."""
     weight = np.linspace(0, 1, _STEPS)
     between = [
         (values[:-1, None] * (1 - weight) + values[1:, None] * weight).reshape(-1)
@@ -111,7 +111,7 @@ def best_point(curve: Curve) -> Point:
 
 
 def average_precision(curve: Curve) -> float:
-    """Area below the curve, by the official rule: sum over 101 recalls, divided by 100."""
+    """Return the area below the curve by the official rule: a sum over 101 recalls / 100."""
     recall, last = _unique(curve.recall)
     if recall.size < 2:
         return 0.0
@@ -121,7 +121,7 @@ def average_precision(curve: Curve) -> float:
 
 
 def recall_at(curve: Curve, precision: float = 0.5) -> float:
-    """Recall, interpolated over precision; 0 where the curve stays below that precision.
+    """Interpolate recall over precision; 0 where the curve stays below that precision.
 
     Where it stays above, its recall at the lowest precision there is. Thresholds that find less
     than a thousandth are left out, as Dollar and Zitnick's plots do: precision is chance there,
@@ -138,7 +138,7 @@ def recall_at(curve: Curve, precision: float = 0.5) -> float:
 
 
 def figures_of(images: Sequence[ImageCounts]) -> Figures:
-    """All figures of a dataset.
+    """Compute all figures of a data set.
 
     Args:
         images: at least one; the same thresholds in all of them.
@@ -168,6 +168,6 @@ def figures_of(images: Sequence[ImageCounts]) -> Figures:
 
 
 def _unique(values: Values) -> tuple[Values, npt.NDArray[np.intp]]:
-    """Sorted distinct values and where each occurs last, as MATLAB's `unique` of 2011 answers."""
+    """Return sorted distinct values and their last places, as MATLAB's `unique` of 2011 does."""
     distinct, first_from_behind = np.unique(values[::-1], return_index=True)
     return distinct, values.size - 1 - first_from_behind

@@ -32,7 +32,7 @@ from sam_train.runtime.jobs import SkipItem
 
 
 def pair_photos(images: Path, ground_truth: Path) -> list[Pair]:
-    """One pair of photo and truth per ground truth, sorted by name.
+    """Pair every ground truth with its photo, sorted by name.
 
     Raises:
         UserError: a folder is missing or holds no ground truth, or a photo is missing.
@@ -57,7 +57,7 @@ def pair_photos(images: Path, ground_truth: Path) -> list[Pair]:
 
 
 def read_photo(path: Path) -> Pixels:
-    """uint8 [H, W, 3] RGB.
+    """Read a photo: uint8 [H, W, 3] RGB.
 
     Raises:
         SkipItem: the file is damaged.
@@ -72,7 +72,7 @@ def read_photo(path: Path) -> Pixels:
 def edge_map_of(
     sam: Sam, photo: Pixels, *, points_per_side: int, nms_iou: float, points_at_once: int = 32
 ) -> Tensor:
-    """The edge map of a photo.
+    """Make the edge map of a photo.
 
     Args:
         sam: in evaluation mode.
@@ -102,14 +102,14 @@ def edge_map_of(
 
 
 def write_edge_map(edges: Tensor, path: Path) -> None:
-    """Write an edge map as other programs do: 8-bit grey, 255 for 1."""
+    """Write an edge map as other programs do, in 8-bit grey with 255 for 1. The write is atomic."""
     grey = (edges.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     write_atomically(path, lambda stream: Image.fromarray(grey).save(stream, format="PNG"))
 
 
 @dataclass(slots=True, kw_only=True)
 class _Masks:
-    """All 3 P masks of P points."""
+    """The 3 P masks of P points."""
 
     logits: Tensor
     """float16 [3 P, g, g]: 768 of them in float32 would be 200 MB at g = 256."""
@@ -142,7 +142,7 @@ def _masks(encoded: EncodedPhotos, *, points_per_side: int, at_once: int) -> _Ma
 
 
 def _boxes(masks: Tensor) -> Tensor:
-    """int64 [n, 4] of bool [n, H, W]; zeros where a mask is empty."""
+    """Measure boxes of bool [n, H, W]: int64 [n, 4], zeros where a mask is empty."""
     rows, columns = masks.any(dim=2), masks.any(dim=1)
     y0, x0 = rows.int().argmax(1), columns.int().argmax(1)
     y1 = masks.shape[1] - rows.flip(1).int().argmax(1)

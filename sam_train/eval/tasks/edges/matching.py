@@ -29,39 +29,39 @@ class Side(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """Who is within reach of whom, and what it costs."""
+    """The pairs of pixels within reach of each other, and their costs."""
 
     offsets: Int64
     """[K]: flat steps to the pixels within reach, nearest first."""
     costs: Int64
     """[K]: of a pair that far apart; ascending."""
     outlier: int
-    """Of a pixel without partner."""
+    """Cost of a pixel without partner."""
 
 
 class End(NamedTuple):
-    """Where the cheapest path found so far ends."""
+    """The end of the cheapest path found so far."""
 
     length: int
     pixel: int
-    """Of the far side; -1: the source stays without a partner."""
+    """The far pixel; -1: the source stays without a partner."""
     release: bool
-    """Whether `pixel` leaves its partner without one; else it had none."""
+    """`pixel` leaves its partner without one; else it had none."""
 
 
 class Scratch(NamedTuple):
-    """Of one search; a pixel's entries count where `stamp` holds the search's number."""
+    """The memory of one search. A pixel's entries count where `stamp` is the search's number."""
 
     number: Int32
     """[1]: of the search, from 1."""
     stamp: Int32
     length: Int64
-    """Of the shortest path to a far pixel."""
+    """Length of the shortest path to a far pixel."""
     parent: Int32
     """The near pixel before it."""
     heap: Int32
     place: Int32
-    """Of a pixel in `heap`."""
+    """Place of a pixel in `heap`."""
     scanned: Int32
     """Far pixels in the order they were taken from the heap."""
 
@@ -265,7 +265,7 @@ def match_sequence(
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc]
 def _take_away(pixels: Int64, near: Side, far: Side) -> Int64:
-    """Take near pixels out, and their partners too: the partners, for `_insert` to put back."""
+    """Take near pixels out with their partners; return the partners, for `_insert`."""
     freed = np.empty(pixels.size, np.int64)
     count = 0
     for pixel in pixels:

@@ -17,7 +17,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def draw_precision_recall(results: Mapping[str, EdgeResult], out: Path, *, title: str = "") -> None:
-    """One curve per result, its best point, people's point, and lines of equal F.
+    """Draw a curve per result with its best point, people's point, and lines of equal F.
 
     Args:
         results: by the name that the legend shows.
@@ -73,7 +73,7 @@ def draw_precision_recall(results: Mapping[str, EdgeResult], out: Path, *, title
 
 
 def _equal_f(axis: Any) -> None:
-    """Lines of F = 0.1, ..., 0.9, each named where it leaves the plot on the right."""
+    """Draw lines of F = 0.1, ..., 0.9, each named where it leaves the plot on the right."""
     for f in np.arange(1, 10) / 10:
         recall = np.linspace(f / (2 - f), 1, 200)
         axis.plot(recall, f * recall / (2 * recall - f), color="#a8d5ba", linewidth=0.9, zorder=1)

@@ -37,7 +37,9 @@ class BoundaryMaps:
 
 
 def pair_files(maps: Path, ground_truth: Path) -> list[Pair]:
-    """One pair per ground truth, sorted by name. A `.mat` goes before a `.png`, as officially.
+    """Pair every ground truth with its map, sorted by name.
+
+    A `.mat` goes before a `.png`, as officially.
 
     Raises:
         UserError: a folder is missing or holds no ground truth, or a map is missing.
@@ -59,7 +61,7 @@ def pair_files(maps: Path, ground_truth: Path) -> list[Pair]:
 
 
 def thresholds_between(count: int) -> npt.NDArray[np.float64]:
-    """`count` thresholds evenly between 0 and 1, both left out: float64 [count].
+    """Return `count` thresholds evenly between 0 and 1, both left out: float64 [count].
 
     In the order of MATLAB's linspace: it decides on which side of a threshold k/255 falls.
     """
@@ -72,7 +74,7 @@ def thresholds_between(count: int) -> npt.NDArray[np.float64]:
 
 
 def read_boundary_maps(path: Path, *, thresholds: int) -> BoundaryMaps:
-    """The boundary maps of one image.
+    """Read the boundary maps of one image.
 
     Args:
         path: a `.png` (grey; 8 or 16 bits) or a `.mat` that holds `ucm2` (float [2H+1, 2W+1], the
@@ -103,7 +105,7 @@ def read_boundary_maps(path: Path, *, thresholds: int) -> BoundaryMaps:
 
 
 def read_grey(path: Path) -> npt.NDArray[np.float64]:
-    """A grey picture as float64 [H, W] in [0, 1]: the sample divided by 255, or 65535 at 16 bits.
+    """Read a grey picture as float64 [H, W] in [0, 1]: divided by 255, or 65535 at 16 bits.
 
     Grey saved as colour is taken for grey, and an alpha channel is left out.
 
@@ -126,7 +128,7 @@ def read_grey(path: Path) -> npt.NDArray[np.float64]:
 
 
 def read_mat(path: Path) -> dict[str, Any]:
-    """The variables of a MATLAB file.
+    """Read the variables of a MATLAB file.
 
     Raises:
         UserError: it cannot be read.
@@ -140,7 +142,7 @@ def read_mat(path: Path) -> dict[str, Any]:
 
 
 def read_ground_truth(path: Path) -> list[Mask]:
-    """The boundaries that each person drew: bool [H, W] each, one size.
+    """Read the boundaries that each person drew: bool [H, W] each, one size.
 
     Raises:
         UserError: not a BSDS ground truth.
@@ -159,7 +161,7 @@ def read_ground_truth(path: Path) -> list[Mask]:
 
 
 def segmentation_boundaries(labels: npt.NDArray[Any]) -> Mask:
-    """Edges of a label map [H, W] as the benchmark draws them: bool [H, W].
+    """Draw the edges of a label map [H, W] as the benchmark does: bool [H, W].
 
     As the benchmark's `seg2bdry`: a pixel is an edge where any crack between labels meets its lower
     right corner. On the last row and column only the cracks that run into the border count, and
@@ -180,7 +182,7 @@ def segmentation_boundaries(labels: npt.NDArray[Any]) -> Mask:
 
 
 def _odd_pixels(ucm2: npt.NDArray[Any], path: Path) -> npt.NDArray[np.float64]:
-    """The image's own pixels of a contour map at double resolution."""
+    """Return the image's own pixels of a contour map at double resolution."""
     if ucm2.ndim != 2 or not all(side % 2 for side in ucm2.shape) or min(ucm2.shape) < 3:
         raise UserError(f"{path}: ucm2 is {ucm2.shape}, not (2 * height + 1, 2 * width + 1)")
     return np.asarray(ucm2[2::2, 2::2], dtype=np.float64)

@@ -46,16 +46,16 @@ class EdgeResult:
 
     @classmethod
     def of(cls, images: Sequence[ImageCounts], *, max_distance: float) -> EdgeResult:
-        """From the counts of at least one image."""
+        """Compute the figures from the counts of at least one image."""
         return cls(figures=figures_of(images), max_distance=max_distance)
 
     def summary(self) -> dict[str, float]:
-        """ods, ois, ap, r50."""
+        """Return ods, ois, ap and r50."""
         f = self.figures
         return {"ods": f.ods.f, "ois": f.ois.f, "ap": f.ap, "r50": f.r50}
 
     def to_json(self) -> str:
-        """Everything, as indented JSON; what is not a number becomes null."""
+        """Return all fields as indented JSON; what is not a number becomes null."""
         f = self.figures
         content: dict[str, Any] = {
             "task": "edges",
@@ -72,7 +72,7 @@ class EdgeResult:
 
     @classmethod
     def from_json(cls, text: str) -> EdgeResult:
-        """The inverse of `to_json`."""
+        """Read the output of `to_json`."""
         raw = json.loads(text)
         columns = {
             key: np.array([row[key] for row in raw["curve"]], dtype=np.float64)
@@ -89,7 +89,7 @@ class EdgeResult:
         return cls(figures=figures, max_distance=raw["max_distance"])
 
     def table(self, *, name: str = "these maps") -> str:
-        """The figures above the published ones, as text for people."""
+        """Format the figures above the published ones, as text for people."""
         f = self.figures
         ours = Published(name=name, ods=f.ods.f, ois=f.ois.f, ap=f.ap, r50=f.r50)
         width = max(len(row.name) for row in (ours, *PUBLISHED))
@@ -108,9 +108,9 @@ class EdgeResult:
         return "\n".join(lines)
 
     def write_official_files(self, folder: Path) -> None:
-        """`eval_bdry.txt`, `eval_bdry_thr.txt` and `eval_bdry_img.txt`, laid out as officially.
+        """Write `eval_bdry.txt`, `eval_bdry_thr.txt` and `eval_bdry_img.txt`.
 
-        Programs that draw or compare curves of the BSDS benchmark read them.
+        They are laid out as officially, for programs that draw or compare curves.
         """
         f = self.figures
         last = [f.ois.recall, f.ois.precision, f.ois.f, f.ap]

@@ -35,7 +35,7 @@ class EdgeItem:
     key: str
     """Its name and a digest of its files: another map under the same name is another item."""
     pair: Pair
-    """Of a photo instead of a map, if the model is to make the map."""
+    """The truth with a photo instead of a map, if the model is to make the map."""
 
 
 @register
@@ -47,15 +47,15 @@ class Edges(Task[EdgeItem]):
     headline = ("", ("ODS", "OIS", "AP", "R50"))
 
     def check(self, cfg: RunConfig) -> None:
-        """See `Task`."""
+        """Refuse settings that this evaluation cannot run with."""
         check(cfg.edges)
 
     def needs_model(self, cfg: RunConfig) -> bool:
-        """Not for finished maps."""
+        """Return False for finished maps."""
         return not cfg.edges.maps
 
     def settings(self, cfg: RunConfig) -> Mapping[str, Any]:
-        """See `Task`."""
+        """Return the settings that an item's record depends on."""
         edges = cfg.edges
         made = [edges.points_per_side, edges.nms, cfg.trainer.precision]
         return {
@@ -66,7 +66,7 @@ class Edges(Task[EdgeItem]):
         }
 
     def items(self, run: Run) -> Sequence[EdgeItem]:
-        """See `Task`."""
+        """List the photos to measure."""
         edges = run.cfg.edges
         if edges.maps:
             pairs = pair_files(Path(edges.maps), Path(edges.ground_truth))
@@ -77,7 +77,7 @@ class Edges(Task[EdgeItem]):
         return [EdgeItem(key=f"{pair.name}@{_digest(pair)}", pair=pair) for pair in pairs]
 
     def load(self, run: Run, item: EdgeItem) -> Any:
-        """The counts of a finished map: the kernels leave python's lock; or the photo."""
+        """Count a finished map, because the kernels leave python's lock, or read the photo."""
         if run.cfg.edges.maps:
             return _count(run, item.pair)
         from sam_train.eval.tasks.edges.from_sam import read_photo  # noqa: PLC0415
@@ -85,7 +85,7 @@ class Edges(Task[EdgeItem]):
         return read_photo(item.pair.edges)
 
     def measure(self, run: Run, item: EdgeItem, loaded: Any) -> Record:
-        """See `Task`; a model's map is kept as `edges/maps/NAME.png`."""
+        """Count the map of a photo, which is kept as `edges/maps/NAME.png`."""
         if run.cfg.edges.maps:
             return asdict(loaded)
         from sam_train.eval.tasks.edges.from_sam import edge_map_of, write_edge_map  # noqa: PLC0415
@@ -99,7 +99,7 @@ class Edges(Task[EdgeItem]):
         return asdict(_count(run, Pair(name=item.pair.name, edges=path, truth=item.pair.truth)))
 
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:
-        """See `Task`; also `edges.json` and `edges.png` in run_dir and the official files."""
+        """Add up the counts; also write `edges.json`, `edges.png` and the official files."""
         counts = [
             ImageCounts(**{k: v for k, v in record.items() if k != "key"}) for record in records
         ]

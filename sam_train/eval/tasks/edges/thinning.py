@@ -17,7 +17,7 @@ _NEIGHBOURS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1,
 
 
 def deletable() -> npt.NDArray[np.bool_]:
-    """Which neighbourhoods let their centre go: bool [2 passes, 256 neighbourhoods].
+    """Tell which neighbourhoods let their centre go: bool [2 passes, 256 neighbourhoods].
 
     Conditions G1 (the pixel joins nothing), G2 (it is no end of a line) and, by pass, G3 or G3'.
     """
@@ -41,7 +41,7 @@ _DELETABLE = deletable()
 
 
 def thin(mask: Mask) -> Mask:
-    """Lines one pixel wide with the topology of `mask`.
+    """Thin `mask` to lines one pixel wide of the same topology.
 
     Args:
         mask: bool [H, W]; beyond its border lies background.

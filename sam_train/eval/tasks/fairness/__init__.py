@@ -1,1 +1,1 @@
-"""Whether masks of some groups of people are worse (paper §6, C): `evaluate task=fairness`."""
+"""Mask quality on groups of people (paper §6, C): `evaluate task=fairness`."""

@@ -56,14 +56,14 @@ class GroupScore:
 
     @property
     def name(self) -> str:
-        """Of its row."""
+        """The row's name."""
         return f"{self.attribute}: {self.group}"
 
 
 def score(
     records: Sequence[Record], *, columns: Sequence[str], points: Sequence[int], shared: EvalConfig
 ) -> list[GroupScore]:
-    """Every group that has a mask, by attribute, then by name.
+    """Score every group that has a mask, by attribute, then by name.
 
     Args:
         records: `groups` and `iou` [m][clicks] of each photo's masks.
@@ -85,7 +85,7 @@ def score(
 def _of_group(
     record: Record, attribute: str, group: str, points: Sequence[int]
 ) -> npt.NDArray[np.float64]:
-    """[m, points] of the masks of one photo that belong to a group."""
+    """Return IoU [m, points] of the masks of one photo that belong to a group."""
     pairs = zip(record["groups"], record["iou"], strict=True)
     rows = [[iou[n - 1] for n in points] for groups, iou in pairs if groups.get(attribute) == group]
     return np.array(rows, dtype=np.float64).reshape(-1, len(points))
@@ -117,7 +117,7 @@ def _score(
 
 
 def _natural(group: str) -> tuple[int, float, str]:
-    """Numbers by value, before words."""
+    """Return a sort key that puts numbers by value before words."""
     try:
         return 0, float(group), group
     except ValueError:
@@ -125,7 +125,7 @@ def _natural(group: str) -> tuple[int, float, str]:
 
 
 def result_of(scores: Sequence[GroupScore], *, cfg: RunConfig) -> TaskResult:
-    """A row for each group, and the paper's."""
+    """Make the table: a row for each group, and the paper's."""
     points = sorted(set(cfg.fairness.points))
     columns = ["images", "masks"]
     for n in points:
@@ -193,7 +193,7 @@ def _notes(scores: Sequence[GroupScore], cfg: RunConfig) -> list[str]:
 
 
 def _apart(scores: Sequence[GroupScore]) -> dict[tuple[str, int], list[str]]:
-    """(attribute, points) -> pairs of its groups whose intervals do not overlap."""
+    """Find pairs of groups whose intervals do not overlap, by (attribute, points)."""
     found: dict[tuple[str, int], list[str]] = {}
     for one, other in combinations(scores, 2):
         if one.attribute != other.attribute:
@@ -207,7 +207,7 @@ def _apart(scores: Sequence[GroupScore]) -> dict[tuple[str, int], list[str]]:
 
 
 def draw_groups(scores: Sequence[GroupScore], out: Path, *, confidence: float) -> None:
-    """A line per group with its mIoU and interval; a panel for each number of points.
+    """Draw each group's mIoU and interval, in a panel for each number of points.
 
     Args:
         scores: attributes one after the other.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sam_train")
 
 _VERSION = 1
-"""Raise it when the game changes: records of another version are not used."""
+"""Raise it when the evaluation changes: records of another version are not used."""
 _DIGITS = 6
 _OPTION = "fairness.groups"
 _ABSENT = "image: named in the CSV, not in the data"
@@ -58,13 +58,13 @@ class Fairness(Task[EvalImage]):
     summary = "fairness: mIoU at random points, by groups of people"
 
     def check(self, cfg: RunConfig) -> None:
-        """See `Task`."""
+        """Refuse settings that this evaluation cannot run with."""
         check(cfg.fairness)
         _read(cfg)
         read_specs(cfg.eval.datasets)
 
     def settings(self, cfg: RunConfig) -> Mapping[str, Any]:
-        """What a photo's record depends on; not which photos are measured."""
+        """Return the settings that a photo's record depends on; not which photos are measured."""
         return {
             "version": _VERSION,
             "points": max(cfg.fairness.points),
@@ -74,7 +74,7 @@ class Fairness(Task[EvalImage]):
         }
 
     def items(self, run: Run) -> Sequence[EvalImage]:
-        """The photos that the CSV names, whatever else the data has."""
+        """List the photos that the CSV names, whatever else the data has."""
         self._groups = groups = _read(run.cfg)
         absent, example = groups.entries(), ""
 
@@ -108,7 +108,7 @@ class Fairness(Task[EvalImage]):
         return images
 
     def load(self, run: Run, item: EvalImage) -> Loaded:
-        """The photo at the model's size, and where the first points fall."""
+        """Read the photo at the model's size and draw the first points."""
         sample = item.load(min_area=run.cfg.eval.min_area)
         groups = self._groups.of_masks(item.dataset, item.name, sample.names)
         if not groups:
@@ -147,7 +147,7 @@ class Fairness(Task[EvalImage]):
         }
 
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:
-        """See `Task`."""
+        """Average the records."""
         cfg = run.cfg
         columns = _read(cfg).columns
         scores = score(records, columns=columns, points=cfg.fairness.points, shared=cfg.eval)

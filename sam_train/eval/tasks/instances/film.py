@@ -19,14 +19,14 @@ _ROWS = 6
 _SMALLEST = 100
 """Pixels below which a mask shows nothing in a picture."""
 _MARGIN = 0.4
-"""Of the box's longer side, shown around it."""
+"""Share of the box's longer side that is shown around it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Choice:
     key: str
     number: int
-    """Of the mask among the image's that are no crowd."""
+    """Number of the mask among the image's that are no crowd."""
     iou: float
 
 
@@ -38,8 +38,9 @@ def draw_films(
     folder: Path,
     refine: int,
 ) -> list[Picture]:
-    """`film.png` around the median IoU and `worst.png`, a mask of a photo each; nothing where the
-    boxes are not the ground truth's.
+    """Draw `film.png` around the median IoU and `worst.png`, one mask of a photo in each.
+
+    Nothing is drawn where the boxes are not the ground truth's.
 
     Args:
         images: by the records' key.

@@ -24,7 +24,7 @@ from sam_train.types import RLE, Prompts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxMask:
-    """What a box became."""
+    """The mask for a box."""
 
     rle: RLE
     """Original frame; possibly empty."""

@@ -35,7 +35,7 @@ def result_of(
     miou: float | None,
     folder: Path,
 ) -> TaskResult:
-    """Figures, table and picture.
+    """Make the figures, the table and the picture.
 
     Args:
         masks: of the masks.
@@ -82,7 +82,7 @@ def result_of(
 
 
 def _draw(categories: Mapping[str, float], out: Path) -> None:
-    """Mask AP by category: all, or the best and the worst of many."""
+    """Draw mask AP by category: all of them, or the best and the worst of many."""
     order = sorted(categories, key=categories.__getitem__)
     if len(order) > _SHOWN:
         order = [*order[: _SHOWN // 2], *order[-_SHOWN // 2 :]]

@@ -48,7 +48,7 @@ class Prompted:
     score: float
     """The detector's."""
     truth: TruthMask | None = None
-    """Of a ground-truth box: its mask."""
+    """The mask of a ground-truth box."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,23 +73,23 @@ class Instances(Task[InstanceItem]):
     _images: dict[str, TruthImage]
 
     def check(self, cfg: RunConfig) -> None:
-        """See `Task`."""
+        """Refuse settings that this evaluation cannot run with."""
         own = cfg.instances
         check(own)
         find_truth(own.ground_truth, own.images, cfg.eval.datasets, task=self.name)
 
     def needs_model(self, cfg: RunConfig) -> bool:
-        """Not for finished masks."""
+        """Return False for finished masks."""
         return not cfg.instances.results
 
     def settings(self, cfg: RunConfig) -> Mapping[str, Any]:
-        """See `Task`."""
+        """Return the settings that an item's record depends on."""
         own = cfg.instances
         made = [own.refine, own.max_boxes, cfg.trainer.precision]
         return {"version": _VERSION, "made": None if own.results else made}
 
     def items(self, run: Run) -> Sequence[InstanceItem]:
-        """See `Task`."""
+        """List the photos to measure."""
         own = run.cfg.instances
         self._truth = open_truth(
             own.ground_truth, own.images, run.cfg.eval.datasets, task=self.name
@@ -112,7 +112,7 @@ class Instances(Task[InstanceItem]):
         return items
 
     def load(self, run: Run, item: InstanceItem) -> Loaded:
-        """Boxes, best first, and the photo."""
+        """Read the boxes, best first, and the photo."""
         own, left_out = run.cfg.instances, Counter[str]()
         if own.results:
             return Loaded(boxes=[], left_out=left_out, photo=None)
@@ -126,7 +126,7 @@ class Instances(Task[InstanceItem]):
         return Loaded(boxes=boxes, left_out=left_out, photo=photo)
 
     def measure(self, run: Run, item: InstanceItem, loaded: Loaded) -> Record:
-        """The masks, as results."""
+        """Predict the masks of the boxes, as results."""
         if run.cfg.instances.results:
             return self._finished(item.image)
         left_out = Counter(loaded.left_out)
@@ -157,7 +157,7 @@ class Instances(Task[InstanceItem]):
         return {"results": results, "left_out": dict(left_out)}
 
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:
-        """See `Task`; also `instances/results.json`, in COCO's form."""
+        """Compute AP; also write `instances/results.json`, in COCO's form."""
         own = run.cfg.instances
         images = [self._images[record["key"]] for record in records]
         results = [
@@ -246,7 +246,7 @@ class Instances(Task[InstanceItem]):
 
 
 def _as_result(image: TruthImage, found: Mapping[str, Any], cfg: InstancesConfig) -> dict[str, Any]:
-    """An entry of COCO's results format."""
+    """Make an entry of COCO's results format."""
     kind = cfg.score
     if kind == "auto":
         kind = "box" if cfg.boxes else "predicted_iou"

@@ -1,4 +1,4 @@
-"""Filmstrips of a typical and of the worst masks, played once more for the picture."""
+"""Filmstrips of typical and of the worst masks, which are clicked once more for them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def draw_films(
     folder: Path,
     rows: int,
 ) -> list[Picture]:
-    """`film.png` and `worst.png`, at most `rows` masks each.
+    """Draw `film.png` and `worst.png`, at most `rows` masks each.
 
     Args:
         images: by the records' key.
@@ -70,7 +70,7 @@ def draw_films(
 
 
 def typical(records: Sequence[Record], run: Run, rows: int) -> list[Choice]:
-    """Masks of median IoU at the middle number of clicks, from each data set in turn."""
+    """Choose masks of median IoU at the middle number of clicks, each data set in turn."""
     clicks = sorted(set(run.cfg.points.clicks))
     at = clicks[len(clicks) // 2]
     by_set: dict[str, list[Choice]] = {}
@@ -87,7 +87,7 @@ def typical(records: Sequence[Record], run: Run, rows: int) -> list[Choice]:
 
 
 def worst(records: Sequence[Record], run: Run, rows: int) -> list[Choice]:
-    """Masks of lowest IoU after the last click, one of a photo."""
+    """Choose masks of lowest IoU after the last click, one of a photo."""
     at = max(run.cfg.points.clicks)
     choices = [choice for record in records for choice in _choices(record, run, at=at)]
     choices.sort(key=lambda choice: (choice.iou, choice.key, choice.mask))
@@ -104,7 +104,7 @@ def _choices(record: Record, run: Run, *, at: int) -> list[Choice]:
 
 
 def _distinct(choices: Sequence[Choice], rows: int) -> list[Choice]:
-    """The first ones, one of a photo."""
+    """Take the first choices, one of a photo."""
     found: dict[str, Choice] = {}
     for choice in choices:
         if len(found) == rows:

@@ -18,7 +18,7 @@ _DASHES = {"centre": "-", "random": "--"}
 
 
 def draw_clicks(scores: Sequence[DatasetScores], out: Path) -> None:
-    """One curve per data set and kind of first click.
+    """Draw a curve per data set and kind of first click.
 
     Args:
         out: the PNG to write.
@@ -44,7 +44,7 @@ def draw_clicks(scores: Sequence[DatasetScores], out: Path) -> None:
 
 
 def draw_bars(scores: Sequence[DatasetScores], out: Path, *, confidence: float) -> None:
-    """A bar per data set, best first, with its interval; the oracle as a mark above it.
+    """Draw a bar per data set, best first, with its interval and the oracle above it.
 
     Args:
         scores: those of the first kind of first click are drawn.

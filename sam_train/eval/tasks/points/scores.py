@@ -27,7 +27,7 @@ PAPER = (
         source="paper §7.1",
     ),
 )  # fmt: skip
-"""As later work quotes the paper's suite (the paper itself only draws it)."""
+"""Figures of the paper's suite as later work quotes them (the paper only draws them)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class DatasetScores:
 def score(
     records: Sequence[Record], *, name: str, first: str, points: PointsConfig, shared: EvalConfig
 ) -> DatasetScores:
-    """The figures of one data set.
+    """Compute the figures of one data set.
 
     Args:
         records: of its images; at least one.
@@ -79,7 +79,7 @@ def score(
 
 
 def _per_mask(iou: Floats, record: Record, first: str, points: PointsConfig) -> dict[str, Floats]:
-    """[m] of each figure."""
+    """Return each figure of every mask: [m]."""
     found: dict[str, Floats] = {f"miou_{n}": iou[:, n - 1] for n in sorted(set(points.clicks))}
     found["oracle"] = np.array(record[first]["oracle"])
     for percent in points.noc:
@@ -93,7 +93,7 @@ def _per_mask(iou: Floats, record: Record, first: str, points: PointsConfig) -> 
 
 
 def average(scores: Sequence[DatasetScores]) -> DatasetScores:
-    """The suite's: every data set counts the same, however many masks it has (paper D.1)."""
+    """Average over data sets, each counting the same however many masks it has (paper D.1)."""
     first = scores[0]
     curves = np.array([each.curve for each in scores])
     return DatasetScores(
@@ -111,7 +111,7 @@ def average(scores: Sequence[DatasetScores]) -> DatasetScores:
 
 
 def result_of(scores: Sequence[DatasetScores], *, cfg: RunConfig) -> TaskResult:
-    """The table: data sets, then their average, once per kind of first click."""
+    """Make the table: data sets, then their average, once per kind of first click."""
     points, shared = cfg.points, cfg.eval
     clicks = sorted(set(points.clicks))
     lead = clicks[0]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
 
 _VERSION = 2
-"""Raise it when the game changes: records of another version are not used."""
+"""Raise it when the evaluation changes: records of another version are not used."""
 _DIGITS = 6
 
 
@@ -54,12 +54,12 @@ class Points(Task[EvalImage]):
     headline = ("average", ("1 click", "oracle", "9 clicks"))
 
     def check(self, cfg: RunConfig) -> None:
-        """See `Task`."""
+        """Refuse settings that this evaluation cannot run with."""
         check(cfg.points)
         read_specs(cfg.eval.datasets)
 
     def settings(self, cfg: RunConfig) -> Mapping[str, Any]:
-        """What a photo's record depends on; not which photos are measured."""
+        """Return the settings that a photo's record depends on; not which photos are measured."""
         return {
             "version": _VERSION,
             "clicks": max(cfg.points.clicks),
@@ -70,7 +70,7 @@ class Points(Task[EvalImage]):
         }
 
     def items(self, run: Run) -> Sequence[EvalImage]:
-        """See `Task`."""
+        """List the photos to measure."""
         found = open_datasets(run.cfg.eval, cache=run.run_dir / "datasets")
         self._listed = {dataset.name: dataset.skipped for dataset in found}
         images = [image for dataset in found for image in dataset.images]
@@ -78,7 +78,7 @@ class Points(Task[EvalImage]):
         return images
 
     def load(self, run: Run, item: EvalImage) -> Loaded:
-        """The photo at the model's size, and where random first clicks fall."""
+        """Read the photo at the model's size and draw random first clicks."""
         sample = item.load(min_area=run.cfg.eval.min_area)
         points = random_points(sample, seed=run.cfg.seed)
         return Loaded(
@@ -89,7 +89,7 @@ class Points(Task[EvalImage]):
         )
 
     def measure(self, run: Run, item: EvalImage, loaded: Loaded) -> Record:
-        """Encode once, play each game."""
+        """Encode the photo once and click its masks with each kind of first click."""
         cfg, clicks = run.cfg, max(run.cfg.points.clicks)
         noc = cfg.points.noc
         rounds = max(clicks, cfg.points.noc_clicks) if noc else clicks
@@ -116,7 +116,7 @@ class Points(Task[EvalImage]):
         return record
 
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:
-        """See `Task`; curves and bars, and filmstrips of typical and of worst cases."""
+        """Average the records; draw curves, bars and filmstrips of typical and of worst cases."""
         cfg = run.cfg
         names = list(dict.fromkeys(str(record["dataset"]) for record in records))
         scores: list[DatasetScores] = [

@@ -1,1 +1,1 @@
-"""What the image encoder thinks is alike (paper D.6): `evaluate task=probe`."""
+"""Masks that the image encoder finds alike (paper D.6): `evaluate task=probe`."""

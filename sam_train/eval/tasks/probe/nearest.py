@@ -1,4 +1,4 @@
-"""Which masks are most alike, and whether that is more than chance."""
+"""The nearest neighbours of masks, and their agreement beside that of chance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Nearest:
 
 
 def nearest(vectors: Floats, photos: Ints, queries: Ints, *, count: int) -> Nearest:
-    """The `count` masks most like each query, best first.
+    """Find the `count` masks most like each query, best first.
 
     Args:
         vectors: [n, C], of length 1.
@@ -52,18 +52,20 @@ def nearest(vectors: Floats, photos: Ints, queries: Ints, *, count: int) -> Near
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How often neighbours are of a mask's own group."""
+    """The share of neighbours that are of a mask's own group."""
 
     masks: int
     """That have a group and a neighbour with one."""
     share: float
-    """Of those neighbours, of the same group; mean over masks."""
+    """Share of those neighbours that are of the same group; mean over masks."""
     chance: float
     """The same for any mask of another photo in place of a neighbour."""
 
 
 def agreement(groups: Sequence[str | None], photos: Ints, found: Nearest) -> Agreement | None:
-    """Of all n masks, whose neighbours `found` are; None if no group meets another.
+    """Measure how often `found`, the neighbours of n masks, are of the mask's own group.
+
+    None if no group meets another.
 
     Args:
         groups: [n] of one attribute.
@@ -86,7 +88,7 @@ def agreement(groups: Sequence[str | None], photos: Ints, found: Nearest) -> Agr
 
 
 def usual_similarity(vectors: Floats, photos: Ints) -> float:
-    """The mean cosine of two masks of different photos; NaN if there is but one photo."""
+    """Return the mean cosine of two masks of different photos; NaN for a single photo."""
     every = np.unique(photos, return_inverse=True)[1]
     sums = np.zeros((every.max() + 1, vectors.shape[1]))
     np.add.at(sums, every, vectors)

@@ -31,7 +31,7 @@ class Cell:
 
 
 def draw_neighbours(rows: Sequence[Sequence[Cell]], out: Path, *, title: str) -> None:
-    """A row for each query, which is the first cell.
+    """Draw a row for each query, which is the first cell.
 
     Args:
         rows: at least one, of at least one cell.
@@ -63,7 +63,7 @@ def draw_neighbours(rows: Sequence[Sequence[Cell]], out: Path, *, title: str) ->
 
 
 def _drawn(crop: Crop) -> Image.Image:
-    """The crop with the mask's edge drawn and everything outside it pale."""
+    """Draw the crop with the mask's edge, and pale outside it."""
     scale = _CELL / max(crop.mask.shape)
     size = max(1, round(crop.mask.shape[1] * scale)), max(1, round(crop.mask.shape[0] * scale))
     pixels = np.asarray(Image.fromarray(crop.image).resize(size, Image.Resampling.BICUBIC))

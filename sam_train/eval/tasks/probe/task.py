@@ -52,7 +52,7 @@ class Loaded:
 
 @dataclass(slots=True, kw_only=True)
 class Space:
-    """All masks of all photos."""
+    """The masks of all photos, and their vectors."""
 
     vectors: Floats
     """[n, C]."""
@@ -73,14 +73,14 @@ class Probe(Task[EvalImage]):
     summary = "probe: masks that the image encoder finds alike"
 
     def check(self, cfg: RunConfig) -> None:
-        """See `Task`."""
+        """Refuse settings that this evaluation cannot run with."""
         check_section(cfg.probe)
         read_specs(cfg.eval.datasets)
         if cfg.probe.groups:
             read_groups(cfg.probe.groups, columns=cfg.probe.columns, option=_OPTION)
 
     def settings(self, cfg: RunConfig) -> Mapping[str, Any]:
-        """What a photo's record depends on; not which photos are measured."""
+        """Return the settings that a photo's record depends on; not which photos are measured."""
         return {
             "version": _VERSION,
             "masks": cfg.probe.masks_per_image,
@@ -90,14 +90,14 @@ class Probe(Task[EvalImage]):
         }
 
     def items(self, run: Run) -> Sequence[EvalImage]:
-        """See `Task`."""
+        """List the photos to measure."""
         found = open_datasets(run.cfg.eval, cache=run.run_dir / "datasets")
         images = [image for dataset in found for image in dataset.images]
         self._images = {image.key: image for image in images}
         return images
 
     def load(self, run: Run, item: EvalImage) -> Loaded:
-        """The photo's largest masks, cut out."""
+        """Cut out the photo's largest masks."""
         sample = item.load(min_area=run.cfg.eval.min_area)
         order = sorted(range(len(sample.masks)), key=lambda k: -sample.areas[k])
         taken = sorted(order[: run.cfg.probe.masks_per_image])
@@ -120,7 +120,7 @@ class Probe(Task[EvalImage]):
         }
 
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:
-        """See `Task`; the vectors go to embeddings.npz, the neighbours into a picture."""
+        """Find the neighbours; write the vectors to embeddings.npz and draw the neighbours."""
         cfg, folder = run.cfg.probe, run.folder(self)
         space = _space(records)
         everyone = np.arange(len(space.keys))
@@ -151,7 +151,7 @@ class Probe(Task[EvalImage]):
         return result
 
     def _groups(self, run: Run, space: Space) -> dict[str, list[str | None]]:
-        """Attribute -> group of each mask."""
+        """Read each mask's group by attribute."""
         cfg = run.cfg.probe
         if not cfg.groups:
             return {}

@@ -28,7 +28,7 @@ Ints = npt.NDArray[np.int64]
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _match(iou: Floats, thresholds: Floats) -> Ints:
-    """Number of the proposal that each mask is found by, from 0; -1: by none. int64 [T, G].
+    """Return int64 [T, G], the proposal (from 0) that finds each mask; -1 where none does.
 
     Proposals choose in order, each the best mask that is left; of equals the last.
     """
@@ -45,7 +45,7 @@ def _match(iou: Floats, thresholds: Floats) -> Ints:
 
 
 def given_proposals(results: Results, image: TruthImage) -> tuple[list[RLE], list[float], int]:
-    """Masks of another program and their scores, and how many could not be read.
+    """Read masks of another program and their scores; count those that cannot be read.
 
     By category where they have one: so pycocotools orders equal scores.
     """
@@ -68,7 +68,7 @@ def count_found(
     limit: int,
     frequencies: Mapping[CategoryId, str | None],
 ) -> dict[str, Any]:
-    """How many masks of an image are found, by kind.
+    """Count the masks of an image that are found, by kind.
 
     Args:
         masks: of the image; crowds do not count.
@@ -108,7 +108,7 @@ def count_found(
 
 
 def average_recall(counted: Sequence[Mapping[str, Any]], kind: str) -> list[float] | None:
-    """AR at each number of proposals over all images; None where no mask is of the kind."""
+    """Compute AR at each number of proposals over all images; None for a kind without masks."""
     own = [image[kind] for image in counted if kind in image]
     if not own:
         return None

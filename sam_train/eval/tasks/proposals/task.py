@@ -55,7 +55,7 @@ class ProposalItem:
 
 @dataclass(slots=True, kw_only=True)
 class Loaded:
-    """What an image is measured against."""
+    """The masks of an image that are to be found."""
 
     masks: list[TruthMask]
     left_out: Counter[str]
@@ -74,23 +74,23 @@ class Proposals(Task[ProposalItem]):
     _results: Results | None = None
 
     def check(self, cfg: RunConfig) -> None:
-        """See `Task`."""
+        """Refuse settings that this evaluation cannot run with."""
         own = cfg.proposals
         check_section(own)
         find_truth(own.ground_truth, own.images, cfg.eval.datasets, task=self.name)
 
     def needs_model(self, cfg: RunConfig) -> bool:
-        """Not for proposals of another program."""
+        """Return False for proposals of another program."""
         return not cfg.proposals.results
 
     def settings(self, cfg: RunConfig) -> Mapping[str, Any]:
-        """See `Task`."""
+        """Return the settings that an item's record depends on."""
         own = cfg.proposals
         made = [own.points_per_side, own.nms, cfg.trainer.precision]
         return {"version": _VERSION, "limit": own.limit, "made": None if own.results else made}
 
     def items(self, run: Run) -> Sequence[ProposalItem]:
-        """See `Task`."""
+        """List the photos to measure."""
         own = run.cfg.proposals
         self._truth = open_truth(
             own.ground_truth, own.images, run.cfg.eval.datasets, task=self.name
@@ -113,13 +113,13 @@ class Proposals(Task[ProposalItem]):
         ]
 
     def load(self, run: Run, item: ProposalItem) -> Loaded:
-        """The masks to be found, and the photo if a model is to find them."""
+        """Read the masks to be found, and the photo if a model is to find them."""
         masks, left_out = self._truth.masks(item.image)
         photo = None if self._results is not None else self._truth.photo(item.image)
         return Loaded(masks=masks, left_out=left_out, photo=photo)
 
     def measure(self, run: Run, item: ProposalItem, loaded: Loaded) -> Record:
-        """Count what is found."""
+        """Count the masks that are found."""
         left_out = Counter(loaded.left_out)
         if all(mask.crowd for mask in loaded.masks):
             return {"found": {}, "proposals": 0, "left_out": dict(left_out)}
@@ -139,7 +139,7 @@ class Proposals(Task[ProposalItem]):
         return {"found": found, "proposals": len(proposals), "left_out": dict(+left_out)}
 
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:
-        """See `Task`; and the curve of recall over the number of proposals."""
+        """Average recall over images and draw it over the number of proposals."""
         own = run.cfg.proposals
         numbers = [*(k for k in AT if k < own.limit), own.limit]
         counted = [record["found"] for record in records]
@@ -210,7 +210,7 @@ def _rle(found: Mapping[str, Any]) -> RLE:
 
 
 def _draw(curves: Mapping[str, Sequence[float]], numbers: Sequence[int], out: Path) -> None:
-    """AR over the number of proposals, a line per kind."""
+    """Draw AR over the number of proposals, a line per kind."""
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
