@@ -1,4 +1,4 @@
-"""What every tool of this package shares: its command line, progress bar and processes.
+"""The parts that every tool shares: command line, progress bar and processes.
 
 A tool is `def NAME(args: argparse.Namespace) -> str | Answer` and
 
@@ -48,7 +48,7 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a tool says at its end."""
+    """A tool's last words and exit status."""
 
     text: str
     """Printed on standard output."""
@@ -82,7 +82,7 @@ def run(tool: Callable[[], str | Answer], *, stopped: str = "stopped; run it aga
 
 
 def parser(name: str, *, description: str | None, examples: str) -> argparse.ArgumentParser:
-    """The command line of `python -m data_tools.NAME`, with its examples at the end of --help."""
+    """Make the parser of `python -m data_tools.NAME`, with examples at the end of --help."""
     return argparse.ArgumentParser(
         prog=f"python -m data_tools.{name}",
         description=description,
@@ -92,7 +92,7 @@ def parser(name: str, *, description: str | None, examples: str) -> argparse.Arg
 
 
 def add_workers(to: argparse.ArgumentParser) -> None:
-    """The option --workers, as `parallel` takes it."""
+    """Add the option --workers, as `parallel` takes it."""
     to.add_argument(
         "--workers", type=between(0, sys.maxsize, int), default=os.cpu_count() or 1, metavar="N",
         help="processes; 0 works in this one (default: one per core, here %(default)s)",
@@ -100,7 +100,7 @@ def add_workers(to: argparse.ArgumentParser) -> None:
 
 
 def between(low: float, high: float, kind: type[int] | type[float]) -> Callable[[str], Any]:
-    """An argparse type: a number within limits, both included."""
+    """Make an argparse type: a number within limits, both included."""
 
     def parse(text: str) -> Any:
         try:
@@ -138,7 +138,7 @@ class Bar:
 def progress(
     what: str, *, total: float | None, unit: str = "", is_bytes: bool = False, quiet: bool = False
 ) -> Iterator[Bar]:
-    """A progress bar on standard error; silent where nobody watches, or if `quiet`.
+    """Show a progress bar on standard error; silent where nobody watches, or if `quiet`.
 
     Args:
         what: in front of the bar ("converting").
@@ -165,7 +165,7 @@ def progress(
 def parallel(
     work: Callable[[Item], Result], items: Iterable[Item], *, workers: int
 ) -> Iterator[Result]:
-    """`map(work, items)`: in order, on several processes, with few items in flight.
+    """Map `work` over `items` in order, on several processes, with few items in flight.
 
     Args:
         work: a function of a module, or a `functools.partial` of one, so that it can be sent.

@@ -52,7 +52,7 @@ SAVE_EVERY = 60.0
 
 @dataclass(slots=True, kw_only=True)
 class _Plan:
-    """What is there and what is to do, by path."""
+    """The shards that are indexed already and those to be read, by path."""
 
     paths: list[str]
     kept: dict[str, ShardPart] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def _walked(path: str) -> ShardPart | str:
 
 
 def _stored_name(path: str, folder: Path) -> str:
-    """As the index of `folder` names a shard: it may move together with what lies below it."""
+    """Name a shard as the index of `folder` does: it may move with what lies below it."""
     if is_remote(path):
         return path
     place = Path(os.path.abspath(path))  # noqa: PTH100 - links stay links
@@ -160,7 +160,7 @@ def _write(plan: _Plan, out: Path) -> Index:
 
 
 def _problems(plan: _Plan) -> list[str]:
-    """A line about each shard that is not usable as a whole, and the lost ones."""
+    """Write a line about each shard that is not usable as a whole, and the lost ones."""
     lines = [f"not in the index: {path}: {reason}" for path, reason in plan.failed.items()]
     for path in plan.paths:
         part = plan.kept.get(path)
@@ -216,7 +216,7 @@ def _answer(plan: _Plan, last: str) -> command.Answer:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Make the command line's parser."""
     parser = command.parser("index", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS",

@@ -20,7 +20,7 @@ _READ_ONLY = numba.types.Array(numba.int32, 1, "C", readonly=True)
 
 
 def shrink(masks: Runs, frame: InputFrame) -> list[npt.NDArray[np.int64]]:
-    """Every mask at `frame.size`.
+    """Shrink every mask to `frame.size`.
 
     Args:
         masks: of the photo, original frame.

@@ -1,4 +1,4 @@
-"""Which samples go into which shard: decided before anything is written, by names and sizes."""
+"""The plan of the new shards, made before anything is written, by names and sizes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Split:
     sizes: npt.NDArray[np.int64]
     """[n] bytes that photo and JSON take in a tar, with their headers."""
     digest: str
-    """Of their names and sizes: says whether an earlier run meant the same samples."""
+    """Hash of their names and sizes: says whether an earlier run meant the same samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What is to be written."""
+    """The samples to be written."""
 
     train: Split
     val: Split
@@ -47,7 +47,7 @@ class Chosen:
 
 
 def tar_size(*sizes: int) -> int:
-    """Bytes that files of these sizes take in a tar: whole blocks, and a header each."""
+    """Count the bytes of files of these sizes in a tar: whole blocks, and a header each."""
     return sum(BLOCK * (1 - (-size // BLOCK)) for size in sizes)
 
 
@@ -126,7 +126,7 @@ def cut(
 
 
 def shrinkage(shards: Shards, split: Split, size: Size) -> float:
-    """How many bytes remain of one, judged by a few samples spread over the split."""
+    """Estimate how many bytes remain of one, by a few samples spread over the split."""
     if size.long_side is None or not len(split.samples):
         return 1.0
     before = after = 0

@@ -26,17 +26,17 @@ QUALITY = 90
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How photos are made smaller."""
+    """The size and quality of smaller photos."""
 
     long_side: int | None = None
     """Pixels of the longer side; smaller photos stay as they are. None: all stay."""
     quality: int = QUALITY
-    """Of the JPEGs that are made anew."""
+    """Quality of the JPEGs that are made anew."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Remade:
-    """What became of one sample."""
+    """The outcome of one sample."""
 
     entry: TarEntry | None
     """None if it is damaged."""
@@ -113,7 +113,7 @@ def _encode(pixels: npt.NDArray[np.uint8], *, quality: int) -> bytes:
 def _scaled(
     annotation: dict[str, Any], runs: npt.NDArray[np.int64], frame: InputFrame
 ) -> dict[str, Any]:
-    """The annotation at the new size: mask, area and box of the new mask, point and crop scaled.
+    """Scale an annotation: mask, area and box of the new mask, point and crop by their factor.
 
     SA-1B's points and crops are positions, not pixel indices (0.0 is the photo's edge), so they
     scale without a shift. Scores, id and fields that SA-1B does not have stay.

@@ -37,7 +37,7 @@ CHUNK = 64
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Where a photo and its JSON lie in their shard."""
+    """The place of a photo and its JSON in their shard."""
 
     key: str
     """Member name without extension and without a leading `./`."""
@@ -118,7 +118,7 @@ class Chunk:
     """No more of this shard follows."""
 
     def read(self, pair: Pair) -> tuple[bytes, bytes]:
-        """The JPEG and the JSON of one of the pairs.
+        """Read the JPEG and the JSON of one of the pairs.
 
         Raises:
             OSError: the shard vanished, changed, or the files are absurdly large.
@@ -135,17 +135,17 @@ class Chunk:
 
 
 class Part(Protocol):
-    """What was found in some samples of a shard, or in all of them."""
+    """The findings in some samples of a shard, or in all of them."""
 
     def merge(self, other: Self) -> None:
         """Add what was found in the samples that follow."""
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """As it is kept on disk; no arrays of objects."""
+        """Return the arrays that are kept on disk; none of objects."""
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Self:
-        """From `arrays`. Raises KeyError or ValueError if they are none of this kind."""
+        """Rebuild from `arrays`. Raises KeyError or ValueError if they are none of this kind."""
 
 
 P = TypeVar("P", bound=Part)
@@ -158,10 +158,10 @@ class Kept(Generic[P]):
     folder: Path
     kind: type[P]
     settings: dict[str, Any]
-    """What a part depends on beside its shard."""
+    """Settings that a part depends on beside its shard."""
 
     def load(self, path: str) -> P | None:
-        """The part of a shard if it was kept and neither shard nor settings have changed."""
+        """Load the part of a shard if it was kept and neither shard nor settings have changed."""
         try:
             with np.load(self._file(path), allow_pickle=False) as arrays:
                 if str(arrays["fingerprint"]) != self._fingerprint(path):
@@ -214,7 +214,7 @@ def scan(
     workers: int = 0,
     what: str = "reading",
 ) -> Iterator[tuple[str, P]]:
-    """Every shard's path and part, in the order of the paths.
+    """Yield every shard's path and part, in the order of the paths.
 
     Args:
         begin: what the headers alone show; called in this process.

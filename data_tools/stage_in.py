@@ -45,7 +45,7 @@ _ASKING = 16
 
 
 def staged_names(paths: Sequence[str]) -> list[str]:
-    """What the copies are called: as the originals where that keeps their order, which is that of
+    """Name the copies: as the originals where that keeps their order, which is that of
     their whole paths; else with their number in front."""
     names = [short_name(path) for path in paths]
     if len(set(names)) == len(names) and names == sorted(names):
@@ -160,7 +160,7 @@ def _copy(path: str, place: Path, size: int, on: Callable[[float], None]) -> Non
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Make the command line's parser."""
     parser = command.parser("stage_in", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS",
