@@ -35,7 +35,7 @@ _EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Make the command line's parser."""
     policy = Policy()
     p = command.parser("download", description=__doc__, examples=_EXAMPLES)
     p.add_argument("links", type=Path, help="TSV with the columns file_name and cdn_link")

@@ -1,4 +1,4 @@
-"""Whether the bytes on the disk are the right ones: published checksums, and a walk over a tar."""
+"""Checks of the bytes on the disk: published checksums, and a walk over a tar."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Checksum:
         return f"{self.kind}:{self.digest}"
 
     def of(self, path: Path, *, halted: Callable[[], bool] = lambda: False) -> str:
-        """The same kind of digest of a file.
+        """Compute the same kind of digest of a file.
 
         Raises:
             Halted: `halted()` became true; asked for every few megabytes.

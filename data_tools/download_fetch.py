@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from data_tools.download_checks import Checksum, Halted, tar_damage
 from data_tools.download_http import Body, Client, Fault, Remote, TransferError
 from data_tools.download_links import Link
-from data_tools.download_part import Arrival, Part
+from data_tools.download_part import Arrival, PartialFile
 
 MADE_PROGRESS = 1000
 """A try that brings a file on by this fraction of it is no failure: its server does work."""
@@ -21,7 +21,7 @@ it is so on the server, and it may have 10 GB."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How patient a download is."""
+    """The patience of a download."""
 
     retries: int = 8
     """Tries in a row without progress that are forgiven."""
@@ -65,7 +65,7 @@ class Retry:
 
 
 def probe(link: Link, *, client: Client, policy: Policy, halt: threading.Event) -> Remote:
-    """What lies behind a link, asked as often as the policy allows.
+    """Ask what lies behind a link, as often as the policy allows.
 
     Raises:
         TransferError: it cannot be had.
@@ -85,7 +85,7 @@ class Fetch:
     def __init__(
         self,
         link: Link,
-        part: Part,
+        part: PartialFile,
         *,
         expected: Remote | None,
         checksum: Checksum | None,

@@ -27,7 +27,7 @@ _CONNECT_SECONDS = 30.0
 
 
 class Fault(Enum):
-    """What is wrong, as the closing list groups it."""
+    """The kinds of faults, as the closing list groups them."""
 
     EXPIRED = "expired or refused"
     DEAD = "dead"
@@ -38,7 +38,7 @@ class Fault(Enum):
 
     @property
     def passes(self) -> bool:
-        """Whether trying again can help."""
+        """True if trying again can help."""
         return self in (Fault.SERVER, Fault.NETWORK, Fault.CONTENT)
 
 
@@ -56,7 +56,7 @@ class TransferError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """What a server says about a file. The link is no part of it: signatures change."""
+    """A file as its server describes it. The link is no part of it: signatures change."""
 
     size: int | None = None
     """Bytes; None if it does not tell."""
@@ -65,7 +65,7 @@ class Remote:
 
     @property
     def validator(self) -> str | None:
-        """For If-Range, which takes no weak ETag (RFC 9110, 13.1.5)."""
+        """Validator for If-Range, which takes no weak ETag (RFC 9110, 13.1.5)."""
         weak = self.etag is None or self.etag.startswith("W/")
         return self.last_modified if weak else self.etag
 
@@ -74,7 +74,7 @@ class Remote:
         return f"{size}, ETag {self.etag}" if self.etag else size
 
     def is_same(self, other: Remote) -> bool:
-        """Whether nothing that both know speaks against one and the same file."""
+        """Tell whether nothing that both know speaks against one and the same file."""
         if None not in (self.size, other.size) and self.size != other.size:
             return False
         if self.etag and other.etag:
@@ -109,7 +109,7 @@ class Body:
         self._stall_seconds = stall_seconds
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes as they come.
+        """Yield the bytes as they come.
 
         Raises:
             TransferError: cut, stalled (no byte, or nearly none, for `stall_seconds`).
@@ -184,7 +184,7 @@ class Client:
         self._lock = threading.Lock()
 
     def probe(self, url: str) -> Remote:
-        """What lies behind a link.
+        """Ask the server what lies behind a link.
 
         Raises:
             TransferError: as `open`.
@@ -195,7 +195,7 @@ class Client:
         return body.remote
 
     def open(self, url: str, *, offset: int, known: Remote | None) -> Body:
-        """The bytes of a file from `offset` on, or from 0 on where the server will not continue.
+        """Open a file from `offset` on, or from 0 on where the server will not continue.
 
         Args:
             known: the file that the first `offset` bytes came from.
@@ -228,7 +228,7 @@ class Client:
         return Body(response, remote=remote, offset=offset, stall_seconds=self._stall_seconds)
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        """For the proxy that the environment names for this link, or for none."""
+        """Return the pool of the proxy that the environment names for this link, or of none."""
         parts = urlsplit(url)
         proxy = getproxies().get(parts.scheme, "")
         if proxy_bypass(parts.hostname or ""):
@@ -247,7 +247,7 @@ class Client:
 
 
 def _understood(response: urllib3.BaseHTTPResponse, *, first: int) -> tuple[Remote, int]:
-    """What an answer is about and where its first byte belongs."""
+    """Read what an answer is about and where its first byte belongs."""
     status, headers = response.status, response.headers
     size = _number(headers.get("Content-Length"))
     offset = 0
@@ -298,7 +298,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _root(error: BaseException) -> str:
-    """The innermost cause in few words. The messages of urllib3 hold the whole signed link."""
+    """Return the innermost cause in few words: urllib3's messages hold the whole signed link."""
     seen: list[BaseException] = []
     todo: list[BaseException] = [error]
     while todo:

@@ -41,7 +41,7 @@ class Failure:
 
 
 def read_links(path: Path) -> list[Link]:
-    """The files of a list, in the order of their names.
+    """Read the files of a list, in the order of their names.
 
     The columns are found by the header, or are the first two where there is none; further columns
     are passed over, so that `failed.tsv` is a list again. Tabs may have become spaces.
@@ -93,7 +93,7 @@ def _checked(link: Link, *, where: str) -> Link:
 
 
 def select(links: Sequence[Link], *, only: str | None, limit: int | None) -> list[Link]:
-    """The part of the list that was asked for.
+    """Select the part of the list that was asked for.
 
     Args:
         only: numbers of the files (`0-9,42`: `sa_000042.tar` is 42), or patterns of whole names

@@ -1,4 +1,4 @@
-"""What lies on the disk: a file on its way, the record of those that arrived, the folder's lock."""
+"""The disk's side of a download: unfinished files, the record of arrivals, the lock."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def local_errors(path: Path) -> Iterator[None]:
         raise LocalError(f"cannot write {path} ({error.strerror or error})") from error
 
 
-class Part:
+class PartialFile:
     """A file on its way: `NAME.part`, and `NAME.part.json` that says what it is a part of.
 
     A part without a readable note belongs to nothing and counts as absent.
@@ -56,7 +56,7 @@ class Part:
         self._note = final.with_name(final.name + ".part.json")
 
     def belongs_to(self) -> Remote | None:
-        """The file that it is the beginning of."""
+        """Return the file that it is the beginning of."""
         try:
             note = json.loads(self._note.read_bytes())
             remote = Remote(**note)
@@ -68,7 +68,7 @@ class Part:
         return remote if sane and self.path.is_file() else None
 
     def position(self) -> int:
-        """Bytes that are there."""
+        """Count the bytes that are there."""
         remote = self.belongs_to()
         if remote is None:
             return 0
@@ -113,7 +113,7 @@ class _Writer:
         self._path = path
 
     def write(self, data: bytes) -> None:
-        """All of it: a nearly full disk takes a part of a write without an error."""
+        """Write all of it: a nearly full disk takes a part of a write without an error."""
         view = memoryview(data)
         with local_errors(self._path):
             while view:
@@ -130,7 +130,7 @@ class Arrival:
     checksum: str = ""
     """The digest that it was compared with and had; empty if none was given."""
     note: str = ""
-    """What the tar check found."""
+    """Finding of the tar check."""
 
 
 class Record:
@@ -149,7 +149,7 @@ class Record:
                 )
 
     def get(self, file_name: str) -> Arrival | None:
-        """What is known about a file that arrived."""
+        """Return what is known about a file that arrived."""
         return self._known.get(file_name)
 
     def add(self, arrival: Arrival) -> None:

@@ -1,4 +1,4 @@
-"""What a run will do, file by file, before it does anything: also what --dry-run prints."""
+"""The plan of a download, file by file, which --dry-run prints."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rich.filesize import decimal
 from data_tools.download_checks import Checksum
 from data_tools.download_http import Remote, TransferError
 from data_tools.download_links import Link
-from data_tools.download_part import Part, Record
+from data_tools.download_part import PartialFile, Record
 from sam_train.errors import UserError
 
 SPEEDS = {"100 MB/s": 1e8, "1 GB/s": 1e9}
 
 
 class State(Enum):
-    """What is to be done about a file."""
+    """The work that a file needs."""
 
     COMPLETE = "complete"
     CHECK = "to be compared with its checksum"
@@ -54,7 +54,7 @@ class Item:
 
 
 def settled(link: Link, *, folder: Path, record: Record, checksum: Checksum | None) -> Item | None:
-    """What the disk alone decides: a file that the record knows needs no question."""
+    """Decide by the disk alone: a file that the record knows needs no question."""
     path = folder / link.file_name
     arrival = record.get(link.file_name)
     if arrival is None or not path.is_file() or path.stat().st_size != arrival.size:
@@ -65,7 +65,7 @@ def settled(link: Link, *, folder: Path, record: Record, checksum: Checksum | No
 
 
 def compared(link: Link, remote: Remote, *, folder: Path, checksum: Checksum | None) -> Item:
-    """What is to be done about a file of which the server told `remote`."""
+    """Decide what is to be done about a file that the server describes as `remote`."""
     path = folder / link.file_name
     if path.is_file():
         here = path.stat().st_size
@@ -77,7 +77,7 @@ def compared(link: Link, remote: Remote, *, folder: Path, checksum: Checksum | N
         else:
             state = State.REPLACE
         return Item(link=link, state=state, remote=remote, have=here)
-    part = Part(path)
+    part = PartialFile(path)
     begun = part.belongs_to()
     have = part.position() if begun is not None and begun.is_same(remote) else 0
     state = State.CONTINUE if have else State.FETCH
@@ -85,8 +85,8 @@ def compared(link: Link, remote: Remote, *, folder: Path, checksum: Checksum | N
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """All files of a run."""
+class DownloadPlan:
+    """The files of a run."""
 
     items: Sequence[Item]
 
@@ -96,11 +96,11 @@ class Plan:
         return sum(item.lacking for item in self.items)
 
     def of(self, *states: State) -> list[Item]:
-        """The files in these states."""
+        """Select the files in these states."""
         return [item for item in self.items if item.state in states]
 
     def summary(self, folder: Path) -> str:
-        """Two lines: how many files in which state, and what they need."""
+        """Write two lines: how many files in which state, and what they need."""
         counts = Counter(item.state for item in self.items)
         files = "; ".join(f"{counts[state]:,} {state.value}" for state in State if counts[state])
         times = ", ".join(f"{_time(self.lacking / s)} at {name}" for name, s in SPEEDS.items())
@@ -113,7 +113,7 @@ class Plan:
         )
 
     def table(self) -> str:
-        """A line a file."""
+        """Write a line a file."""
         rows: list[tuple[str, str, str]] = []
         for item in self.items:
             size = item.remote.size if item.remote else None
@@ -147,7 +147,7 @@ class Plan:
 
 
 def free_bytes(folder: Path) -> int:
-    """What the disk of a folder has left; also for a folder that is still to be made."""
+    """Return the free bytes of a folder's disk; also for a folder that is still to be made."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     return shutil.disk_usage(there).free
 

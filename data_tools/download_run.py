@@ -19,8 +19,8 @@ from data_tools.download_checks import Checksum
 from data_tools.download_fetch import Fetch, Policy, probe
 from data_tools.download_http import Client, Fault, TransferError
 from data_tools.download_links import Link
-from data_tools.download_part import Arrival, LocalError, Part, Record
-from data_tools.download_plan import Item, Plan, State, compared, settled
+from data_tools.download_part import Arrival, LocalError, PartialFile, Record
+from data_tools.download_plan import DownloadPlan, Item, State, compared, settled
 from sam_train.errors import UserError
 from sam_train.runtime.text import count
 
@@ -35,7 +35,7 @@ Made = TypeVar("Made")
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a plan."""
+    """The outcome of a plan."""
 
     complete: list[Arrival] = field(default_factory=list)
     """Also what was there before."""
@@ -62,7 +62,7 @@ class Downloader:
         self._halt = threading.Event()
         self._board = _Board()
 
-    def plan(self, links: Sequence[Link]) -> Plan:
+    def plan(self, links: Sequence[Link]) -> DownloadPlan:
         """Look at the disk, and ask the server about what the disk does not settle."""
         with progress("asking for lengths", total=len(links), unit="files") as bar:
 
@@ -70,9 +70,9 @@ class Downloader:
                 bar.advance()
 
             items = self._all(self._planned, links, done=line)
-        return Plan(sorted(items, key=lambda item: item.link.file_name))
+        return DownloadPlan(sorted(items, key=lambda item: item.link.file_name))
 
-    def fetch(self, plan: Plan) -> Outcome:
+    def fetch(self, plan: DownloadPlan) -> Outcome:
         """Do what is planned.
 
         Raises:
@@ -134,7 +134,7 @@ class Downloader:
             expected = None  # what is known may be the length of the wrong file
         fetch = Fetch(
             link,
-            Part(final),
+            PartialFile(final),
             expected=expected,
             checksum=checksum,
             client=self._client,
@@ -157,7 +157,7 @@ class Downloader:
         *,
         done: Callable[[Made], None],
     ) -> list[Made]:
-        """`map(work, items)` in threads, in no order; the first exception stops all of them."""
+        """Map `work` over `items` in threads, in no order; the first exception stops all."""
         results: list[Made] = []
         with ThreadPoolExecutor(self._parallel, thread_name_prefix="download") as pool:
             waiting: set[Future[Made]] = {pool.submit(work, item) for item in items}
@@ -177,7 +177,7 @@ class Downloader:
 
 
 class _Board:
-    """How far everything is. Called from all threads."""
+    """The progress of all files. Called from all threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -187,7 +187,7 @@ class _Board:
         self._total = self._files = self._done = self._first = self._sum = 0
         self._begin = self._said = self._drawn = time.monotonic()
 
-    def start(self, plan: Plan, *, files: int) -> None:
+    def start(self, plan: DownloadPlan, *, files: int) -> None:
         """Take the lengths of a plan."""
         coming = plan.of(State.CONTINUE, State.FETCH, State.REPLACE)
         begun = {i.link.file_name: i.have for i in coming if i.state is State.CONTINUE}
@@ -210,7 +210,7 @@ class _Board:
 
     @contextmanager
     def working(self, fetch: Fetch) -> Iterator[None]:
-        """While a file is on its way."""
+        """Count a file as on its way meanwhile."""
         with self._lock:
             self._working.add(fetch)
         try:
@@ -220,7 +220,7 @@ class _Board:
                 self._working.discard(fetch)
 
     def reach(self, name: str, here: int) -> None:
-        """So many bytes of a file are there."""
+        """Note that so many bytes of a file are there."""
         with self._lock:
             self._sum += here - self._here.get(name, 0)
             self._here[name] = here
@@ -229,13 +229,13 @@ class _Board:
                 self._show()
 
     def file_done(self) -> None:
-        """One more file needs nothing more."""
+        """Count one more file that needs nothing more."""
         with self._lock:
             self._done += 1
             self._show()
 
     def lacking(self) -> int:
-        """Bytes still to come."""
+        """Return the bytes still to come."""
         with self._lock:
             return max(0, self._total - self._sum)
 
@@ -247,7 +247,7 @@ class _Board:
             fetch.interrupt()
 
     def line(self) -> None:
-        """A line now and then for those who keep a log instead of a terminal."""
+        """Print a line now and then for those who keep a log instead of a terminal."""
         now = time.monotonic()
         if sys.stderr.isatty() or self._files == 0 or now - self._said < _LINE_SECONDS:
             return
@@ -268,7 +268,7 @@ class _Board:
 
 
 def ways_out(failed: Sequence[tuple[Link, TransferError]], *, retry: Path, folder: Path) -> str:
-    """What to do about the files that failed."""
+    """Describe what to do about the files that failed."""
     lines = []
     if any(error.fault is Fault.EXPIRED for _, error in failed):
         lines.append(

@@ -17,7 +17,7 @@ from typing import Any
 from data_tools import command
 from data_tools.convert_output import Summary
 from data_tools.reshard_plan import Chosen, Split, choose, cut, shrinkage
-from data_tools.reshard_run import Journal, Part, require_space, write_parts
+from data_tools.reshard_run import Journal, PlannedShard, require_space, write_parts
 from data_tools.reshard_sample import QUALITY, Size
 from data_tools.subset import Rule, read_names
 from sam_train.data.shards.groups_file import write_groups
@@ -124,11 +124,13 @@ def _write(
     todo = [span for number, span in enumerate(ranges) if number not in journal.done]
     require_space(folder.out, sum(int(split.sizes[s.start : s.stop].sum()) for s in todo) * ratio)
 
-    def parts() -> Iterator[Part]:
+    def parts() -> Iterator[PlannedShard]:
         for number, span in enumerate(ranges):
             if number not in journal.done:
                 samples = split.samples[span.start : span.stop].tolist()
-                yield Part(number=number, places=[shards.place(sample) for sample in samples])
+                yield PlannedShard(
+                    number=number, places=[shards.place(sample) for sample in samples]
+                )
 
     written = write_parts(
         parts(), total=len(ranges), out=folder.out, journal=journal, size=size, workers=args.workers

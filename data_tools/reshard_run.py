@@ -32,7 +32,7 @@ UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class PlannedShard:
     """One shard to be written."""
 
     number: int
@@ -117,7 +117,7 @@ class Journal:
             append_line(stream, msgspec.json.encode(done))
 
 
-def write_part(part: Part, *, out: Path, size: Size) -> Done:
+def write_part(part: PlannedShard, *, out: Path, size: Size) -> Done:
     """Write one shard; what is wrong with a sample becomes a skip.
 
     Raises:
@@ -141,7 +141,7 @@ def _chain(first: TarEntry, rest: Iterator[TarEntry]) -> Iterator[TarEntry]:
     yield from rest
 
 
-def _entries(part: Part, *, size: Size, done: Done) -> Iterator[TarEntry]:
+def _entries(part: PlannedShard, *, size: Size, done: Done) -> Iterator[TarEntry]:
     seen: set[str] = set()
     for place in part.places:
         if place.key in seen:
@@ -176,7 +176,13 @@ class Written:
 
 
 def write_parts(
-    parts: Iterator[Part], *, total: int, out: Path, journal: Journal, size: Size, workers: int
+    parts: Iterator[PlannedShard],
+    *,
+    total: int,
+    out: Path,
+    journal: Journal,
+    size: Size,
+    workers: int,
 ) -> Written:
     """Write the shards that the journal lacks, then the list of what was left out.
 

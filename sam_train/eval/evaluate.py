@@ -68,7 +68,7 @@ def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What became of several tasks."""
+    """The outcome of several tasks."""
 
     results: list[TaskResult] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Outcome:
     """Tasks that other processes are still at."""
 
     def failure(self, *, of: int) -> str:
-        """One line about all that failed, of so many tasks."""
+        """Describe in one line all that failed, of so many tasks."""
         if of == 1:
             return next(iter(self.failed.values()))
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
@@ -106,7 +106,7 @@ def run_tasks(tasks: Sequence[Task[Any]], run: Run) -> Outcome:
 
 
 def _finish(work: Work, run: Run, found: Outcome, *, say: bool) -> bool:
-    """Whether all processes are done with a task, which then has a result or a reason."""
+    """Note a task's result or failure; return False while other processes are still at it."""
     try:
         with autocast(run.cfg.trainer, run.device):
             result = work.result()
@@ -134,7 +134,7 @@ def _fail(task: Task[Any], error: UserError, found: Outcome, *, say: bool) -> No
 
 
 def chosen_tasks(cfg: RunConfig) -> tuple[list[Task[Any]], dict[str, str]]:
-    """The tasks of `task`, and those that `task=all` leaves out, with the reason.
+    """Choose the tasks of `task`; return those that `task=all` leaves out with the reason.
 
     Raises:
         UserError: no task, an unknown one, or one whose settings do not fit.

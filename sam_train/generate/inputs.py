@@ -43,15 +43,15 @@ class Photo:
     pixels: npt.NDArray[np.uint8]
     """[H, W, 3] RGB, decoded from `jpeg`."""
     remarks: tuple[str, ...] = ()
-    """What was done to a photo beyond 8-bit RGB, see `sam_train.data.photos.rule.Taken`."""
+    """Conversions of a photo beyond 8-bit RGB, see `sam_train.data.photos.rule.Taken`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoPlace:
-    """Where one photo lies."""
+    """The place of one photo."""
 
     path: str
-    """Of the file, or of the shard."""
+    """Path of the file, or of the shard."""
     member: str | None = None
     """Name in the shard."""
     span: Span | None = None
@@ -59,7 +59,7 @@ class PhotoPlace:
 
     @property
     def name(self) -> str:
-        """For messages and lists: the path, or `shard.tar/sa_12.jpg`."""
+        """Name for messages and lists: the path, or `shard.tar/sa_12.jpg`."""
         return self.path if self.member is None else f"{self.path}/{self.member}"
 
     @property
@@ -68,7 +68,7 @@ class PhotoPlace:
         return Path(self.member or self.path).stem
 
     def read(self) -> Photo:
-        """Bytes and pixels.
+        """Read bytes and pixels.
 
         Raises:
             SkipItem: missing, damaged, or absurdly large.
@@ -96,7 +96,7 @@ class PhotoPlace:
 
 
 def list_photos(patterns: Sequence[str]) -> list[PhotoPlace]:
-    """Every photo that the patterns mean, once, in an order that depends on the names alone.
+    """List each photo that the patterns mean once, in an order of the names alone.
 
     Raises:
         UserError: nothing is there, or a shard cannot be read.
@@ -116,7 +116,7 @@ def list_photos(patterns: Sequence[str]) -> list[PhotoPlace]:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """Files and shards of one pattern; shards' patterns mean what they mean in `data.train`."""
+    """Yield files and shards of one pattern; shards' patterns mean the same as in `data.train`."""
     path = Path(pattern).expanduser()
     if is_remote(pattern) or _is_shard(pattern):
         yield from resolve(pattern, option=OPTION)
@@ -139,7 +139,7 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _listed(path: Path) -> Iterator[str]:
-    """A path or pattern a line, relative to the list; `#` begins a comment."""
+    """Read a path or pattern a line, relative to the list; `#` begins a comment."""
     for line in path.read_text(encoding="utf-8").splitlines():
         text = line.strip()
         if not text or text.startswith("#"):
@@ -160,7 +160,7 @@ def _is_shard(path: str) -> bool:
 
 
 def _in_shard(path: str) -> list[PhotoPlace]:
-    """The photos of a tar, with or without annotations."""
+    """List the photos of a tar, with or without annotations."""
     try:
         source = open_source(path)
         size = source.facts().size

@@ -1,4 +1,4 @@
-"""What an output folder is for: which photos in which units, by which model and settings.
+"""The plan of an output folder: photos, units, model and settings.
 
 The first process writes it down. Every later one, of the same job or after a stop, must mean the
 same, so that no folder mixes the masks of two models, and no photo is done twice.
@@ -23,17 +23,17 @@ from sam_train.runtime.fingerprint import settings_fingerprint
 FILE_NAME = "plan.json"
 
 
-class Plan(msgspec.Struct, kw_only=True, frozen=True):
-    """As it is written."""
+class FolderPlan(msgspec.Struct, kw_only=True, frozen=True):
+    """The content of plan.json."""
 
     photos: int
     photos_digest: str
-    """Of their names, in order."""
+    """Fingerprint of their names, in order."""
     photos_per_unit: int
     weights: str
     """Digest of the model's weights."""
     settings: dict[str, Any]
-    """All that the masks and files depend on."""
+    """Settings that the masks and files depend on."""
 
     @property
     def units(self) -> int:
@@ -51,7 +51,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """Name of its files."""
         return f"{self.number:06d}"
 
 
@@ -62,9 +62,9 @@ def make_plan(
     parts: int,
     weights: str,
     settings: dict[str, Any],
-) -> Plan:
-    """The plan of a first process: units so small that each of `parts` processes gets some."""
-    return Plan(
+) -> FolderPlan:
+    """Make the plan of a first process, with units for each of `parts` processes."""
+    return FolderPlan(
         photos=len(photos),
         photos_digest=settings_fingerprint({"names": [photo.name for photo in photos]}),
         photos_per_unit=min(samples_per_shard, math.ceil(len(photos) / parts)),
@@ -73,8 +73,8 @@ def make_plan(
     )
 
 
-def agree(folder: Path, mine: Plan) -> Plan:
-    """The plan of `folder`: the one that lies there, or `mine`, if nobody was faster.
+def agree(folder: Path, mine: FolderPlan) -> FolderPlan:
+    """Return the plan of `folder`: the one that lies there, or `mine` if nobody was faster.
 
     Raises:
         UserError: it is for other photos, weights or settings, or cannot be read.
@@ -83,7 +83,7 @@ def agree(folder: Path, mine: Plan) -> Plan:
     folder.mkdir(parents=True, exist_ok=True)
     create(path, msgspec.json.format(msgspec.json.encode(mine), indent=1))
     try:
-        there = msgspec.json.decode(path.read_bytes(), type=Plan)
+        there = msgspec.json.decode(path.read_bytes(), type=FolderPlan)
     except msgspec.MsgspecError as error:
         raise UserError(
             f"{path} cannot be read ({error}): choose another generate.output"
@@ -102,8 +102,8 @@ def _other(path: Path, what: str) -> UserError:
     return UserError(f"{path.parent} holds masks for {what}: choose another generate.output")
 
 
-def units_of(plan: Plan) -> list[Unit]:
-    """All units."""
+def units_of(plan: FolderPlan) -> list[Unit]:
+    """List the units of a plan."""
     step = plan.photos_per_unit
     return [
         Unit(number=k, begin=k * step, stop=min((k + 1) * step, plan.photos))

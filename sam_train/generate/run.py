@@ -37,7 +37,7 @@ _FREE = {"points_per_batch", "crops_per_batch", "input", "output", "part", "part
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What all processes did so far."""
+    """The work of all processes so far."""
 
     photos: int
     """In the input."""
@@ -46,7 +46,7 @@ class Summary:
     skipped: dict[str, int]
     """Photos that could not be used, by reason."""
     complete: bool
-    """Whether nothing is left to do."""
+    """True if nothing is left to do."""
 
 
 def generate(overrides: Sequence[str]) -> Summary:
@@ -121,7 +121,7 @@ class _Work:
         self._remarks = Counter[str]()
 
     def do(self, unit: Unit) -> None:
-        """All photos of a unit that are not done yet, then its files."""
+        """Do all photos of a unit that are not done yet, then write its files."""
         with_masks = self._output / "unfinished" / f"{unit.name}.jsonl"
         if self._done(unit).is_file():
             return
@@ -228,7 +228,7 @@ def _reasons(skipped: Counter[str]) -> str:
 
 
 def _image_ids(photos: Sequence[PhotoPlace]) -> list[int]:
-    """SA-1B's own numbers where every photo has one of its own; else its place in the list."""
+    """Number the photos as SA-1B does where every name holds its own number, else by place."""
     named = [_NUMBERED.fullmatch(photo.key) for photo in photos]
     numbers = [int(match[1]) for match in named if match is not None]
     if len(set(numbers)) == len(photos):
@@ -246,7 +246,7 @@ def _make(folder: Path) -> None:
 
 
 def _settings(cfg: RunConfig) -> dict[str, Any]:
-    """By their full names."""
+    """Collect the settings that the output depends on, by their full names."""
     of_generate = {f"generate.{k}": v for k, v in asdict(cfg.generate).items() if k not in _FREE}
     return {**of_generate, "trainer.precision": cfg.trainer.precision}
 

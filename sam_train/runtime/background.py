@@ -24,7 +24,7 @@ class Background:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is running; `error` says how it ended."""
+        """Wait until nothing is running; `error` then says how the job ended."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -37,7 +37,7 @@ class Background:
 
 
 def snapshot(tree: Any) -> Any:
-    """A copy in CPU memory of the tensors in nested dicts and sequences, which training changes.
+    """Copy the tensors in nested dicts and sequences, which training changes, to CPU memory.
 
     Tensors that share memory share it in the copy too: it would be written twice.
     """

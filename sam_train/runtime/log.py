@@ -1,4 +1,4 @@
-"""What the run says: on the terminal, and the same lines with their time in log.txt."""
+"""The log of a run: the terminal, and the same lines with their time in log.txt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 
 
 def rank_zero() -> bool:
-    """Whether this is the first process, before torch.distributed could say so."""
+    """Tell whether this is the first process, before torch.distributed could."""
     # The last: a person who starts each machine's first process by hand.
     names = ("RANK", "SLURM_PROCID", "NODE_RANK")
     rank = next((os.environ[name] for name in names if name in os.environ), "0")
@@ -51,13 +51,13 @@ class _LogFile(logging.FileHandler):
     """A log that a full disk ends in silence: the run itself says it, in one line."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Called in the middle of the exception that writing raised."""
+        """Pass over an error of the disk; called within the exception that writing raised."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
 
 def _terminal() -> logging.Handler:
-    """Rich prints around a live progress bar; a file gets plain lines of any length."""
+    """Return a handler that prints around a live progress bar, or plain lines into a file."""
     if get_console().is_terminal:
         return RichHandler(
             show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter()

@@ -1,4 +1,4 @@
-"""What can go wrong inside Lightning that is no fault of the program, in one line each."""
+"""Mishaps inside Lightning that are no fault of the program, in one line each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 @contextmanager
 def one_line(run_dir: Path) -> Iterator[None]:
-    """Around the Trainer: what is no fault of the program ends in a line, not in a traceback.
+    """Turn mishaps that are no fault of the program into one line instead of a traceback.
 
     The process that failed first says why on its own; one that lost it only must not bury that
     line.
@@ -55,7 +55,7 @@ def one_line(run_dir: Path) -> Iterator[None]:
 
 
 def another_stopped(error: RuntimeError) -> bool:
-    """Whether it is what a process is left with when it has lost another one."""
+    """Tell whether the error is one that the loss of another process leaves behind."""
     # Gloo has no kind of error of its own, but names its files.
     said = str(error).lower()
     gloo = "gloo" in said and any(sign in said for sign in _SILENT)

@@ -1,4 +1,4 @@
-"""How many files and connections this process may hold open."""
+"""The limit on files and connections that this process may hold open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of the work this process does, where many processes share it without talking."""
+"""The part of the work that a process does, where many share it without talking."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Part:
     count: int = 1
 
     def of(self, items: Sequence[Item]) -> list[Item]:
-        """Every `count`-th item: neighbours, which tend to be alike, go to different processes."""
+        """Take every `count`-th item: neighbours tend to be alike and go to different processes."""
         return list(items[self.index :: self.count])
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Part:
-        """The tasks of a SLURM array job, times the processes of each (torchrun's or srun's).
+        """Read the part from the environment: a SLURM array's task, times the launcher's rank.
 
         A batch script that starts python without srun is one process, whatever its `--ntasks`.
 

@@ -31,7 +31,7 @@ class Process:
 
     @classmethod
     def current(cls, environment: Mapping[str, str] = os.environ) -> Process:
-        """Return this one."""
+        """Describe this process."""
         return cls(
             host=socket.gethostname(),
             machine=_machine(),
@@ -43,7 +43,7 @@ class Process:
         )
 
     def is_alive(self) -> bool:
-        """Whether it still runs. Ask only on its own machine, see `machine`."""
+        """Tell whether it still runs. Ask only on its own machine, see `machine`."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -62,7 +62,7 @@ def _slurm_job(environment: Mapping[str, str]) -> str:
 
 
 def _team(environment: Mapping[str, str]) -> str:
-    """What launchers give to all ranks of a start alike: srun, torchrun, or a person by hand."""
+    """Join what a launcher (srun, torchrun, a person by hand) gives to all ranks of a start."""
     names = (
         *("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
         *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"),
@@ -71,7 +71,7 @@ def _team(environment: Mapping[str, str]) -> str:
 
 
 def _machine() -> str:
-    """Containers of one machine number their processes apart, and boot together."""
+    """Identify the machine and container: containers boot together and number processes apart."""
     host = socket.gethostname()
     if sys.platform != "linux":
         return f"{host} {uuid.getnode():x}"
@@ -84,7 +84,7 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process began, in the machine's own terms; "" if it has ended, None if hidden."""
+    """Return a process's start in the machine's own terms; "" if it ended, None if hidden."""
     if sys.platform != "linux":
         asked = ["ps", "-o", "lstart=", "-p", str(pid)]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)

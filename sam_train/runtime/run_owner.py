@@ -173,7 +173,7 @@ class RunOwner:
 
 @contextmanager
 def owned(run_dir: Path) -> Iterator[RunOwner | None]:
-    """Around a run: the first process owns `run_dir` meanwhile, the others belong to it.
+    """Own `run_dir` during a run in the first process; check in the others that they belong to it.
 
     Yields:
         The ownership in the first process, None in the others.
@@ -238,7 +238,7 @@ def newest(folder: Path) -> tuple[int, Seen | None]:
 
 
 def is_dead(seen: Seen, *, me: Process, patience: float = PATIENCE) -> bool:
-    """Whether an owner writes no more; takes up to `patience` seconds if only time can tell."""
+    """Tell whether an owner writes no more; wait up to `patience` seconds if only time can tell."""
     record = Record.parse(seen.text)
     if record is not None:
         process = record.process
@@ -290,7 +290,7 @@ def _lost(run_dir: Path, seen: Seen) -> str:
 
 
 def _record(seen: Seen) -> Record:
-    """What a file says, or as much as can be said of one that is not whole."""
+    """Read an owner's file, or fill in unknowns where it is not complete."""
     nobody = Process(host="an unknown host", machine="", pid=0, started="")
     unknown = Record(process=nobody, since="an unknown time", token="")
     return Record.parse(seen.text) or unknown

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message without line breaks, at most 200 characters; its kind if it has none."""
+    """Return an error's message without line breaks, at most 200 characters, or else its kind."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def count(number: int, what: str) -> str:
-    """A number and its noun, in English: `1 photo`, `2,000 photos`."""
+    """Write a number and its noun in English: `1 photo`, `2,000 photos`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What checks find, how long they may take, and the table that shows it."""
+"""The findings of checks, their time limits, and the table that shows them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _THREAD = "doctor: "
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one check."""
+    """The result of one check."""
 
     found: str
-    """What is there, in a few words."""
+    """State of affairs, in a few words."""
     status: str = OK
     remedy: str = ""
-    """What to do about it."""
+    """Remedy, if one is needed."""
     alike: str = ""
-    """What of it must be the same on all nodes, if anything."""
+    """Part that must be the same on all nodes, if any."""
 
 
 class Finding(msgspec.Struct, kw_only=True, frozen=True):
@@ -49,11 +49,11 @@ class Check:
     name: str
     ask: Callable[[], Result]
     silence: str
-    """What to do if there is no answer in time."""
+    """Remedy if there is no answer in time."""
 
 
 def ask_all(checks: Sequence[Check], *, node: str, seconds: float) -> list[Finding]:
-    """The answers that come within `seconds`; the other checks are said not to have finished.
+    """Collect the answers that come within `seconds`; report the other checks as unfinished.
 
     All at once, each in a thread of its own: what hangs (a file system, a driver) cannot be
     interrupted, only be left behind.
@@ -86,7 +86,7 @@ def ask_all(checks: Sequence[Check], *, node: str, seconds: float) -> list[Findi
 
 
 def left_behind() -> bool:
-    """Whether a check still hangs: then only `os._exit` ends the process."""
+    """Tell whether a check still hangs: then only `os._exit` ends the process."""
     return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
 
 
@@ -101,7 +101,7 @@ def _ask(check: Check, results: dict[str, Result]) -> None:
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """A row per check and node, what is to be done below it.
+    """Format a row per check and node, with remedies below it.
 
     Of many nodes only those with something to say have rows of their own.
     """
@@ -122,7 +122,7 @@ def table(findings: Sequence[Finding]) -> str:
 
 
 def _merged(findings: Sequence[Finding]) -> list[Finding]:
-    """One row for the nodes on which a check is content, with what the first of them said."""
+    """Merge the nodes on which a check is content into one row, with the first one's words."""
     rows = [f for f in findings if f.status != OK]
     for check in dict.fromkeys(f.check for f in findings):
         content = [f for f in findings if f.check == check and f.status == OK]

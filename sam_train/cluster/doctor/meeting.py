@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from sam_train.cluster.doctor.place import Place
+from sam_train.cluster.doctor.place import JobRank
 from sam_train.errors import UserError
 from sam_train.runtime.text import one_line
 
@@ -17,7 +17,7 @@ from sam_train.runtime.text import one_line
 class Meeting:
     """Messages by name between the ranks, through the first one's store."""
 
-    def __init__(self, place: Place, *, seconds: float) -> None:
+    def __init__(self, place: JobRank, *, seconds: float) -> None:
         """Raises:
         UserError: the first process does not answer at its address, or cannot listen there.
         """
@@ -26,11 +26,11 @@ class Meeting:
         self.store: Any = _open(place, seconds)
 
     def say(self, name: str, message: bytes) -> None:
-        """To whoever hears `name`, any number of them, now or later."""
+        """Send a message to whoever hears `name`, any number of them, now or later."""
         self.store.set(name, message)
 
     def hear(self, name: str, *, seconds: float) -> bytes | None:
-        """What was said; None if it is not said in time."""
+        """Receive a message; None if it is not said in time."""
         try:
             self.store.wait([name], timedelta(seconds=max(seconds, 0.001)))
             message: bytes = self.store.get(name)
@@ -39,7 +39,7 @@ class Meeting:
             return None
 
     def hear_all(self, name: str, *, seconds: float) -> dict[int, bytes]:
-        """What each rank said under `name/RANK`, of those who said it in time."""
+        """Receive what each rank said under `name/RANK`, of those who said it in time."""
         end = time.monotonic() + seconds
         heard = {}
         for rank in range(self.place.ranks):
@@ -49,7 +49,7 @@ class Meeting:
         return heard
 
 
-def _open(place: Place, seconds: float) -> Any:
+def _open(place: JobRank, seconds: float) -> Any:
     if place.ranks == 1:
         return HashStore()
     try:

@@ -1,4 +1,4 @@
-"""What takes several nodes: their clocks, their one folder, and what they send each other."""
+"""Checks that take several nodes: clocks, the shared folder, and an all-reduce."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from sam_train.cluster.doctor.findings import FAIL, WARN, Check, Result
 from sam_train.cluster.doctor.meeting import Meeting
 from sam_train.cluster.doctor.node import gradient_bytes
-from sam_train.cluster.doctor.place import Place, devices
+from sam_train.cluster.doctor.place import JobRank, devices
 from sam_train.runtime.devices import uses_gpus
 from sam_train.runtime.dist import largest
 from sam_train.settings.run import RunConfig
@@ -24,7 +24,7 @@ _SKEW_WARN, _SKEW_FAIL = 1.0, 60.0
 signed requests (S3) and munge's credentials are refused."""
 _TURNS = 3
 _VALUES = {"nccl": 1 << 25, "gloo": 1 << 20}
-"""Of float32 that are summed to measure: 128 MiB between GPUs."""
+"""Number of float32 values summed to measure: 128 MiB between GPUs."""
 _REPEATS = 5
 _SLOW = 2.0
 """GB/s between GPUs below which the link is not what people buy with them."""
@@ -36,7 +36,7 @@ _MARK = ".doctor-seen"
 
 
 def checks_between(cfg: RunConfig, meeting: Meeting) -> list[Check]:
-    """Of this process with the others, to be asked in this order on all of them."""
+    """List this process's checks with the others, in the order in which all ask them."""
     place = meeting.place
     checks = []
     if place.leads and place.ranks > place.local_ranks:
@@ -50,13 +50,13 @@ def checks_between(cfg: RunConfig, meeting: Meeting) -> list[Check]:
     return checks
 
 
-def leaders(place: Place) -> list[int]:
-    """The ranks that answer for their nodes: all nodes have as many."""
+def leaders(place: JobRank) -> list[int]:
+    """List the ranks that answer for their nodes: all nodes have as many."""
     return list(range(0, place.ranks, place.local_ranks))
 
 
 def clock(meeting: Meeting) -> Result:
-    """How far this node's is from the first one's, as that one measures it."""
+    """Measure how far this node's clock is from the first node's, as that one sees it."""
     place, limit = meeting.place, meeting.seconds
     others = [rank for rank in leaders(place) if rank != 0]
     if place.rank == 0:
@@ -78,7 +78,7 @@ def clock(meeting: Meeting) -> Result:
 
 
 def _measure(meeting: Meeting, rank: int) -> None:
-    """The question that travelled least says most."""
+    """Measure the offset of a clock by the question that travelled least."""
     best, skew = float("inf"), 0.0
     for turn in range(_TURNS):
         before = time.time()
@@ -93,7 +93,7 @@ def _measure(meeting: Meeting, rank: int) -> None:
 
 
 def shared(cfg: RunConfig, meeting: Meeting) -> Result:
-    """Whether all nodes see the same run_dir: they continue from one file."""
+    """Check that all nodes see the same run_dir: they resume from one file."""
     mark = Path(cfg.run_dir) / _MARK
     first = meeting.place.rank == 0
     if first:
@@ -125,7 +125,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def all_reduce(cfg: RunConfig, meeting: Meeting) -> Result:
-    """Whether sums over all processes are right, and how fast; on GPUs also whether gloo, by which
+    """Check that sums over all processes are right and fast; on GPUs also that gloo, by which
     training agrees on the hosts, finds the others.
 
     Raises:
@@ -173,7 +173,7 @@ def _bandwidth(values: torch.Tensor) -> float:
     return values.nbytes / 1e9 * 2 * (ranks - 1) / ranks / max(seconds, 1e-9)
 
 
-def _judge(cfg: RunConfig, place: Place, *, right: bool, rate: float, gpu: bool) -> Result:
+def _judge(cfg: RunConfig, place: JobRank, *, right: bool, rate: float, gpu: bool) -> Result:
     if not right:
         return Result(
             f"wrong sums on rank {place.rank}",

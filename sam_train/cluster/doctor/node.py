@@ -1,4 +1,4 @@
-"""What each node is asked; every function answers one question with a `Result`."""
+"""Checks of one node; every function answers one question with a `Result`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import torch
 
 import sam_train
 from sam_train.cluster.doctor.findings import FAIL, WARN, Check, Result
-from sam_train.cluster.doctor.place import Place, devices
+from sam_train.cluster.doctor.place import JobRank, devices
 from sam_train.data.feed.loader import check_masks_per_gpu
 from sam_train.data.formats.spec import list_records, split_entries
 from sam_train.data.shards.patterns import resolve
@@ -46,8 +46,8 @@ _PRODUCT = 2048
 _FREE, _HALF_FREE = 0.9, 0.5
 
 
-def checks_of(cfg: RunConfig, place: Place, *, node_number: int) -> list[Check]:
-    """All of a node but what takes several."""
+def checks_of(cfg: RunConfig, place: JobRank, *, node_number: int) -> list[Check]:
+    """List the checks of a node that need no other node."""
     storage = "its file system does not answer: try `ls` there on this node, and `dmesg`"
     return [
         Check("versions", versions, storage),
@@ -65,7 +65,7 @@ def checks_of(cfg: RunConfig, place: Place, *, node_number: int) -> list[Check]:
 
 
 def versions() -> Result:
-    """Of what must be the same everywhere; `compare` looks whether it is."""
+    """Report versions that must be the same everywhere; `compare` looks whether they are."""
     root = Path(sam_train.__file__).parent
     code = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -83,8 +83,8 @@ def versions() -> Result:
     return Result(found, alike=found)
 
 
-def settings(cfg: RunConfig, place: Place) -> Result:
-    """Whether they go together on so many processes; the mark is the same where they are.
+def settings(cfg: RunConfig, place: JobRank) -> Result:
+    """Check that settings go together on so many processes; equal settings have equal marks.
 
     Raises:
         UserError: they do not.
@@ -100,7 +100,7 @@ def settings(cfg: RunConfig, place: Place) -> Result:
     return Result(found, alike=found)
 
 
-def gpus(cfg: RunConfig, place: Place) -> Result:
+def gpus(cfg: RunConfig, place: JobRank) -> Result:
     """Their number, their free memory, and whether they calculate."""
     if not uses_gpus(cfg.trainer):
         return Result(f"none: trains on the CPU, {os.cpu_count()} cores")
@@ -139,7 +139,7 @@ def _calculates(index: int, *, half: bool) -> bool:
 
 
 def shards(cfg: RunConfig, *, first: int) -> Result:
-    """Whether they are there, are tars, and how fast one is read.
+    """Check that shards are there and are tars, and measure how fast one is read.
 
     Raises:
         UserError: a pattern matches nothing.
@@ -184,7 +184,7 @@ def _resolved(patterns: Any, *, option: str, pipes: bool = False) -> tuple[list[
 
 
 def _sizes(paths: Sequence[str]) -> str:
-    """Of those on disks, in their order: a node may have copies of its own, and lack something."""
+    """List the sizes of shards on disks, in order: a node's own copies may lack something."""
     files = [path for path in paths if not (path.startswith(PIPE) or is_remote(path))]
     if not files:
         return ""
@@ -195,7 +195,7 @@ def _sizes(paths: Sequence[str]) -> str:
 
 
 def spread(paths: Sequence[str], *, count: int, first: int) -> list[str]:
-    """At most `count` of them, evenly over all; another `first` gives others."""
+    """Choose at most `count` of them, evenly over all; another `first` gives others."""
     if len(paths) <= count:
         return list(paths)
     return [paths[(first + k * len(paths) // count) % len(paths)] for k in range(count)]
@@ -223,7 +223,7 @@ def _read_rate(path: str) -> str:
     return f", {rate:.0f} MB/s from {source.name}" if length >= _TELLING else ""
 
 
-def run_dir(cfg: RunConfig, place: Place) -> Result:
+def run_dir(cfg: RunConfig, place: JobRank) -> Result:
     """Room for the checkpoints to come, and whether it can be written; only the first process
     writes there, the other nodes see the same folder (`network.shared`)."""
     folder = Path(cfg.run_dir)
@@ -249,7 +249,7 @@ def _checkpoint_bytes(cfg: RunConfig) -> float:
 
 
 def size(amount: float) -> str:
-    """Bytes for people."""
+    """Format bytes for people."""
     units = ["B", "kB", "MB", "GB", "TB"]
     while amount >= 1000 and len(units) > 1:
         amount /= 1000
@@ -258,11 +258,11 @@ def size(amount: float) -> str:
 
 
 def gradient_bytes(cfg: RunConfig) -> float:
-    """What an update sends under ddp."""
+    """Count the bytes that an update sends under ddp."""
     return _checkpoint_bytes(cfg) / 3
 
 
-def _write_rate(folder: Path, place: Place) -> float:
+def _write_rate(folder: Path, place: JobRank) -> float:
     """MB/s, to the disk."""
     path = folder / f".doctor-{place.node}-{os.getpid()}"
     begin = time.monotonic()
@@ -276,8 +276,8 @@ def _write_rate(folder: Path, place: Place) -> float:
     return _PROBE / 1e6 / max(time.monotonic() - begin, 1e-6)
 
 
-def open_files(cfg: RunConfig, place: Place) -> Result:
-    """A tensor on its way from a data worker is an open file, and so is a connection: gloo has one
+def open_files(cfg: RunConfig, place: JobRank) -> Result:
+    """Check the limit of open files. A tensor from a data worker is one, and gloo has one
     to each rank, and each rank one to the first, which holds the store."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     connections = place.ranks * (2 if place.rank == 0 else 1)
@@ -293,7 +293,7 @@ def open_files(cfg: RunConfig, place: Place) -> Result:
     return Result(found)
 
 
-def shared_memory(cfg: RunConfig, place: Place) -> Result:
+def shared_memory(cfg: RunConfig, place: JobRank) -> Result:
     """Data workers hand their batches over in /dev/shm."""
     folder = Path("/dev/shm")
     if not folder.is_dir():

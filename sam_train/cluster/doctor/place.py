@@ -1,4 +1,4 @@
-"""Which process of the job this is, whoever started it; and the start of the others."""
+"""This process's rank in the job, whoever started it; and the start of the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_JOBS = ("bash", "interactive")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class JobRank:
     """One process among those that would train."""
 
     rank: int
@@ -29,27 +29,27 @@ class Place:
     local_ranks: int
     """Processes on this node."""
     node: str
-    """What the scheduler calls this machine, else its own name."""
+    """Scheduler's name of this machine, else its own."""
     address: str
     port: int
-    """Of the first process."""
+    """Port of the first process."""
     nodes: tuple[str, ...] = ()
-    """Where each rank should be, as the scheduler says; empty where nobody says."""
+    """Node of each rank, as the scheduler says; empty where nobody says."""
     hosted: bool = False
-    """Whether the store at that address is run by the launcher."""
+    """True if the launcher runs the store at that address."""
 
     @property
     def leads(self) -> bool:
-        """Whether this process answers for its node."""
+        """True if this process answers for its node."""
         return self.local_rank == 0
 
     def node_of(self, rank: int) -> str:
-        """Where a rank is, as far as that is known without asking it."""
+        """Name a rank's node, as far as that is known without asking it."""
         return self.nodes[rank] if rank < len(self.nodes) else f"rank {rank}"
 
 
-def find_place(cfg: TrainerConfig) -> Place:
-    """From what srun or torchrun left in the environment; else the first of `trainer.devices`.
+def find_place(cfg: TrainerConfig) -> JobRank:
+    """Read this process's rank from srun's or torchrun's environment, else from trainer.devices.
 
     Raises:
         UserError: several nodes, and nothing that started processes on them.
@@ -58,7 +58,7 @@ def find_place(cfg: TrainerConfig) -> Place:
     if _started_by_slurm():
         return _of_slurm()
     if "RANK" in env and "WORLD_SIZE" in env:
-        return Place(
+        return JobRank(
             rank=int(env["RANK"]),
             ranks=int(env["WORLD_SIZE"]),
             local_rank=int(env.get("LOCAL_RANK", "0")),
@@ -74,7 +74,7 @@ def find_place(cfg: TrainerConfig) -> Place:
             "launch/slurm.sbatch, which asks the doctor first, or VERB=doctor launch/torchrun.sh"
         )
     count = len(devices(cfg)) or 1
-    return Place(
+    return JobRank(
         rank=0,
         ranks=count,
         local_rank=0,
@@ -95,8 +95,8 @@ def devices(cfg: TrainerConfig) -> list[int]:
     return list(range(torch.cuda.device_count())) if uses_gpus(cfg) else [0]
 
 
-def start_others(place: Place, overrides: Sequence[str]) -> list[subprocess.Popen[bytes]]:
-    """The other processes of this machine, where no launcher has started them."""
+def start_others(place: JobRank, overrides: Sequence[str]) -> list[subprocess.Popen[bytes]]:
+    """Start the other processes of this machine, where no launcher has."""
     if place.ranks == 1 or "RANK" in os.environ or _started_by_slurm():
         return []
     place_of_all = {
@@ -115,18 +115,18 @@ def start_others(place: Place, overrides: Sequence[str]) -> list[subprocess.Pope
 
 
 def _started_by_slurm() -> bool:
-    """As Lightning decides it; a batch job without --ntasks is one process."""
+    """Decide as Lightning does; a batch job without --ntasks is one process."""
     env = os.environ
     there = "SLURM_PROCID" in env and "SLURM_NTASKS" in env
     return there and env.get("SLURM_JOB_NAME") not in _NOT_JOBS
 
 
-def _of_slurm() -> Place:
+def _of_slurm() -> JobRank:
     env = os.environ
     ranks, per_node = int(env["SLURM_NTASKS"]), int(env.get("SLURM_NTASKS_PER_NODE", "1"))
     nodes = _hosts(env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", ""))
     # The job's own port serves training; the rendezvous of launch/slurm.sbatch gives another one.
-    return Place(
+    return JobRank(
         rank=int(env["SLURM_PROCID"]),
         ranks=ranks,
         local_rank=int(env.get("SLURM_LOCALID", "0")),

@@ -14,7 +14,7 @@ from sam_train.cluster.doctor.findings import FAIL, OK, Finding, ask_all, left_b
 from sam_train.cluster.doctor.meeting import Meeting
 from sam_train.cluster.doctor.network import checks_between
 from sam_train.cluster.doctor.node import checks_of
-from sam_train.cluster.doctor.place import Place, find_place, start_others
+from sam_train.cluster.doctor.place import JobRank, find_place, start_others
 from sam_train.runtime.devices import uses_gpus
 from sam_train.runtime.open_files import allow_many
 from sam_train.settings.compose import load_config
@@ -32,7 +32,7 @@ _MARGIN = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the pre-flight ends with."""
+    """The verdict of the pre-flight."""
 
     table: str
     """Empty on all processes but the first."""
@@ -41,11 +41,11 @@ class Verdict:
     checks: int
     seconds: float
     hangs: bool
-    """Whether a check still does: the process must be ended without waiting for it."""
+    """True if a check still hangs: the process must be ended without waiting for it."""
 
     @property
     def report(self) -> str:
-        """The table, and whether to go on."""
+        """Table with the verdict below it."""
         last = f"doctor: {self.checks} checks in {self.seconds:.1f} s, "
         if self.problems:
             last += f"{self.problems} failed: this job would not train"
@@ -119,7 +119,7 @@ def _ask(cfg: RunConfig, meeting: Meeting) -> list[Finding]:
     return compare(found)
 
 
-def _missing(place: Place, here: dict[int, bytes], seconds: float) -> list[Finding]:
+def _missing(place: JobRank, here: dict[int, bytes], seconds: float) -> list[Finding]:
     absent = [rank for rank in range(place.ranks) if rank not in here]
     nodes = Counter(place.node_of(rank) for rank in absent)
     return [
@@ -152,7 +152,7 @@ def _unlike_devices(here: dict[int, bytes]) -> list[Finding]:
     ]
 
 
-def _silent(place: Place, rank: int, said: bytes) -> Finding:
+def _silent(place: JobRank, rank: int, said: bytes) -> Finding:
     node = said.decode().split("\n")[0]
     return Finding(
         check="there",
@@ -164,7 +164,7 @@ def _silent(place: Place, rank: int, said: bytes) -> Finding:
 
 
 def compare(findings: Sequence[Finding]) -> list[Finding]:
-    """With what must be alike and is not turned into failures: the smaller group is wrong."""
+    """Turn what must be alike and is not into failures: the smaller group is wrong."""
     judged = list(findings)
     for name in dict.fromkeys(f.check for f in findings if f.alike):
         answers = Counter(f.alike for f in findings if f.check == name and f.status == OK)
@@ -182,7 +182,7 @@ def compare(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _part(meeting: Meeting, findings: Sequence[Finding]) -> int:
-    """The first process tells the others how it ended, and leaves last: it holds the store."""
+    """Tell the others how it ended, and let the first process leave last: it holds the store."""
     place, seconds = meeting.place, meeting.seconds
     if place.rank == 0:
         problems = sum(f.status == FAIL for f in findings)

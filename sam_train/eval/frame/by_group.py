@@ -33,14 +33,14 @@ class PhotoSums:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intervals:
-    """What the spread over groups says about k means."""
+    """The intervals of k means, by the spread over groups."""
 
     ends: list[Interval] = field(default_factory=list)
     """k of them; none where fewer than two groups were seen."""
     units: int = 0
-    """How many groups were resampled; a photo without a group counts as one."""
+    """Number of resampled groups; a photo without a group counts as one."""
     grouped: bool = False
-    """Whether any photo had a group."""
+    """True if any photo had a group."""
 
 
 def photo_sums(

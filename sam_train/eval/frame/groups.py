@@ -28,13 +28,13 @@ class Label:
     """Attribute -> group; without those that the row leaves empty."""
 
     def means(self, mask: str) -> bool:
-        """Whether a mask of the image is spoken of."""
+        """Tell whether the row is about a mask of the image."""
         return self.mask in ("", mask, mask.rpartition(" ")[2])
 
 
 @dataclass(slots=True, kw_only=True)
 class Groups:
-    """All rows, by image."""
+    """The rows of a table, by image."""
 
     path: Path
     columns: list[str]
@@ -44,7 +44,7 @@ class Groups:
     """Hash of the file and the columns taken."""
 
     def found_as(self, dataset: str, name: str) -> str | None:
-        """What the file calls an image: its whole name, else its last part, else without ending.
+        """Find the name that the file has for an image: whole, its last part, or without ending.
 
         Args:
             name: path below the photos' folder, or `shard.tar/sa_12`.
@@ -56,12 +56,12 @@ class Groups:
         return None
 
     def of_image(self, dataset: str, name: str) -> list[Label]:
-        """The rows about an image; see `found_as`."""
+        """Return the rows about an image; see `found_as`."""
         labels = self.labels.get(self.found_as(dataset, name) or "", [])
         return [label for label in labels if label.dataset in ("", dataset)]
 
     def entries(self) -> set[tuple[str, str]]:
-        """(image, data set) as the rows name them, a data set of "" being any."""
+        """List (image, data set) as the rows name them; a data set of "" means any."""
         return {(name, label.dataset) for name, labels in self.labels.items() for label in labels}
 
     def of_masks(self, dataset: str, name: str, masks: Sequence[str]) -> dict[int, dict[str, str]]:

@@ -47,7 +47,7 @@ class Headline:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """What goes into the page."""
+    """The content of the page."""
 
     checkpoint: str
     results: list[TaskResult]
@@ -56,11 +56,11 @@ class Report:
     created: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
 
     def headlines(self) -> list[Headline]:
-        """The gist of each task beside SAM's published figure."""
+        """Collect the gist of each task beside SAM's published figure."""
         return [line for result in self.results for line in _headlines(result)]
 
     def to_json(self) -> str:
-        """Everything but the pictures."""
+        """Write everything but the pictures as JSON."""
         results = {result.task: json.loads(result.to_json()) for result in self.results}
         tree = {
             "checkpoint": self.checkpoint,
@@ -80,7 +80,7 @@ def write_report(
     left_out: Mapping[str, str],
     failed: Mapping[str, str] | None = None,
 ) -> Path:
-    """`run_dir/report.html` and `report.json`, of `results` and of those that earlier commands
+    """Write `report.html` and `report.json` of `results` and of those that earlier commands
     left in `run_dir` about the same weights.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a task of `evaluate` found out: figures, a table with the published rows, pictures."""
+"""The result of a task of `evaluate`: figures, a table with published rows, pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Row:
     """One line of a task's table."""
 
     name: str
-    """What it is about: a data set, a group, a model."""
+    """Subject of the row: a data set, a group, a model."""
     values: dict[str, Value]
     """By column; a column that is missing or None is shown as a dash. IoU, AP and the like are
     fractions of 1, in published rows too."""
@@ -43,7 +43,7 @@ class Picture:
 
 @dataclass(slots=True, kw_only=True)
 class TaskResult:
-    """Of one task on all its data."""
+    """The result of one task on all its data."""
 
     task: str
     title: str
@@ -51,9 +51,9 @@ class TaskResult:
     figures: dict[str, Value]
     """Flat names to numbers: `miou_1`, `coco/miou_1`, `miou_1_low`."""
     columns: list[str]
-    """Of the table, in order."""
+    """Columns of the table, in order."""
     rows: list[Row]
-    """What was measured first, then what is published."""
+    """Measured rows first, then published ones."""
     pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Sentences for people: what the figures do and do not say."""
@@ -62,20 +62,20 @@ class TaskResult:
     details: dict[str, Any] = field(default_factory=dict)
     """Whatever else belongs into the JSON: curves, figures per category."""
     checkpoint: str = ""
-    """What was measured: `ckpt`, which the frame fills in, or the files of another program."""
+    """Measured checkpoint, which the frame fills in, or the files of another program."""
     weights: str = ""
     """A digest of the model's weights, as `last.ckpt` is another model each hour; "" where no model
     was measured. The frame fills it in."""
     fingerprint: str = ""
-    """Of weights and settings; the frame fills it in."""
+    """Hash of weights and settings; the frame fills it in."""
 
     def to_json(self) -> str:
-        """Everything, as indented JSON; what is no number becomes null."""
+        """Write everything as indented JSON; what is no number becomes null."""
         return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> TaskResult:
-        """The inverse of `to_json`.
+        """Read what `to_json` wrote.
 
         Raises:
             ValueError: the text is not such a JSON.
@@ -89,7 +89,7 @@ class TaskResult:
             raise ValueError(f"not the result of a task ({error})") from None
 
     def to_csv(self) -> str:
-        """The table, one line per row, full precision."""
+        """Write the table as CSV, one line per row, in full precision."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["name", "source", *self.columns])
@@ -100,7 +100,7 @@ class TaskResult:
         return out.getvalue()
 
     def table(self) -> str:
-        """The rows as text for people, published ones below a line."""
+        """Write the rows as text for people, published ones below a line."""
         names = [_label(row) for row in self.rows]
         cells = [[shown(row.values.get(c)) for c in self.columns] for row in self.rows]
         left = max(map(len, names), default=0)
@@ -121,14 +121,14 @@ class TaskResult:
         return "\n".join([*lines, *self.notes])
 
     def write(self, folder: Path) -> None:
-        """`result.json` and `table.csv` in `folder`; each whole or not at all."""
+        """Write `result.json` and `table.csv` into `folder`, each atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("table.csv", self.to_csv()), ("result.json", self.to_json())):
             write_text(folder / name, text)
 
     @classmethod
     def read(cls, folder: Path) -> TaskResult:
-        """What `write` left in `folder`.
+        """Read what `write` left in `folder`.
 
         Raises:
             UserError: it is missing or damaged.
@@ -141,7 +141,7 @@ class TaskResult:
 
 
 def shown(value: Value) -> str:
-    """A number in a table for people."""
+    """Format a number in a table for people."""
     if value is None or _finite(value) is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"

@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there, and that show it when a bit of them is lost.
+"""Checkpoint files: written atomically, and checked against their checksums when read.
 
 The format is torch's own: a zip file with a CRC32 of every record, which torch writes and never
 looks at again. `check_checksums` does, so files of other programs are checked as well as ours.
@@ -17,7 +17,7 @@ from sam_train.runtime.files import atomic, link, sync
 
 _FORBIDDEN = re.compile(r"GLOBAL\s+([\w.]+)")
 PARTIAL = ".partial"
-"""What the name of an unfinished file ends with."""
+"""Ending of an unfinished file's name."""
 
 
 class DamagedFileError(Exception):
@@ -41,7 +41,7 @@ class _Remembering:
         return len(data)
 
     def flush(self) -> None:
-        """Called by torch at the end."""
+        """Do nothing; torch calls it at the end."""
 
 
 def write_checkpoint(content: dict[str, Any], path: Path, *, also: Path | None = None) -> None:
@@ -71,7 +71,7 @@ def write_checkpoint(content: dict[str, Any], path: Path, *, also: Path | None =
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Clear away what a killed process left unfinished."""
+    """Remove the unfinished files of killed processes."""
     for path in folder.glob(f".*{PARTIAL}"):
         path.unlink(missing_ok=True)
 
@@ -97,7 +97,7 @@ def check_checksums(path: Path) -> None:
 
 
 def read_outline(path: Path) -> Any:
-    """The content without the tensors' values (on the meta device). Never runs code from it.
+    """Read the content without the tensors' values (on the meta device). Never run code from it.
 
     Raises:
         DamagedFileError: torch cannot read it, or it wants to run code.

@@ -1,4 +1,4 @@
-"""Finds the checkpoint that a run goes on from, and fits it to how the run is split now."""
+"""The checkpoint from which a run resumes, fitted to how the run is split now."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _WAY_OUT = "give resume= another checkpoint of the run, or resume=never to start
 
 @dataclass(slots=True, kw_only=True)
 class Found:
-    """A checkpoint that is whole."""
+    """A checkpoint that passes its checksums."""
 
     path: Path
     outline: dict[str, Any]
-    """All of it but the tensors' values."""
+    """Content without the tensors' values."""
 
     @property
     def step(self) -> int:
@@ -37,14 +37,14 @@ class Found:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the run that wrote it; {} where they were not recorded yet."""
+        """Settings of the run that wrote it; {} where they were not recorded yet."""
         record = self.outline.get(RUN_RECORD)
         settings = record.get("config") if isinstance(record, dict) else None
         return settings if isinstance(settings, dict) else {}
 
 
 def find_resume(resume: str, run_dir: Path) -> Found | None:
-    """The checkpoint to continue, or None to start afresh.
+    """Find the checkpoint to resume from; None means to start afresh.
 
     auto takes the newest of run_dir/checkpoints that is whole, and says so where that is not the
     newest of all.
@@ -80,7 +80,7 @@ def find_resume(resume: str, run_dir: Path) -> Found | None:
 
 
 def candidates(folder: Path) -> Iterator[Path]:
-    """The checkpoints of a run, newest first, each file once."""
+    """Yield the checkpoints of a run, newest first, each file once."""
     last = folder / LAST
     seen: set[tuple[int, int]] = set()
     for path in (last, *(path_of(folder, step) for step in reversed(steps_in(folder)))):

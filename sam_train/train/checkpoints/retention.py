@@ -1,4 +1,4 @@
-"""Which checkpoints stay: a function of the files, the settings and metrics.csv alone."""
+"""Retention: the checkpoints that stay, by the files, the settings and metrics.csv alone."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def metric_of(cfg: CheckpointConfig, *, prompts: PromptsConfig, clicks: Sequence
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Return the path of a step's checkpoint."""
     return folder / f"step={step}.ckpt"
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps of which there is a checkpoint, whole or not, in order."""
+    """List the steps that have a checkpoint, damaged ones included, in order."""
     names = (re.fullmatch(r"step=(\d+)\.ckpt", path.name) for path in folder.glob("step=*.ckpt"))
     return sorted(int(name[1]) for name in names if name)
 
@@ -43,7 +43,7 @@ def steps_in(folder: Path) -> list[int]:
 def to_keep(
     steps: Iterable[int], *, scores: Mapping[int, float], cfg: CheckpointConfig
 ) -> set[int]:
-    """The newest, the best and the permanent ones of `steps`.
+    """Choose the newest, the best and the permanent ones of `steps`.
 
     Args:
         steps: of which there are checkpoints.

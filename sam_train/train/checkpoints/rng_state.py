@@ -14,7 +14,7 @@ import torch
 
 
 def rng_state() -> dict[str, Any]:
-    """Of Python, numpy, torch and this process's GPU."""
+    """Collect the states of Python, numpy, torch and this process's GPU."""
     version, numbers, gauss = random.getstate()
     numpy: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
     name, keys, *rest = numpy
@@ -30,7 +30,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Go on where `rng_state` was."""
+    """Restore what `rng_state` collected."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     name, keys, *rest = state["numpy"]

@@ -49,7 +49,7 @@ RNG_RECORD = "rng_states"
 
 
 class Wish(IntEnum):
-    """What a rank wants after a step; the largest happens, on all of them."""
+    """A rank's wish after a step; the largest one happens on all ranks."""
 
     NOTHING = 0
     SAVE = 1
@@ -143,7 +143,7 @@ class Saver(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """After an update: agree on what to do, and do it.
+        """Agree with the other ranks on what to do after an update, and do it.
 
         Raises:
             UserError: a checkpoint could not be written, or another process took run_dir over.
@@ -168,16 +168,16 @@ class Saver(Checkpoint):
         self._writer.wait()
         self._agree_on_failure()
         if trainer.is_global_zero and self._saved_at >= 0:
-            self._rotate()
+            self._retain()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """What is being written is whole and may be the newest: let it finish."""
+        """Let the writer finish: its checkpoint is complete and may be the newest."""
         self._writer.wait()
 
     def _wish(self, trainer: Trainer, step: int) -> Wish:
-        """What this rank wants; only the first looks at the clock and at the figures."""
+        """Decide what this rank wants; only the first looks at the clock and at the figures."""
         if self.notice is not None and self.notice.received is not None:
             return Wish.SAVE_AND_STOP
         if not trainer.is_global_zero:
@@ -212,10 +212,10 @@ class Saver(Checkpoint):
 
     def _write(self, content: dict[str, Any], step: int) -> None:
         write_checkpoint(content, path_of(self.folder, step), also=self.folder / LAST)
-        self._rotate()
+        self._retain()
 
-    def _rotate(self) -> None:
-        """Remove what is neither new nor good nor permanent."""
+    def _retain(self) -> None:
+        """Apply the retention: remove what is neither new nor good nor permanent."""
         metrics = self.run_dir / "metrics.csv"
         scores: dict[int, float] = {}
         if self.cfg.keep_best and metrics.is_file():
@@ -265,7 +265,7 @@ class Saver(Checkpoint):
 
 
 def identity(found: Found) -> str:
-    """What distinguishes a checkpoint from others of its name: its step and its content."""
+    """Describe a checkpoint by name, step and content, to tell it from others of its name."""
     with zipfile.ZipFile(found.path) as archive:
         records = [(info.filename, info.CRC) for info in archive.infolist()]
     content = zlib.crc32(repr(records).encode())

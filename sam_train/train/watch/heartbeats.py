@@ -1,4 +1,4 @@
-"""A small file per process, rewritten every few seconds: which of them live, and how far they are.
+"""Heartbeats: a small file per process, rewritten every few seconds, with its progress.
 
 Files in run_dir rather than torch's store: they answer whichever process is lost, the first too.
 No two machines' clocks are compared: a process lives if its counter moves.
@@ -21,21 +21,21 @@ from types import FrameType
 from sam_train.runtime.files import write_text
 
 _WAITING = ("torch/distributed/", "sam_train/runtime/dist.py")
-"""Who stands here waits for another process."""
+"""Files of torch and ours in which a process waits for another."""
 _PACKAGE = f"{Path(__file__).resolve().parents[2]}{os.sep}"
 
 
 @dataclass(slots=True, kw_only=True)
-class Beat:
-    """What a process says of itself."""
+class Heartbeat:
+    """The content of a process's heartbeat file."""
 
     rank: int
     host: str
     pid: int
     started: int = 0
-    """When the process began, as the kernel counts: pids are used again."""
+    """Start of the process as the kernel counts it: pids are used again."""
     count: int = 0
-    """Beats so far."""
+    """Heartbeats so far."""
     step: int = 0
     stage: str = ""
     stuck: bool = False
@@ -43,28 +43,28 @@ class Beat:
     state: str = "running"
     """running, alarm (agrees that the run hangs), spoken (has said so) or ended."""
     where: str = ""
-    """Where its main thread stands."""
+    """Place of its main thread in the code."""
     waits: bool = False
     """It stands in a call that waits for another process."""
 
 
-class Beats:
+class Heartbeats:
     """The files of all processes of a run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, beat: Beat) -> None:
-        """Say it; a disk that refuses must not end the run."""
+    def write(self, beat: Heartbeat) -> None:
+        """Write a heartbeat; a disk that refuses must not end the run."""
         with suppress(OSError):
             write_text(self._path(beat.rank), json.dumps(asdict(beat)))
 
-    def read(self, world_size: int) -> dict[int, Beat]:
-        """Of each rank that has written one."""
-        found: dict[int, Beat] = {}
+    def read(self, world_size: int) -> dict[int, Heartbeat]:
+        """Read the heartbeat of each rank that has written one."""
+        found: dict[int, Heartbeat] = {}
         for rank in range(world_size):
             with suppress(OSError, ValueError, TypeError):
-                found[rank] = Beat(**json.loads(self._path(rank).read_text()))
+                found[rank] = Heartbeat(**json.loads(self._path(rank).read_text()))
         return found
 
     def close(self, world_size: int) -> None:
@@ -81,8 +81,10 @@ class Beats:
         return self.folder / f"rank={rank}.json"
 
 
-def silent(before: Mapping[int, Beat], after: Mapping[int, Beat], world_size: int) -> list[int]:
-    """The ranks whose counter stood still between two looks, or that never wrote."""
+def silent(
+    before: Mapping[int, Heartbeat], after: Mapping[int, Heartbeat], world_size: int
+) -> list[int]:
+    """List the ranks whose counter did not move between two looks, or that never wrote."""
     return [
         rank
         for rank in range(world_size)
@@ -96,12 +98,12 @@ def silent(before: Mapping[int, Beat], after: Mapping[int, Beat], world_size: in
 
 
 def started(pid: int) -> int:
-    """The kernel's start time of a process, 0 where it cannot be told."""
+    """Return the kernel's start time of a process, 0 where it cannot be told."""
     return int(_stat(pid)[19]) if _stat(pid) else 0
 
 
-def condition(beat: Beat) -> str:
-    """What the kernel says of a silent process of this machine, for a sentence."""
+def condition(beat: Heartbeat) -> str:
+    """Describe the state of a silent process of this machine, by the kernel, for a sentence."""
     fields = _stat(beat.pid)
     if not fields or started(beat.pid) != beat.started:
         return f"is gone (pid {beat.pid})"
@@ -114,7 +116,7 @@ def condition(beat: Beat) -> str:
     return f"{what} (pid {beat.pid})"
 
 
-def kill(beat: Beat) -> None:
+def kill(beat: Heartbeat) -> None:
     """End a silent process of this machine, which would keep its GPU for ever."""
     with suppress(OSError):
         if beat.started and started(beat.pid) == beat.started:
@@ -122,12 +124,12 @@ def kill(beat: Beat) -> None:
 
 
 def main_frame() -> FrameType | None:
-    """The innermost frame of the main thread."""
+    """Return the innermost frame of the main thread."""
     return sys._current_frames().get(threading.main_thread().ident or 0)
 
 
 def place(frame: FrameType | None) -> tuple[str, bool]:
-    """Where a thread stands, in few words, and whether it waits there for another process."""
+    """Describe a thread's place in the code, and tell if it waits there for another process."""
     frames = traceback.extract_stack(frame)[::-1] if frame is not None else []
     if not frames:
         return "", False
@@ -139,7 +141,7 @@ def place(frame: FrameType | None) -> tuple[str, bool]:
 
 
 def stacks() -> str:
-    """Of all threads of this process, the main thread's first."""
+    """Format the stacks of all threads of this process, the main thread's first."""
     frames = sys._current_frames()
     threads = sorted(threading.enumerate(), key=lambda t: t is not threading.main_thread())
     parts = [

@@ -34,7 +34,7 @@ FOLDER = "nonfinite"
 
 @dataclass(slots=True)
 class _Turn:
-    """What identifies a batch."""
+    """The marks by which a micro-batch is found again."""
 
     keys: list[str]
     positions: list[int]
@@ -130,18 +130,18 @@ class NonfiniteWatch(Callback):
             self._judge(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last one, too."""
+        """Judge the last update, too."""
         self._judge(trainer)
 
     def state_dict(self) -> dict[str, int]:
-        """The counts, with what is not yet judged."""
+        """Return the counts, with the update that is not yet judged."""
         bad = self._pending is not None and not _finite(self._pending)
         if self._pending is None:
             return {"skipped": self.skipped, "in_a_row": self.in_a_row}
         return {"skipped": self.skipped + bad, "in_a_row": self.in_a_row + 1 if bad else 0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The counts of the run that is continued."""
+        """Take over the counts of the run that is resumed."""
         self.skipped = state_dict["skipped"]
         self.in_a_row = state_dict["in_a_row"]
 
@@ -190,7 +190,7 @@ def _finite(update: _Update) -> bool:
 
 
 def _record(rank: int, update: _Update) -> dict[str, Any]:
-    """What this rank knows of a skipped update, in plain types."""
+    """Describe a skipped update as this rank saw it, in plain types."""
     losses: list[float] = []
     if update.rounds is not None:
         sums = torch.stack(update.rounds.sums).cpu()

@@ -1,4 +1,4 @@
-"""How far this process is, noted by its main thread and read by the watchdog's."""
+"""The progress of this process, noted by its main thread and read by the watchdog's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 STAGES = ("start", "forward", "backward", "update", "measuring", "between steps", "end")
-"""Of a step, in order; two ranks compare how far they are by step and stage."""
+"""Stages of a step, in order; two ranks are compared by step and stage."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Pulse:
     """Bytes before the first step, by kind of memory."""
 
     def restart(self) -> None:
-        """A run begins in this process."""
+        """Begin anew, for a run in this process."""
         self.step, self.stage, self.at = 0, STAGES[0], time.monotonic()
         self.longest, self.steps = 0.0, 0
         self.in_use.clear()
@@ -61,11 +61,11 @@ class Pulse:
 
 
 PULSE = Pulse()
-"""Of this process. One for all: what takes long lies deep in parts that know of no watchdog."""
+"""The pulse of this process: what takes long lies deep in parts that know of no watchdog."""
 
 
 def beating(parts: Iterable[T], *, stage: str) -> Iterator[T]:
-    """The same parts of a long job, each of them a sign of progress."""
+    """Yield the parts of a long job, each of them as a sign of progress."""
     for part in parts:
         PULSE.beat(stage)
         yield part

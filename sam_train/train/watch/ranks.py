@@ -1,4 +1,4 @@
-"""Which process is slow and which waits for photos: all of a step's processes wait for it."""
+"""Slow processes and those that wait for photos: all of a step's processes wait for them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Stopwatch:
 
 @dataclass(frozen=True, kw_only=True)
 class RankFigures:
-    """Of all processes since the last logging step."""
+    """The extremes of all processes since the last logging step."""
 
     slowest: int
     """The rank that takes longest for a mask's rounds."""
@@ -70,7 +70,7 @@ class RankFigures:
     """The share of its time, 0 to 1."""
 
     def columns(self) -> dict[str, float]:
-        """For metrics.csv."""
+        """Return the columns of metrics.csv."""
         return {
             "slowest_rank": self.slowest,
             "slowest_rank_share": self.slow_share,
@@ -80,7 +80,7 @@ class RankFigures:
 
 
 def compare(work: Sequence[float], waits: Sequence[float]) -> RankFigures:
-    """Who is the slowest and who waits most.
+    """Find the slowest rank and the one that waits most.
 
     Args:
         work: of each rank, its time over the median's, see `shares`.
@@ -94,7 +94,7 @@ def compare(work: Sequence[float], waits: Sequence[float]) -> RankFigures:
 
 
 def shares(seconds: Sequence[float]) -> list[float]:
-    """Of each rank, its time for the same work over that of the median rank."""
+    """Divide each rank's time for the same work by that of the median rank."""
     # Of two ranks the faster one: the slower must not be its own measure.
     median = statistics.median_low(seconds)
     return [each / median if median > 0 else 1.0 for each in seconds]
@@ -120,7 +120,7 @@ class RankWatch:
         self._hosts = gather(socket.gethostname())
 
     def look(self, *, work: float, data_wait: float) -> RankFigures | None:
-        """Every rank calls it, with its own figures; None where there is one process only."""
+        """Compare all ranks; every rank calls it with its own figures. None for one process."""
         if world_size() == 1:
             return None
         seconds, waits = zip(*gather((work, data_wait)), strict=True)

@@ -95,7 +95,7 @@ class Notice(Callback):
 
     @property
     def requeues(self) -> bool:
-        """Whether the run has to put its own job back into the queue.
+        """True if the run has to put its own job back into the queue.
 
         Only for SIGUSR1, which `sbatch --signal=USR1@120` sends before the time is over. SIGTERM
         comes with pre-emption and `scontrol requeue`, where Slurm requeues by itself, and with
@@ -105,7 +105,7 @@ class Notice(Callback):
 
 
 def requeue() -> None:
-    """`scontrol requeue` of this job; says so, or why not."""
+    """Put this job back into the queue (`scontrol requeue`) and log that, or why not."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

@@ -21,7 +21,7 @@ from torch.optim import AdamW, Optimizer
 
 
 def spoil_if_nonfinite(loss: Tensor) -> Tensor:
-    """The same loss; where it is NaN or infinite its whole gradient becomes NaN.
+    """Return the same loss; where it is NaN or infinite its whole gradient becomes NaN.
 
     Otherwise bitwise the same gradients: they are multiplied by exactly 1.
     """
@@ -74,7 +74,7 @@ class OnHost:
 
     @property
     def later(self) -> bool:
-        """Whether reading it now would wait for the device."""
+        """True if reading it now would wait for the device."""
         return self._event is not None
 
     def read(self) -> Tensor:

@@ -1,18 +1,18 @@
-"""Who of several processes that all stand still is the reason."""
+"""The process that caused a stall, found among several stalled ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sam_train.train.watch.heartbeats import Beat, condition
+from sam_train.train.watch.heartbeats import Heartbeat, condition
 from sam_train.train.watch.pulse import STAGES
 
 _NAMED = 3
 """So many processes are named in a line; a rack that lost its power is more."""
 
 
-def hanging(beats: Mapping[int, Beat], silent: Iterable[int]) -> list[int]:
-    """The ranks that the others wait for, all if that cannot be told.
+def hanging(beats: Mapping[int, Heartbeat], silent: Iterable[int]) -> list[int]:
+    """Decide which of several stalled ranks caused the stall; all if that cannot be told.
 
     Who is silent is the reason. Otherwise who does not itself wait for others, and of those who is
     least far: a GPU's process may be ahead of what it has computed, but not of the slowest.
@@ -30,9 +30,14 @@ def hanging(beats: Mapping[int, Beat], silent: Iterable[int]) -> list[int]:
 
 
 def sentence(
-    beats: Mapping[int, Beat], silent: Iterable[int], *, world_size: int, host: str, minutes: float
+    beats: Mapping[int, Heartbeat],
+    silent: Iterable[int],
+    *,
+    world_size: int,
+    host: str,
+    minutes: float,
 ) -> str:
-    """One line: who hangs where.
+    """Describe in one line which ranks hang, and where.
 
     Args:
         beats, silent: see `hanging`.
@@ -56,19 +61,19 @@ def sentence(
     return f"the run hangs, {minutes:.3g} minutes without progress: {who}{left}"
 
 
-def _progress(beat: Beat) -> tuple[int, int]:
+def _progress(beat: Heartbeat) -> tuple[int, int]:
     return beat.step, STAGES.index(beat.stage) if beat.stage in STAGES else 0
 
 
-def _moment(beat: Beat) -> str:
+def _moment(beat: Heartbeat) -> str:
     return f"behind step {beat.step}, {beat.stage}"
 
 
-def _describe(beat: Beat) -> str:
+def _describe(beat: Heartbeat) -> str:
     return f"rank {beat.rank} ({beat.host}) {_moment(beat)}, stands in {beat.where or '?'}"
 
 
-def _silent(rank: int, beat: Beat | None, host: str) -> str:
+def _silent(rank: int, beat: Heartbeat | None, host: str) -> str:
     if beat is None:
         return f"rank {rank} never gave a sign of life"
     how = condition(beat) if beat.host == host else "gives no sign of life any more"

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from sam_train.train.watch.config import HealthConfig
 from sam_train.train.watch.heartbeats import (
-    Beat,
-    Beats,
+    Heartbeat,
+    Heartbeats,
     kill,
     main_frame,
     place,
@@ -50,11 +50,11 @@ class Watchdog(Callback):
         self.limit = 60 * cfg.hang_minutes
         self.run_dir = run_dir
         self.interval = min(_LONGEST_INTERVAL, self.limit / 10)
-        self._beats = Beats(run_dir / "beats")
+        self._beats = Heartbeats(run_dir / "beats")
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._file: IO[str] | None = None
-        self._beat = Beat(rank=0, host=socket.gethostname(), pid=os.getpid())
+        self._beat = Heartbeat(rank=0, host=socket.gethostname(), pid=os.getpid())
         self._world_size = 1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -76,19 +76,19 @@ class Watchdog(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """There was a batch."""
+        """Note that a batch has come."""
         PULSE.beat("forward", step=trainer.global_step)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """There is a loss."""
+        """Note that the loss is there."""
         PULSE.beat("backward")
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
-        """There are gradients."""
+        """Note that the gradients are there."""
         PULSE.beat("update")
 
     def on_train_batch_end(
@@ -99,17 +99,17 @@ class Watchdog(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """What comes now is measured, saved, or waits for the next batch."""
+        """Note the end of a step: measuring, saving or waiting for the next batch follows."""
         PULSE.beat("between steps", step=trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last measurement may be long, too."""
+        """Note the end: the last measurement may be long, too."""
         PULSE.beat("end")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """This process ends and says why; that it ends is worth knowing to the others."""
+        """Tell the other processes that this one ends."""
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -212,7 +212,7 @@ class Watchdog(Callback):
                 self._file.write(head + stacks() + "\n")
                 self._file.flush()
 
-    def _speak(self, beats: dict[int, Beat], lost: list[int]) -> None:
+    def _speak(self, beats: dict[int, Heartbeat], lost: list[int]) -> None:
         host = self._beat.host
         text = sentence(
             beats,

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from data_tools.download_http import Remote
-from data_tools.download_part import Arrival, LocalError, Part, Record, only_one
+from data_tools.download_part import Arrival, LocalError, PartialFile, Record, only_one
 from sam_train.errors import UserError
 
 REMOTE = Remote(size=10, etag='"a"')
 
 
-def _begun(tmp_path: Path, data: bytes = b"12345") -> Part:
-    part = Part(tmp_path / "a.tar")
+def _begun(tmp_path: Path, data: bytes = b"12345") -> PartialFile:
+    part = PartialFile(tmp_path / "a.tar")
     part.start(REMOTE)
     with part.appending() as file:
         file.write(data)
@@ -27,7 +27,7 @@ def _begun(tmp_path: Path, data: bytes = b"12345") -> Part:
 
 def test_a_part_knows_what_it_belongs_to_and_gets_its_name_at_the_end(tmp_path: Path) -> None:
     _begun(tmp_path)
-    part = Part(tmp_path / "a.tar")  # as another run finds it
+    part = PartialFile(tmp_path / "a.tar")  # as another run finds it
     assert (part.belongs_to(), part.position()) == (REMOTE, 5)
     with part.appending() as file:
         file.write(b"67890")
@@ -60,7 +60,7 @@ def test_more_bytes_than_the_file_has_are_no_part_of_it(tmp_path: Path) -> None:
 
 def test_beginning_anew_leaves_nothing_of_the_old_file(tmp_path: Path) -> None:
     _begun(tmp_path).start(Remote(size=3))
-    part = Part(tmp_path / "a.tar")
+    part = PartialFile(tmp_path / "a.tar")
     assert part.position() == 0
     with part.appending() as file:
         file.write(b"new")
@@ -70,7 +70,7 @@ def test_beginning_anew_leaves_nothing_of_the_old_file(tmp_path: Path) -> None:
 def test_a_device_that_is_full_is_one_line(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    part = Part(tmp_path / "a.tar")
+    part = PartialFile(tmp_path / "a.tar")
     part.path.symlink_to("/dev/full")
     with pytest.raises(LocalError, match=r"the disk of \S+ is full"), part.appending() as file:
         file.write(b"1")

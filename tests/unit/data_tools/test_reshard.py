@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from data_tools.reshard import main
 from data_tools.reshard_plan import cut
-from data_tools.reshard_run import Journal, Part, write_part, write_parts
+from data_tools.reshard_run import Journal, PlannedShard, write_part, write_parts
 from data_tools.reshard_sample import Size, remake
 from data_tools.subset import main as subset
 from data_tools.subset import rank
@@ -302,7 +302,7 @@ def test_damage_is_reported_at_the_end_and_again(
 def test_shards_that_vanished_are_tried_again(source: Path, tmp_path: Path) -> None:
     shards = open_shards(str(source), option="SHARDS")
     places = [shards.place(sample) for sample in range(len(shards))]
-    parts = [Part(number=0, places=places[:20]), Part(number=1, places=places[20:])]
+    parts = [PlannedShard(number=0, places=places[:20]), PlannedShard(number=1, places=places[20:])]
     out = tmp_path / "out"
 
     def write() -> Any:
@@ -322,7 +322,7 @@ def test_shards_that_vanished_are_tried_again(source: Path, tmp_path: Path) -> N
 def test_two_samples_of_one_name(source: Path, tmp_path: Path) -> None:
     shards = open_shards(str(source), option="SHARDS")
     done = write_part(
-        Part(number=0, places=[shards.place(0), shards.place(0)]), out=tmp_path, size=Size()
+        PlannedShard(number=0, places=[shards.place(0), shards.place(0)]), out=tmp_path, size=Size()
     )
     assert done.samples == 1
     assert [skip.reason for skip in done.skips] == ["duplicate name"]

@@ -10,11 +10,11 @@ import pytest
 from sam_train.errors import UserError
 from sam_train.generate.inputs import PhotoPlace
 from sam_train.generate.journal import PhotoRecord, open_journal
-from sam_train.generate.plan import Plan, agree, make_plan, units_of
+from sam_train.generate.plan import FolderPlan, agree, make_plan, units_of
 from sam_train.runtime.parts import Part
 
 
-def plan(count: int = 10, *, parts: int = 1, **other: Any) -> Plan:
+def plan(count: int = 10, *, parts: int = 1, **other: Any) -> FolderPlan:
     photos = [PhotoPlace(path=f"{k}.jpg") for k in range(count)]
     given = {"weights": "w", "settings": {"points_per_side": 4}, "samples_per_shard": 4, **other}
     return make_plan(photos, parts=parts, **given)

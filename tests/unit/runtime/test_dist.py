@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from sam_train.cluster.doctor import network
-from sam_train.cluster.doctor.place import Place
+from sam_train.cluster.doctor.place import JobRank
 from sam_train.errors import UserError
 from sam_train.runtime import dist as ours
 from sam_train.runtime.mishaps import one_line
@@ -91,7 +91,7 @@ def test_the_doctor_tries_gloo_between_gpus(
     made: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Met:
-        place = Place(rank=0, ranks=2, local_rank=0, local_ranks=1, node="a", address="a", port=1)
+        place = JobRank(rank=0, ranks=2, local_rank=0, local_ranks=1, node="a", address="a", port=1)
         store, seconds = None, 1.0
 
     monkeypatch.setattr(network, "uses_gpus", lambda _: True)

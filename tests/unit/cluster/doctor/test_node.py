@@ -14,12 +14,12 @@ from PIL import Image
 
 from sam_train.cluster.doctor import node
 from sam_train.cluster.doctor.findings import FAIL, OK, Check, Finding, ask_all
-from sam_train.cluster.doctor.place import Place
+from sam_train.cluster.doctor.place import JobRank
 from sam_train.cluster.doctor.run import compare
 from sam_train.errors import UserError
 from sam_train.settings.run import RunConfig
 
-PLACE = Place(
+PLACE = JobRank(
     rank=0, ranks=2, local_rank=0, local_ranks=2, node="n1", address="127.0.0.1", port=29500
 )
 

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from sam_train.train.watch.heartbeats import (
-    Beat,
-    Beats,
+    Heartbeat,
+    Heartbeats,
     condition,
     kill,
     place,
@@ -23,8 +23,10 @@ from sam_train.train.watch.pulse import Pulse
 from sam_train.train.watch.verdict import hanging, sentence
 
 
-def beat(rank: int, step: int, stage: str, *, waits: bool = False, state: str = "alarm") -> Beat:
-    return Beat(
+def beat(
+    rank: int, step: int, stage: str, *, waits: bool = False, state: str = "alarm"
+) -> Heartbeat:
+    return Heartbeat(
         rank=rank,
         host=f"node{rank}",
         pid=1,
@@ -36,7 +38,7 @@ def beat(rank: int, step: int, stage: str, *, waits: bool = False, state: str = 
     )
 
 
-def by_rank(*beats: Beat) -> dict[int, Beat]:
+def by_rank(*beats: Heartbeat) -> dict[int, Heartbeat]:
     return {b.rank: b for b in beats}
 
 
@@ -85,7 +87,7 @@ def test_many_are_counted() -> None:
 
 
 def test_a_counter_that_stands_still_is_silence(tmp_path: Path) -> None:
-    beats = Beats(tmp_path)
+    beats = Heartbeats(tmp_path)
     one, two = beat(0, 1, "forward", state="running"), beat(1, 1, "forward", state="running")
     gone = beat(3, 1, "forward", state="ended")
     for b in (one, two, gone):
@@ -103,7 +105,7 @@ def test_a_counter_that_stands_still_is_silence(tmp_path: Path) -> None:
 
 
 def test_the_last_to_end_removes_the_files(tmp_path: Path) -> None:
-    beats = Beats(tmp_path / "beats")
+    beats = Heartbeats(tmp_path / "beats")
     beats.folder.mkdir()
     for rank, state in enumerate(("ended", "running")):
         beats.write(beat(rank, 1, "end", state=state))
