@@ -7,7 +7,7 @@ plug-in adds is found like what is built in.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -34,8 +34,10 @@ class Registry(Generic[T]):
         Raises:
             UserError: the name is taken by something else.
         """
-        if self._entries.setdefault(name, entry) is not entry:
-            raise UserError(f"{self.setting}={name} is registered already: choose another name")
+        earlier = self._entries.setdefault(name, entry)
+        if earlier is not entry:
+            both = f"{_module_of(entry)} and {_module_of(earlier)}"
+            raise UserError(f"{both} both register {self.setting}={name}: rename one")
 
     def register(self, name: str) -> Callable[[C], C]:
         """Register one instance of the decorated class as `name`."""
@@ -71,7 +73,11 @@ class Registry(Generic[T]):
         return iter(list(self._entries.items()))
 
 
-def import_all(package: str, folder: list[str]) -> None:
+def _module_of(entry: Any) -> str:
+    return str(getattr(entry, "__module__", type(entry).__module__))
+
+
+def import_all(package: str, folder: Iterable[str]) -> None:
     """Import every module of a package, so that each can register what it declares.
 
     Args:

@@ -160,7 +160,6 @@ def test_every_recipe_mode_and_verb_is_mentioned() -> None:
 
 
 def test_the_predictor_of_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sam_train.model.predictor")
     monkeypatch.chdir(ROOT)
     names = run_snippet(README)
     with Image.open(ROOT / "docs" / "pictures" / "photos.jpg") as photo:

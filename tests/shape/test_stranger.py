@@ -55,8 +55,6 @@ Run = Callable[..., str]
 def run(tmp_path: Path) -> Run:
     """Start a module of the project with one example of the page as its plug-in."""
 
-    pytest.importorskip("sam_train.settings.plugins")
-
     def start(example: str, module: str, *words: object) -> str:
         plugin = tmp_path / "elsewhere" / f"{example}.py"
         plugin.parent.mkdir(exist_ok=True)

@@ -8,7 +8,6 @@ there; no list names it.
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
@@ -16,9 +15,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from sam_train.data.formats.records import Listing
-from sam_train.errors import UserError
+from sam_train.runtime.registry import Registry, import_all
+from sam_train.settings.plugins import load_plugins
 
 _OPTION = "option"
+_Kind = TypeVar("_Kind", bound="type[Format]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,42 +115,25 @@ class Format(ABC):
         return {each.name: (each.metadata[_OPTION], each) for each in own}
 
 
-_Kind = TypeVar("_Kind", bound=type[Format])
-_registered: dict[str, type[Format]] = {}
+FORMATS: Registry[type[Format]] = Registry("format")
 
 
 def register(kind: _Kind) -> _Kind:
-    """Make a format known under its name.
+    """Register a format under its own name.
 
     Raises:
         UserError: another file has registered that name.
     """
-    earlier = _registered.setdefault(kind.name, kind)
-    if earlier.__module__ != kind.__module__:
-        raise UserError(
-            f"{kind.__module__} and {earlier.__module__} both register the format {kind.name}: "
-            "rename one"
-        )
-    _registered[kind.name] = kind
+    FORMATS.add(kind.name, kind)
     return kind
 
 
 def formats() -> dict[str, type[Format]]:
     """Return all formats by their names, those of plug-ins included."""
     package = importlib.import_module(__package__ or "")
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
-    _load_plugins()
-    return dict(sorted(_registered.items()))
-
-
-def _load_plugins() -> None:
-    """Import the files that SAM_TRAIN_PLUGINS names."""
-    try:
-        plugins = importlib.import_module("sam_train.settings.plugins")
-    except ModuleNotFoundError:
-        return
-    plugins.load_plugins()
+    import_all(package.__name__, package.__path__)
+    load_plugins()
+    return dict(sorted(FORMATS.items()))
 
 
 def fitting(folder: Path) -> str | None:

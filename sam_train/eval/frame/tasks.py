@@ -21,6 +21,7 @@ from sam_train.errors import UserError
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import TaskResult
 from sam_train.runtime.parts import Part
+from sam_train.runtime.registry import Registry
 
 if TYPE_CHECKING:
     from sam_train.model import Sam
@@ -138,22 +139,16 @@ class Task(ABC, Generic[ItemT]):
 PAPER_ORDER = ("points", "edges", "proposals", "instances")
 """The paper's own experiments (§7.1 to §7.4) come first, in its order; others follow by name."""
 
-_registered: dict[str, type[Task[Any]]] = {}
+TASKS: Registry[type[Task[Any]]] = Registry("task")
 
 
 def register(task: type[TaskT]) -> type[TaskT]:
-    """Make a task known under its name; a plug-in's task needs nothing else.
+    """Register a task under its own name; a plug-in's task needs nothing else.
 
     Raises:
         UserError: another module has registered that name.
     """
-    earlier = _registered.setdefault(task.name, task)
-    if earlier.__module__ != task.__module__:
-        raise UserError(
-            f"{task.__module__} and {earlier.__module__} both register the task {task.name}: "
-            "rename one"
-        )
-    _registered[task.name] = task
+    TASKS.add(task.name, task)
     return task
 
 
@@ -163,7 +158,7 @@ def task_names() -> list[str]:
     Folders are only listed, not imported: most tasks need what others do not.
     """
     folders = {path.parent.name for path in _FOLDER.glob("*/task.py")}
-    others = (folders | _registered.keys()) - set(PAPER_ORDER)
+    others = (folders | {name for name, _ in TASKS.items()}) - set(PAPER_ORDER)
     return [*PAPER_ORDER, *sorted(others)]
 
 
@@ -175,6 +170,6 @@ def load_task(name: str) -> Task[Any]:
     """
     if name not in task_names():
         raise UserError(f"task={name} is unknown: use {', '.join(task_names())} or all")
-    if name not in _registered:
+    if name not in dict(TASKS.items()):
         import_module(f"sam_train.eval.tasks.{name}.task")
-    return _registered[name]()
+    return TASKS[name]()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_tools import convert
-from sam_train.data.formats.base import fitting, formats
+from sam_train.data.formats.base import FORMATS, fitting, formats
 from sam_train.data.shards.reader import open_shards
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
@@ -80,7 +80,7 @@ def boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "boxes_format.py").write_text(FORMAT)
     monkeypatch.syspath_prepend(tmp_path)
     # What is registered here is gone after the test.
-    monkeypatch.setattr("sam_train.data.formats.base._registered", formats())
+    monkeypatch.setattr(FORMATS, "_entries", formats())
     for module in ("boxes_format", "more_boxes"):
         monkeypatch.setitem(sys.modules, module, None)
         del sys.modules[module]
@@ -118,7 +118,7 @@ def test_one_file_is_all_a_format_needs(
 
 def test_a_name_is_taken_once(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "more_boxes.py").write_text(FORMAT)
-    with pytest.raises(UserError, match="more_boxes and boxes_format both register the format"):
+    with pytest.raises(UserError, match="more_boxes and boxes_format both register format="):
         importlib.import_module("more_boxes")
 
 
