@@ -186,6 +186,5 @@ def test_out_of_memory_names_what_would_fit(settings: list[str]) -> None:
     words, _, rest = lines[1].partition(": ")
     assert words == "would fit, as plan counts"
     assert rest.startswith("trainer.accumulate="), rest
-    print(lines)
     again = run("memory@0:0", [*settings, *big, rest.partition(" (")[0]])
     assert again.returncode == 0, again.stderr
