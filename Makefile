@@ -7,6 +7,9 @@ DATA   := data/sample
 # Raw data of the real-photo run: BSDS500, COCO128 and a DINOv2 ViT-S, see docs/data.md.
 RAW    ?= ../shared/data
 
+# Compiled once, not by each of the processes that a run or the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install install-test fit nano photos report test test-unit test-kill fuzz mutate lint format bench clean
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import forked
 import pytest
 
 from sam_train import cli
@@ -44,7 +45,7 @@ def test_the_examples_compose(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_cfg_prints_the_recipe_anywhere() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "sam_train", "fit", "+experiment=vit_h", "--cfg", "job"],
+        [forked.python(), "-m", "sam_train", "fit", "+experiment=vit_h", "--cfg", "job"],
         capture_output=True,
         text=True,
         check=True,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
+import forked
 import pytest
 import torch
 
@@ -99,7 +99,7 @@ def test_other_masks_in_the_batch_change_nothing_but_the_mean() -> None:
 
 
 def test_two_ranks_give_the_gradients_of_one(tmp_path: Path) -> None:
-    command = [sys.executable, str(PROGRAM)]
+    command = [forked.python(), str(PROGRAM)]
     outs = [tmp_path / f"rank{rank}.pt" for rank in range(2)]
     ranks = [
         subprocess.Popen([*command, str(rank), "2", str(tmp_path / "rendezvous"), str(out)])
