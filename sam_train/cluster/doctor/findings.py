@@ -1,4 +1,4 @@
-"""What checks find, how long they may take, and the table that shows it."""
+"""The findings of checks, their time limit, and the table of all findings."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from sam_train.runtime.text import one_line
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 FEW_NODES = 4
-"""Up to so many nodes each has its own row, also where nothing is wrong."""
+"""Most nodes of which each has its own row, also where nothing is wrong."""
 _THREAD = "doctor: "
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one check."""
+    """The outcome of one check."""
 
     found: str
-    """What is there, in a few words."""
+    """The state of the node, in a few words."""
     status: str = OK
     remedy: str = ""
-    """What to do about it."""
+    """The user's next step."""
     alike: str = ""
-    """What of it must be the same on all nodes, if anything."""
+    """The part that must be the same on all nodes; empty where none must."""
 
 
 class Finding(msgspec.Struct, kw_only=True, frozen=True):
-    """A `Result`, and whose it is. Travels between processes as JSON."""
+    """A `Result` with its check and node, which travels between processes as JSON."""
 
     check: str
     node: str
@@ -49,15 +49,13 @@ class Check:
     name: str
     ask: Callable[[], Result]
     silence: str
-    """What to do if there is no answer in time."""
+    """The remedy where no answer comes in time."""
 
 
 def ask_all(checks: Sequence[Check], *, node: str, seconds: float) -> list[Finding]:
-    """The answers that come within `seconds`; the other checks are said not to have finished.
-
-    All at once, each in a thread of its own: what hangs (a file system, a driver) cannot be
-    interrupted, only be left behind.
-    """
+    """Run all checks at once; report those that take longer than `seconds` as not finished."""
+    # A thread for each: a file system or a driver that hangs cannot be interrupted, only left
+    # behind.
     results: dict[str, Result] = {}
     threads = [
         threading.Thread(target=_ask, args=(c, results), name=_THREAD + c.name, daemon=True)
@@ -86,7 +84,7 @@ def ask_all(checks: Sequence[Check], *, node: str, seconds: float) -> list[Findi
 
 
 def left_behind() -> bool:
-    """Whether a check still hangs: then only `os._exit` ends the process."""
+    """Tell whether a check still hangs; if so, only `os._exit` ends the process."""
     return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
 
 
@@ -101,9 +99,9 @@ def _ask(check: Check, results: dict[str, Result]) -> None:
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """A row per check and node, what is to be done below it.
+    """Format a row for each check and node, with the remedy below it.
 
-    Of many nodes only those with something to say have rows of their own.
+    Where there are many nodes, those without a problem share a row.
     """
     nodes = list(dict.fromkeys(f.node for f in findings))
     rows = list(findings) if len(nodes) <= FEW_NODES else _merged(findings)
@@ -122,7 +120,7 @@ def table(findings: Sequence[Finding]) -> str:
 
 
 def _merged(findings: Sequence[Finding]) -> list[Finding]:
-    """One row for the nodes on which a check is content, with what the first of them said."""
+    """Merge the nodes that pass a check into one row, with the result of the first of them."""
     rows = [f for f in findings if f.status != OK]
     for check in dict.fromkeys(f.check for f in findings):
         content = [f for f in findings if f.check == check and f.status == OK]
