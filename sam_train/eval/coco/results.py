@@ -44,7 +44,7 @@ class Detection(msgspec.Struct, kw_only=True):
     """Coordinates are fractions of width and height; `read_results` fills it in."""
 
     def rank(self) -> float | None:
-        """Return `score`, else the mean of predicted IoU and stability (paper §7.3 of proposals)."""
+        """Return `score`, else the mean of predicted IoU and stability (paper D.3)."""
         if (score := as_number_value(self.score)) is not None:
             return score
         sure, stable = (as_number_value(v) for v in (self.predicted_iou, self.stability_score))
