@@ -186,7 +186,7 @@ def compare(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _part(meeting: Meeting, findings: Sequence[Finding]) -> int:
-    """Agree on the number of problems and leave, the first process last."""
+    """Share the number of problems and leave, the first process last."""
     # The first process holds the store: were it to leave earlier, the others' reads would fail.
     place, seconds = meeting.place, meeting.seconds
     if place.rank == 0:

@@ -153,7 +153,7 @@ def rounds_cost(module: StepModule, batch: Batch) -> RoundsCost:
     sam = module.sam.train()
     side, channels = sam.prompt_encoder.grid, sam.prompt_encoder.no_mask_embed.embedding_dim
     shape = (len(batch.keys), channels, side, side)
-    # A leaf that requires gradients: the backward pass ends here, as it does in training.
+    # A leaf that requires gradients, as the decoder's backward passes reach the embeddings.
     embeddings = torch.zeros(shape, device=module.device, requires_grad=True)
     ledger = Ledger([*_known(module, batch), embeddings])
     # Autocast's copies of the decoder's weights go before the backward pass.
@@ -174,7 +174,7 @@ def _send(parameter: Tensor) -> None:
 
 
 def back(output: Tensor, gradient: Tensor) -> None:
-    """Backpropagate as `output.backward(gradient)` does.
+    """Run the backward pass of `output.backward(gradient)`.
 
     That method would switch off `fake`'s GPU kernels during recomputation.
     """
