@@ -15,14 +15,14 @@ class UserError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryInUse:
-    """Bytes of a GPU, else of a process."""
+    """Memory of a GPU, else of a process, in bytes."""
 
     used: float
-    """At most."""
+    """The peak in use."""
     total: float
-    """There are for the process."""
+    """The limit for the process."""
     base: float = 0.0
-    """In use before the first step: weights, on a CPU the program, too."""
+    """The part in use before the first step: weights and, on a CPU, the program."""
     on_gpu: bool = False
 
 

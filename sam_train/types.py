@@ -1,4 +1,4 @@
-"""Every shape, dtype and coordinate frame that crosses a module boundary, once.
+"""The shapes, dtypes and coordinate frames that cross a module boundary.
 
 Legend (used in every docstring of the project)
     B  images in a batch            S  side of the model's square input (1024 in the paper)
@@ -53,7 +53,7 @@ class Sample:
     """One photo with the masks drawn from it, on the CPU, before collation."""
 
     key: str
-    """Where it came from, for messages: `shard.tar/sa_12`."""
+    """Name of its source for messages, such as `shard.tar/sa_12`."""
     position: int
     """Place in the endless sample order; a pure function of it decided all that was drawn."""
     image: npt.NDArray[np.uint8]
@@ -67,8 +67,8 @@ class Sample:
     boxes: npt.NDArray[np.float32]
     """[m, 4] x0 y0 x1 y1, input frame: first and last foreground column and row (inclusive)."""
     mask_ids: npt.NDArray[np.int64]
-    """[m] unique within a training step and the same on any number of ranks: names the mask's
-    random stream."""
+    """[m] names of the masks' random streams: unique within a training step, and the same on any
+    number of ranks."""
     rles: list[RLE] | None = None
     """The m masks in the original frame; only evaluation carries them along."""
     without_cell: int = 0
@@ -106,7 +106,8 @@ class Batch:
 
     @property
     def num_masks(self) -> int:
-        """M, without looking at the device."""
+        """M."""
+        # From the shape: a count of the values would wait for the device.
         return self.image_index.shape[0]
 
     def _map(self, function: Any) -> Batch:
@@ -118,17 +119,17 @@ class Batch:
         return replace(self, **tensors)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The same batch with every tensor on `device`."""
+        """Return the same batch with every tensor on `device`."""
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory (called by torch's DataLoader)."""
+        """Return the same batch in page-locked memory; torch's DataLoader calls it by this name."""
         return self._map(lambda t: t.pin_memory())
 
 
 @dataclass(slots=True, kw_only=True)
 class Prompts:
-    """What a person has given so far for each of M masks.
+    """The points, boxes and logits given so far for each of M masks.
 
     A first prompt is always two tokens: a point and the PAD token, or two box corners. After k
     clicks a mask therefore has k + 2 tokens whatever it began with, and a mix is rectangular.
@@ -144,7 +145,7 @@ class Prompts:
 
 @dataclass(slots=True, kw_only=True)
 class Prediction:
-    """What the decoder answers for M prompts: K = 3 masks for a single prompt, else 1."""
+    """The decoder's masks for M prompts: K = 3 for a single prompt, else 1."""
 
     mask_logits: Tensor
     """[M, K, g, g]."""

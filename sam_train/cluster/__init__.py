@@ -1,1 +1,1 @@
-"""Before a run on a cluster: what it will take, and whether the nodes can do it."""
+"""Forecasts for a run on a cluster: its cost, and the fitness of the nodes."""

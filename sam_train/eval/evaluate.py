@@ -27,16 +27,17 @@ log = logging.getLogger("sam_train")
 def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
     """Run the tasks that `task` names, print and write what they find.
 
-    Each writes `run_dir/TASK/`: result.json, table.csv, pictures, and the records of its items, by
-    which the same command goes on after a stop. Several processes (torchrun, srun, a SLURM array)
-    share the items; the last one makes the result. `run_dir/report.html` shows all of them.
+    Each task writes result.json, table.csv, pictures and the records of its items to
+    `run_dir/TASK/`. From the records the same command resumes after a stop. Several processes
+    (torchrun, srun, a SLURM array) share the items, and the last one makes the result.
+    `run_dir/report.html` shows all results.
 
     Returns:
-        The results that are complete; of none if other processes are still at work.
+        The results of tasks on which no other process is still at work.
 
     Raises:
-        UserError: no such task, a setting or checkpoint that does not fit; or, once the other tasks
-            are done and in the report, what one could not be measured for.
+        UserError: no such task, or a setting or checkpoint that does not fit. A task that could
+            not be measured raises once the others are in the report.
     """
     overrides = ["name=evaluate", *overrides]
     cfg = load_config(overrides)
@@ -48,7 +49,9 @@ def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
         cfg = settings_for_checkpoint(overrides)
         check_inference(cfg.trainer)
     run_dir = start_inference(cfg.run_dir, cfg.trainer, part)
-    keep_freed_memory()  # upscaled masks: else half the time of a large photo is the kernel's
+    # Upscaled masks are freed and allocated again and again: without this the kernel's pages take
+    # half the time of a large photo.
+    keep_freed_memory()
     for name, reason in left_out.items():
         log.info("%s is left out: %s", name, reason)
     run = Run(cfg=cfg, run_dir=run_dir, part=part, device=find_device(cfg.trainer))
@@ -59,8 +62,8 @@ def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
     if found.results:
         page = write_report(found.results, run_dir, left_out=left_out, failed=found.failed)
         log.info("%s", page)
-    # A status ends all other processes under torchrun: only who leaves none at work gives it. What
-    # failed for one, in listing or in the summary, fails for the last one, too.
+    # An exit status ends all other processes under torchrun, so only the last process gives one.
+    # A failure in listing or in the summary reaches the last one, too.
     if found.failed and not found.waiting:
         raise UserError(found.failure(of=len(tasks)))
     return found.results
@@ -72,12 +75,12 @@ class Outcome:
 
     results: list[TaskResult] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    """Task -> why it could not be measured."""
+    """Reasons of the tasks that could not be measured, by task."""
     waiting: list[str] = field(default_factory=list)
-    """Tasks that other processes are still at."""
+    """Tasks on which other processes are still at work."""
 
     def failure(self, *, of: int) -> str:
-        """Describe in one line all that failed, of so many tasks."""
+        """Summarise the failures among `of` tasks on one line."""
         if of == 1:
             return next(iter(self.failed.values()))
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
@@ -85,8 +88,10 @@ class Outcome:
 
 
 def run_tasks(tasks: Sequence[Task[Any]], run: Run) -> Outcome:
-    """Do `tasks`, one after the other, and print results as they come. A task that must be mended
-    does not keep the others from being measured."""
+    """Run `tasks` one after the other and print results as they come.
+
+    A task that fails does not keep the others from being measured.
+    """
     found, waiting = Outcome(), []
     for task in tasks:
         try:
@@ -98,7 +103,7 @@ def run_tasks(tasks: Sequence[Task[Any]], run: Run) -> Outcome:
             continue
         if not _finish(work, run, found, say=len(tasks) > 1):
             waiting.append(work)
-    # Another process may have done the rest meanwhile: the last to end has seen all.
+    # Other processes may have measured the rest by now, and the last to end makes the result.
     for work in waiting:
         if not _finish(work, run, found, say=len(tasks) > 1):
             found.waiting.append(work.task.name)
@@ -106,7 +111,7 @@ def run_tasks(tasks: Sequence[Task[Any]], run: Run) -> Outcome:
 
 
 def _finish(work: Work, run: Run, found: Outcome, *, say: bool) -> bool:
-    """Note a task's result or failure; return False while other processes are still at it."""
+    """Add a task's result, or the reason of its failure; return False if others are at work."""
     try:
         with autocast(run.cfg.trainer, run.device):
             result = work.result()
@@ -128,13 +133,13 @@ def _finish(work: Work, run: Run, found: Outcome, *, say: bool) -> bool:
 
 def _fail(task: Task[Any], error: UserError, found: Outcome, *, say: bool) -> None:
     found.failed[task.name] = str(error)
-    if say:  # with the name before it, which some reasons begin with
+    if say:  # the message names the task, and so do some reasons
         reason = found.failed[task.name] = str(error).removeprefix(f"{task.name}: ")
         log.warning("%s could not be measured: %s", task.name, reason)
 
 
 def chosen_tasks(cfg: RunConfig) -> tuple[list[Task[Any]], dict[str, str]]:
-    """Choose the tasks of `task`; return those that `task=all` leaves out with the reason.
+    """Return the tasks of `task`, and those that `task=all` leaves out, with the reason.
 
     Raises:
         UserError: no task, an unknown one, or one whose settings do not fit.

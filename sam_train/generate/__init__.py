@@ -13,7 +13,7 @@ __all__ = ["AutomaticMaskGenerator", "GenerateConfig", "MaskConfig"]
 
 
 def __getattr__(name: str) -> Any:
-    # The settings are read by every verb; compiled loops load with the generator only.
+    # Every verb reads the settings, so only the generator itself loads the compiled loops.
     if name != "AutomaticMaskGenerator":
         raise AttributeError(name)
     from sam_train.generate.generator import AutomaticMaskGenerator  # noqa: PLC0415

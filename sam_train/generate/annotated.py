@@ -38,10 +38,10 @@ class Annotated:
         return len(self._samples)
 
     def check(self, photos: Sequence[PhotoPlace]) -> None:
-        """Log how many of `photos` have masks here.
+        """Count the `photos` that have masks here, and log their number.
 
         Raises:
-            UserError: none has, or photos of one name would share masks.
+            UserError: no photo has any, or photos of one name would share masks.
         """
         first: dict[str, PhotoPlace] = {}
         for photo in photos:
@@ -66,8 +66,8 @@ class Annotated:
         """Read the masks of the photo called `key` of (H, W) pixels; None if none are known.
 
         Raises:
-            UserError: they are of another size than the photo, or cannot be read: what would be
-                proposed then is not what is missing.
+            UserError: they are of another size than the photo, or cannot be read. Proposals
+                would then repeat existing masks.
         """
         sample = self._samples.get(key)
         if sample is None:

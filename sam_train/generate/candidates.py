@@ -1,4 +1,4 @@
-"""Masks on their way through the filters: equally long arrays that are cut down together."""
+"""Masks on their way through the filters, as equally long arrays that are cut down together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sam_train.masks.crops import Crop, Points
 from sam_train.masks.trace import Changes
 
 NEAR_EDGE = 20
-"""Pixels: a box that comes so near to a border of its crop is cut off by it (the reference's)."""
+"""Pixels from a border of its crop within which a box counts as cut off (segment-anything's)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Candidates:
     """n masks."""
 
     changes: list[Changes]
-    """In the original frame."""
+    """Runs of each mask, original frame."""
     areas: npt.NDArray[np.int64]
     """[n] pixels."""
     boxes: npt.NDArray[np.int64]
@@ -30,15 +30,15 @@ class Candidates:
     stability: npt.NDArray[np.float32]
     """[n]."""
     points: Points
-    """[n, 2] (x, y), original frame: what prompted the mask."""
+    """[n, 2] (x, y), original frame: the points that prompted the masks."""
     crops: npt.NDArray[np.int64]
-    """[n] number of its crop."""
+    """[n] numbers of the masks' crops."""
 
     def __len__(self) -> int:
         return len(self.changes)
 
     def take(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Candidates:
-        """Take some of them: a bool [n], or numbers in the order wanted."""
+        """Take some of the masks by a bool [n], or by numbers in the order wanted."""
         numbers = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
         return Candidates(
             changes=[self.changes[k] for k in numbers.tolist()],
@@ -69,7 +69,7 @@ def cut_off(
 ) -> npt.NDArray[np.bool_]:
     """Find boxes, [n, 4] in the original frame, that a border of the crop has cut off: bool [n].
 
-    They lie near it on a side where the crop does not end near the photo of (H, W) itself.
+    A box near a border of the photo itself, of (H, W), is not cut off there.
     """
     borders = np.array([crop.x0, crop.y0, crop.x1, crop.y1])
     outer = np.array([0, 0, photo[1], photo[0]])

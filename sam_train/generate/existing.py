@@ -29,7 +29,7 @@ class Existing:
     boxes: npt.NDArray[np.int64]
     """[m, 4] x0 y0 x1 y1, original frame, inclusive."""
     covered: npt.NDArray[np.bool_]
-    """[H, W]: some mask has this pixel."""
+    """[H, W]: True for pixels of any mask."""
 
     @classmethod
     def of(cls, changes: Sequence[Changes], photo: tuple[int, int]) -> Existing:
@@ -53,9 +53,10 @@ class Existing:
         return ~self.covered[rows, columns]
 
     def best_iou(self, mask: Changes, box: npt.NDArray[np.int64], area: int) -> float:
-        """Return the highest IoU of `mask` (its box [4] in the original frame) with any of them."""
+        """Return the highest IoU of `mask`, whose `box` [4] is in the original frame, with any."""
         if not len(self.changes):
             return 0.0
+        # Most boxes do not meet, and comparing them costs nothing beside comparing runs.
         low = np.maximum(self.boxes[:, :2], box[:2])
         high = np.minimum(self.boxes[:, 2:], box[2:])
         best = 0.0
@@ -68,6 +69,8 @@ class Existing:
 @numba.njit(numba.int64(_INT32, _INT32, numba.int64), nogil=True, cache=True)
 def _overlap(a: Array, b: Array, pixels: int) -> int:
     """Count the pixels that two masks share."""
+    # Runs alternate: even entries begin foreground, odd ones end it, the last one at the end of
+    # the photo. The run that ends first cannot overlap any later one of the other mask.
     both = 0
     i = j = 0
     while i < len(a) and j < len(b):

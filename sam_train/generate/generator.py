@@ -1,11 +1,12 @@
 """The masks of a whole photo: a grid of points on every crop, then filters (paper B).
 
 With equal weights and settings it gives the masks of segment-anything 1.0's
-`SamAutomaticMaskGenerator`, in its order and its form. One thing differs: masks one pixel wide or
-high, whose boxes have no area in the reference's arithmetic, are given once here and as often as
-they were found there. It is faster because masks that the IoU
-head refuses are never scaled up, and the others never become bitmaps: their runs, areas and boxes
-come straight from the decoder's grid (`trace`).
+`SamAutomaticMaskGenerator`, in its order and its form. Only masks one pixel wide or high differ,
+whose boxes have no area in the reference's arithmetic. The reference returns these as often as it
+found them, and this generator once.
+
+It is faster because masks that the IoU head refuses are never scaled up. The others never become
+bitmaps, as their runs, areas and boxes come straight from the decoder's grid (`trace`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from sam_train.model.encoded_photos import (
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 _WAITING = 4
-"""Batches of logits that may wait to be traced: they bound the memory."""
+"""Most batches of logits that wait to be traced; bounds memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +61,9 @@ class _Questions:
     """Points on some encoded crops."""
 
     crops: Tensor
-    """int64 [P], which of the encoded crops."""
+    """int64 [P], places of the points' crops among the encoded ones."""
     numbers: npt.NDArray[np.int64]
-    """[P], the same among all crops of the photo."""
+    """[P], places of the points' crops among all crops of the photo."""
     asked: Tensor
     """float64 [P, 2] (x, y), input frame."""
     points: Points
@@ -85,15 +86,15 @@ class AutomaticMaskGenerator:
 
     Args:
         model: a `Sam` on any device.
-        settings: all settings at once, or
-        point_grids: instead of `points_per_side`: for each layer the points (x, y) in [0, 1],
-            float64 [P, 2].
-        output_mode: what `generate` gives as "segmentation": binary_mask, uncompressed_rle or
+        settings: all settings at once; else `named` has them.
+        point_grids: points (x, y) in [0, 1] of each layer, float64 [P, 2], in place of
+            `points_per_side`.
+        output_mode: form of the "segmentation" of `generate`: binary_mask, uncompressed_rle or
             coco_rle.
         **named: single settings under their names in `MaskConfig`, which are segment-anything's.
 
     Raises:
-        UserError: a setting that means nothing.
+        UserError: a setting is out of its range.
         ValueError: an unknown output_mode, or fewer grids than layers.
     """
 
@@ -178,7 +179,7 @@ class AutomaticMaskGenerator:
         pyramid = crop_pyramid(
             *photo, layers=cfg.crop_n_layers, overlap_ratio=cfg.crop_overlap_ratio
         )
-        # The last crops of a photo of a few pixels are empty.
+        # A photo of a few pixels has fewer crops than its layers ask for: the last are empty.
         crops = [crop for crop in pyramid if crop.width > 0 and crop.height > 0]
         by_crop: list[list[Candidates]] = [[] for _ in crops]
         for part in self._traced(image, crops, existing):
@@ -191,6 +192,7 @@ class AutomaticMaskGenerator:
         masks = joined(unique)
         if len(pyramid) > 1:
             sizes = np.array([crop.width * crop.height for crop in crops])
+            # Of two crops' masks that of the smaller crop stays, which saw the object larger.
             nearness = np.float32(1) / sizes[masks.crops].astype(np.float32)
             masks = masks.take(
                 nms(masks.boxes, nearness, threshold=cfg.crop_nms_thresh, lines=True)
@@ -204,6 +206,8 @@ class AutomaticMaskGenerator:
     ) -> Iterator[Candidates]:
         """Yield the masks that pass the filters, by batch of points and crop after crop."""
         photo = (image.shape[0], image.shape[1])
+        # Tracing on the CPU runs beside the decoder. In a queue, because results must keep the
+        # order of the points, whichever is traced first.
         waiting: deque[Future[Candidates]] = deque()
         with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
             for first in range(0, len(crops), self.settings.crops_per_batch):
@@ -242,6 +246,7 @@ class AutomaticMaskGenerator:
         crops, asked, points = [], [], []
         for k, crop in enumerate(group):
             size = np.array([crop.width, crop.height])
+            # As in segment-anything, without a half pixel.
             inside = self._grids[crop.layer] * size
             original = inside + np.array([crop.x0, crop.y0])
             if existing is not None:
@@ -264,7 +269,7 @@ class AutomaticMaskGenerator:
     def _believed(
         self, encoded: EncodedPhotos, questions: _Questions
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Decode some points and keep the masks that the IoU head believes in.
+        """Decode some points and keep the masks of high predicted IoU.
 
         Returns:
             Logits [n, g, g], predicted IoU [n] and the question [n] that each mask answers.
@@ -307,7 +312,7 @@ class AutomaticMaskGenerator:
             points=points,
             crops=np.full(len(iou), number),
         )
-        # Without a stability threshold the reference lets empty masks through, each a copy.
+        # Empty masks go here, which the reference keeps where no stability threshold is set.
         good = ~cut_off(masks.boxes, crop, photo) & (masks.areas > 0)
         if cfg.stability_score_thresh > 0:
             good &= masks.stability >= np.float32(cfg.stability_score_thresh)
@@ -334,7 +339,7 @@ class AutomaticMaskGenerator:
                 keep_largest=not cfg.drop_small_masks,
             )
             if clean.altered:
-                # What needed no mending stays where the two overlap.
+                # Of two masks that overlap the unaltered one stays, as its score is higher.
                 intact[k] = 0
                 masks.changes[k] = clean.changes
                 masks.areas[k] = area_of(clean.changes, photo)

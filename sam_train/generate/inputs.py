@@ -1,9 +1,8 @@
 """The photos to find masks on: folders, files, globs, shards, and lists of these.
 
-A loose file is turned into the upright RGB JPEG that a shard holds (`sam_train.data.photos.jpeg`:
-EXIF rotation, grey, more than 8 bits, bands, transparency); each page of a TIFF is a photo. A photo
-inside a shard is taken as it is, EXIF ignored, as in training. A picture of a format that is not
-read is in the list, too, so that it is counted and named.
+A loose file becomes the upright RGB JPEG that a shard holds (`sam_train.data.photos.jpeg`). Each
+page of a TIFF is a photo. A photo inside a shard is taken as it is, EXIF ignored, as in training.
+Pictures of unsupported formats are listed, too, so that they are counted and named.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Photo:
     pixels: npt.NDArray[np.uint8]
     """[H, W, 3] RGB, decoded from `jpeg`."""
     remarks: tuple[str, ...] = ()
-    """Conversions of a photo beyond 8-bit RGB, see `sam_train.data.photos.rule.Taken`."""
+    """Changes made to a photo beyond 8-bit RGB, see `sam_train.data.photos.rule.Taken`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,27 +50,27 @@ class PhotoPlace:
     """The place of one photo."""
 
     path: str
-    """Path of the file, or of the shard."""
+    """Path of the file or of the shard."""
     member: str | None = None
-    """Name in the shard."""
+    """Name in the shard; None for a file."""
     span: Span | None = None
-    """Place in the shard."""
+    """Bytes in the shard; None for a file."""
 
     @property
     def name(self) -> str:
-        """Name for messages and lists: the path, or `shard.tar/sa_12.jpg`."""
+        """The path, or `shard.tar/sa_12.jpg`, for messages and lists."""
         return self.path if self.member is None else f"{self.path}/{self.member}"
 
     @property
     def key(self) -> str:
-        """Its name without folder and extension: what annotations of it are found by."""
+        """The photo's name without folder and extension, by which its annotations are found."""
         return Path(self.member or self.path).stem
 
     def read(self) -> Photo:
-        """Read bytes and pixels.
+        """Read the photo's bytes and pixels.
 
         Raises:
-            SkipItem: missing, damaged, or absurdly large.
+            SkipItem: the photo is missing, damaged, or absurdly large.
         """
         jpeg, remarks = self._jpeg()
         try:
@@ -96,7 +95,7 @@ class PhotoPlace:
 
 
 def list_photos(patterns: Sequence[str]) -> list[PhotoPlace]:
-    """List each photo that the patterns mean once, in an order of the names alone.
+    """List the photos that the patterns match, once each, in an order that names alone decide.
 
     Raises:
         UserError: nothing is there, or a shard cannot be read.
@@ -116,7 +115,7 @@ def list_photos(patterns: Sequence[str]) -> list[PhotoPlace]:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """Yield files and shards of one pattern; shards' patterns mean the same as in `data.train`."""
+    """Yield the files and shards of one pattern; shards' patterns are those of `data.train`."""
     path = Path(pattern).expanduser()
     if is_remote(pattern) or _is_shard(pattern):
         yield from resolve(pattern, option=OPTION)
@@ -139,7 +138,7 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _listed(path: Path) -> Iterator[str]:
-    """Read a path or pattern a line, relative to the list; `#` begins a comment."""
+    """Yield the photos of a list, a path or pattern a line, relative to the list's folder."""
     for line in path.read_text(encoding="utf-8").splitlines():
         text = line.strip()
         if not text or text.startswith("#"):
@@ -150,7 +149,7 @@ def _listed(path: Path) -> Iterator[str]:
 
 
 def _is_photo(path: Path) -> bool:
-    # Hidden ones are other programs' leftovers, such as macOS' "._dog.jpg".
+    # Hidden files are other programs' leftovers, such as macOS' "._dog.jpg".
     known = is_photo(path) or why_unread(path) is not None
     return known and not path.name.startswith(".")
 

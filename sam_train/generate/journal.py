@@ -1,8 +1,8 @@
-"""The journal of a unit: a JSON line for each photo that is done.
+"""The journal of a unit, with a JSON line for each finished photo.
 
-A unit is the photos of one output shard. Its journal is locked while a process works on it, grows
-by a line when a photo is done, and goes when the unit's files are complete. A process that was
-killed therefore resumes after its last photo, and two never do the same one.
+A unit is the photos of one output shard. Its journal is locked while a process works on it. It
+grows by a line with each photo, and is removed when the unit's files are complete. A process that
+was killed therefore resumes after its last photo, and no two do the same one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PhotoRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     height: int = 0
     annotations: list[Annotation] = []
     skipped: str = ""
-    """Reason why it could not be used, in two words; empty if it was."""
+    """Reason why the photo could not be used, in two words; empty if it was."""
 
 
 _decoder = msgspec.json.Decoder(PhotoRecord)
@@ -42,7 +42,7 @@ class Journal:
         self._file = file
         self._path = path
         self.records = {r.image_id: r for r in read_journal(path, _decoder.decode)}
-        """By image_id."""
+        """Finished photos by image_id."""
 
     def append(self, record: PhotoRecord) -> None:
         """Append the record of a photo; it is in the file when this returns."""
@@ -56,7 +56,7 @@ class Journal:
 
 @contextmanager
 def open_journal(path: Path) -> Iterator[Journal | None]:
-    """Yield the journal at `path`, made if absent; None while another process works on its unit."""
+    """Open the journal at `path`, made if absent; give None while another process works on it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = try_lock(path)
     if file is None:

@@ -1,7 +1,7 @@
-"""The plan of an output folder: photos, units, model and settings.
+"""The plan of an output folder: its photos and units, and the model and settings behind them.
 
-The first process writes it down. Every later one, of the same job or after a stop, must mean the
-same, so that no folder mixes the masks of two models, and no photo is done twice.
+The first process writes it. Every later one, of the same job or after a stop, must have the same
+plan. No folder therefore mixes the masks of two models, and no photo is done twice.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ class FolderPlan(msgspec.Struct, kw_only=True, frozen=True):
 
     photos: int
     photos_digest: str
-    """Fingerprint of their names, in order."""
+    """Fingerprint of the photos' names, in order."""
     photos_per_unit: int
     weights: str
-    """Digest of the model's weights."""
+    """Fingerprint of the model's weights."""
     settings: dict[str, Any]
     """Settings that the masks and files depend on."""
 
     @property
     def units(self) -> int:
-        """Output shards."""
+        """The number of output shards."""
         return math.ceil(self.photos / self.photos_per_unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Photos `begin` to `stop` - 1 of the list: one output shard."""
+    """The photos of one output shard, `begin` to `stop` - 1 of the list."""
 
     number: int
     begin: int
@@ -51,7 +51,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Name of its files."""
+        """The name of the unit's files, without ending."""
         return f"{self.number:06d}"
 
 
@@ -63,7 +63,7 @@ def make_plan(
     weights: str,
     settings: dict[str, Any],
 ) -> FolderPlan:
-    """Make the plan of a first process, with units for each of `parts` processes."""
+    """Make a first process's plan, with units so small that each of `parts` processes gets some."""
     return FolderPlan(
         photos=len(photos),
         photos_digest=settings_fingerprint({"names": [photo.name for photo in photos]}),
@@ -74,13 +74,14 @@ def make_plan(
 
 
 def agree(folder: Path, mine: FolderPlan) -> FolderPlan:
-    """Return the plan of `folder`: the one that lies there, or `mine` if nobody was faster.
+    """Return the plan in `folder`; where there is none, write `mine`.
 
     Raises:
         UserError: it is for other photos, weights or settings, or cannot be read.
     """
     path = folder / FILE_NAME
     folder.mkdir(parents=True, exist_ok=True)
+    # Fails silently where the file exists. What it holds counts, whoever wrote it.
     create(path, msgspec.json.format(msgspec.json.encode(mine), indent=1))
     try:
         there = msgspec.json.decode(path.read_bytes(), type=FolderPlan)
@@ -93,6 +94,7 @@ def agree(folder: Path, mine: FolderPlan) -> FolderPlan:
     if there.weights != mine.weights:
         raise _other(path, "other weights")
     for name, value in mine.settings.items():
+        # Through JSON, as the written plan went: tuples are lists in it.
         if there.settings.get(name) != json.loads(json.dumps(value)):
             raise _other(path, f"{name}={there.settings.get(name)}, not {value}")
     return there
@@ -103,7 +105,7 @@ def _other(path: Path, what: str) -> UserError:
 
 
 def units_of(plan: FolderPlan) -> list[Unit]:
-    """List the units of a plan."""
+    """List all units of a plan."""
     step = plan.photos_per_unit
     return [
         Unit(number=k, begin=k * step, stop=min((k + 1) * step, plan.photos))

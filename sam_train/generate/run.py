@@ -31,7 +31,7 @@ from sam_train.settings.run import RunConfig
 log = logging.getLogger("sam_train")
 
 _NUMBERED = re.compile(r"sa_(0|[1-9][0-9]{0,9})")
-# What only decides about speed; everything else the output depends on.
+# Settings that decide speed and places only. The output depends on all others.
 _FREE = {"points_per_batch", "crops_per_batch", "input", "output", "part", "parts"}
 
 
@@ -40,24 +40,24 @@ class Summary:
     """The work of all processes so far."""
 
     photos: int
-    """In the input."""
+    """Photos in the input."""
     done: int
     masks: int
     skipped: dict[str, int]
     """Photos that could not be used, by reason."""
     complete: bool
-    """True if nothing is left to do."""
+    """True where no unit is left."""
 
 
 def generate(overrides: Sequence[str]) -> Summary:
     """Find the masks of `generate.input` with `ckpt` and write them to `generate.output`.
 
     Several processes (torchrun, srun, a SLURM array, or `generate.part` of `generate.parts`) share
-    the photos; the same command again does what is left. Whoever finishes last joins the lists.
+    the photos. The same command resumes after a stop. The last process joins the lists.
 
     Raises:
         UserError: no checkpoint or photos, a setting that does not fit, an output folder of other
-            masks, or not a single photo that can be used.
+            masks, or no photo that can be used.
     """
     cfg = settings_for_checkpoint(["name=generate", *overrides])
     check(cfg.generate)
@@ -98,7 +98,7 @@ def generate(overrides: Sequence[str]) -> Summary:
 
 
 class _Work:
-    """The photos and what is done with them."""
+    """The photos and the steps from each to its files."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class _Work:
         self._remarks = Counter[str]()
 
     def do(self, unit: Unit) -> None:
-        """Do all photos of a unit that are not done yet, then write its files."""
+        """Find the masks of a unit's remaining photos, then write its files."""
         with_masks = self._output / "unfinished" / f"{unit.name}.jsonl"
         if self._done(unit).is_file():
             return
@@ -129,6 +129,7 @@ class _Work:
             if journal is None:
                 log.info("unit %s: another process works on it", unit.name)
                 return
+            # Asked again under the lock: another process may have finished the unit meanwhile.
             if not self._done(unit).is_file():
                 self._find(unit, journal)
                 self._write(unit, journal)
@@ -183,13 +184,14 @@ class _Work:
                 raise UserError(f"a photo went away while it was used: {error}") from error
         if "coco" in self._formats:
             writers.write_unit_coco(records, self._output / "coco" / f"{unit.name}.json")
+        # Last: where this file exists, the unit's other files are complete.
         writers.write_done(records, self._done(unit))
 
     def finish(self, units: Sequence[Unit]) -> Summary:
-        """Say how far all processes are; join the lists if nothing is left.
+        """Report the progress of all processes; join the lists if no unit is left.
 
         Raises:
-            UserError: everything is done, and no photo could be used.
+            UserError: all units are done, and no photo could be used.
         """
         for remark, count in self._remarks.most_common():
             log.info("%d photos: %s", count, remark)
@@ -216,6 +218,7 @@ class _Work:
         return summary
 
     def _join(self, units: Sequence[Unit], rows: list[dict[str, Any]]) -> None:
+        # Two processes may both see the last unit done, and would write the same files.
         with locked(self._output / "done" / "lock"):
             writers.write_photo_list(rows, self._output / "photos.csv")
             if "coco" in self._formats:
@@ -228,7 +231,7 @@ def _reasons(skipped: Counter[str]) -> str:
 
 
 def _image_ids(photos: Sequence[PhotoPlace]) -> list[int]:
-    """Number the photos as SA-1B does where every name holds its own number, else by place."""
+    """Number the photos as SA-1B's names do, or by place unless all names differ in number."""
     named = [_NUMBERED.fullmatch(photo.key) for photo in photos]
     numbers = [int(match[1]) for match in named if match is not None]
     if len(set(numbers)) == len(photos):
@@ -246,7 +249,7 @@ def _make(folder: Path) -> None:
 
 
 def _settings(cfg: RunConfig) -> dict[str, Any]:
-    """Collect the settings that the output depends on, by their full names."""
+    """Return the settings that the output depends on, by their full names."""
     of_generate = {f"generate.{k}": v for k, v in asdict(cfg.generate).items() if k not in _FREE}
     return {**of_generate, "trainer.precision": cfg.trainer.precision}
 

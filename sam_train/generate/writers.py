@@ -1,10 +1,10 @@
-"""The files that `generate` leaves: SA-1B shards, COCO JSON, overlays, and lists of what is done.
+"""The files that `generate` leaves: SA-1B shards, COCO JSON, overlays, and lists of photos.
 
 output/sa_000012.tar      photos of unit 12 that have masks, ready for data.train
 output/coco.json          all photos and masks, once every unit is done
 output/overlays/*.png
-output/photos.csv         every photo: its number, where it came from, masks or why none
-output/done/000012.json   the same for unit 12: it is complete
+output/photos.csv         every photo's number, source, and count of masks or reason for none
+output/done/000012.json   the same for unit 12, which is complete where this exists
 output/coco/000012.json   its COCO JSON
 """
 
@@ -30,7 +30,7 @@ from sam_train.runtime.files import write_atomically, write_bytes, write_text
 from sam_train.types import MASK_ID_BITS
 
 CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}
-"""Masks have no class."""
+"""The only category, as masks have no class."""
 
 
 def annotations_of(found: Proposals, *, image_id: int) -> list[Annotation]:
@@ -65,7 +65,7 @@ def write_unit_shard(
 
     Args:
         records: of the unit.
-        read: gives the photo of an image_id.
+        read: returns the photo of an image_id.
     """
 
     def samples() -> Iterator[ShardSample]:
@@ -100,6 +100,7 @@ def _coco(image_id: int, mask: Annotation) -> dict[str, Any]:
         "image_id": image_id,
         "category_id": CATEGORY["id"],
         "segmentation": mask["segmentation"],
+        # COCO's boxes span whole pixels; SA-1B's are last minus first pixel, one less.
         "bbox": coco_mask.toBbox(mask["segmentation"]).tolist(),
         "area": mask["area"],
         "iscrowd": 0,

@@ -101,6 +101,10 @@ def check(cfg: TrainerConfig) -> None:
     # Words of other programs get a hint that no list of choices gives, so these come first.
     check_compute(cfg)
     check_section(cfg)
+    # Objectives stand beside what trains by them, and importing that takes a second.
+    from sam_train.train.objectives import OBJECTIVES  # noqa: PLC0415
+
+    OBJECTIVES[cfg.objective]
 
 
 def check_strategy(
@@ -169,10 +173,6 @@ def deepspeed_config(name: str, *, offload: bool, clip: float) -> dict[str, Any]
 @run_check
 def _check_run(cfg: RunConfig) -> None:
     check(cfg.trainer)
-    # Objectives stand beside what trains by them, and importing that takes a second.
-    from sam_train.train.objectives import OBJECTIVES  # noqa: PLC0415
-
-    OBJECTIVES[cfg.trainer.objective]
     check_strategy(
         cfg.trainer.strategy,
         optimizer=cfg.optim.name,

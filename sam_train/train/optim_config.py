@@ -72,6 +72,10 @@ def check(cfg: OptimConfig) -> None:
         UserError: names the setting and what it may be.
     """
     check_section(cfg)
+    # What tunings there are, the model's files say, and importing those takes a second.
+    from sam_train.model.adapters import TUNINGS  # noqa: PLC0415
+
+    TUNINGS[cfg.tune]
     if len(cfg.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.betas):
         raise UserError(f"optim.betas={cfg.betas} must be two numbers from 0 to below 1")
     if any(not 0 < m <= 1 for m in cfg.milestones):
@@ -80,8 +84,4 @@ def check(cfg: OptimConfig) -> None:
 
 @run_check
 def _check_run(cfg: RunConfig) -> None:
-    # What tunings there are, the model's files say, and importing those takes a second.
-    from sam_train.model.adapters import TUNINGS  # noqa: PLC0415
-
     check(cfg.optim)
-    TUNINGS[cfg.optim.tune]

@@ -1,1 +1,1 @@
-"""The verb `doctor`: whether these nodes could train, asked before they hang an hour in."""
+"""The verb `doctor`: checks of the nodes that would train, before a run hangs an hour in."""

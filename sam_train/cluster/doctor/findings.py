@@ -1,4 +1,4 @@
-"""The findings of checks, their time limits, and the table that shows them."""
+"""The findings of checks, their time limit, and the table of all findings."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from sam_train.runtime.text import one_line
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 FEW_NODES = 4
-"""Up to so many nodes each has its own row, also where nothing is wrong."""
+"""Most nodes of which each has its own row, also where nothing is wrong."""
 _THREAD = "doctor: "
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of one check."""
+    """The outcome of one check."""
 
     found: str
-    """State of affairs, in a few words."""
+    """The state of the node, in a few words."""
     status: str = OK
     remedy: str = ""
-    """Remedy, if one is needed."""
+    """The user's next step."""
     alike: str = ""
-    """Part that must be the same on all nodes, if any."""
+    """The part that must be the same on all nodes; empty where none must."""
 
 
 class Finding(msgspec.Struct, kw_only=True, frozen=True):
-    """A `Result`, and whose it is. Travels between processes as JSON."""
+    """A `Result` with its check and node, which travels between processes as JSON."""
 
     check: str
     node: str
@@ -49,15 +49,13 @@ class Check:
     name: str
     ask: Callable[[], Result]
     silence: str
-    """Remedy if there is no answer in time."""
+    """The remedy where no answer comes in time."""
 
 
 def ask_all(checks: Sequence[Check], *, node: str, seconds: float) -> list[Finding]:
-    """Collect the answers that come within `seconds`; report the other checks as unfinished.
-
-    All at once, each in a thread of its own: what hangs (a file system, a driver) cannot be
-    interrupted, only be left behind.
-    """
+    """Run all checks at once; report those that take longer than `seconds` as not finished."""
+    # A thread for each: a file system or a driver that hangs cannot be interrupted, only left
+    # behind.
     results: dict[str, Result] = {}
     threads = [
         threading.Thread(target=_ask, args=(c, results), name=_THREAD + c.name, daemon=True)
@@ -86,7 +84,7 @@ def ask_all(checks: Sequence[Check], *, node: str, seconds: float) -> list[Findi
 
 
 def left_behind() -> bool:
-    """Tell whether a check still hangs: then only `os._exit` ends the process."""
+    """Tell whether a check still hangs; if so, only `os._exit` ends the process."""
     return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
 
 
@@ -101,9 +99,9 @@ def _ask(check: Check, results: dict[str, Result]) -> None:
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """Format a row per check and node, with remedies below it.
+    """Format a row for each check and node, with the remedy below it.
 
-    Of many nodes only those with something to say have rows of their own.
+    Where there are many nodes, those without a problem share a row.
     """
     nodes = list(dict.fromkeys(f.node for f in findings))
     rows = list(findings) if len(nodes) <= FEW_NODES else _merged(findings)
@@ -122,7 +120,7 @@ def table(findings: Sequence[Finding]) -> str:
 
 
 def _merged(findings: Sequence[Finding]) -> list[Finding]:
-    """Merge the nodes on which a check is content into one row, with the first one's words."""
+    """Merge the nodes that pass a check into one row, with the result of the first of them."""
     rows = [f for f in findings if f.status != OK]
     for check in dict.fromkeys(f.check for f in findings):
         content = [f for f in findings if f.check == check and f.status == OK]

@@ -1,4 +1,4 @@
-"""A place where all processes leave messages, and nobody waits for ever."""
+"""A store of messages between all processes, in which every wait has an end."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Meeting:
         self.store: Any = _open(place, seconds)
 
     def say(self, name: str, message: bytes) -> None:
-        """Send a message to whoever hears `name`, any number of them, now or later."""
+        """Store a message that any number of ranks may read, now or later."""
         self.store.set(name, message)
 
     def hear(self, name: str, *, seconds: float) -> bytes | None:
-        """Receive a message; None if it is not said in time."""
+        """Wait for the message `name` and return it, or None if it does not come in time."""
         try:
             self.store.wait([name], timedelta(seconds=max(seconds, 0.001)))
             message: bytes = self.store.get(name)
@@ -39,7 +39,7 @@ class Meeting:
             return None
 
     def hear_all(self, name: str, *, seconds: float) -> dict[int, bytes]:
-        """Receive what each rank said under `name/RANK`, of those who said it in time."""
+        """Collect the messages `name/RANK` that come within `seconds`, by rank."""
         end = time.monotonic() + seconds
         heard = {}
         for rank in range(self.place.ranks):
@@ -67,6 +67,6 @@ def _open(place: JobRank, seconds: float) -> Any:
             "that both share, and is the port open between the nodes? MASTER_ADDR and MASTER_PORT "
             "choose others"
         ) from None
-    # torchrun's own store lives on over restarts.
+    # torchrun's own store outlives a restart, with the messages of the attempt before in it.
     life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"doctor/{life}", store)

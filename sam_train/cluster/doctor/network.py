@@ -1,4 +1,4 @@
-"""Checks that take several nodes: clocks, the shared folder, and an all-reduce."""
+"""Checks that take several nodes: clocks, the shared folder, and all-reduce between them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sam_train.settings.run import RunConfig
 _SKEW_WARN, _SKEW_FAIL = 1.0, 60.0
 """Seconds. Above the first, logs of two nodes and the times of files mislead; above the second,
 signed requests (S3) and munge's credentials are refused."""
-_TURNS = 3
+_TRIPS = 3
 _VALUES = {"nccl": 1 << 25, "gloo": 1 << 20}
-"""Number of float32 values summed to measure: 128 MiB between GPUs."""
+"""Number of float32 that are summed to measure: 128 MiB between GPUs, 4 MiB between CPUs."""
 _REPEATS = 5
 _SLOW = 2.0
-"""GB/s between GPUs below which the link is not what people buy with them."""
+"""GB/s below which a link between GPUs is reported as slow."""
 _ADVICE = (
     "NCCL_DEBUG=INFO shows the network that is taken, NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME "
     "name another (launch/env.sh)"
@@ -36,7 +36,7 @@ _MARK = ".doctor-seen"
 
 
 def checks_between(cfg: RunConfig, meeting: Meeting) -> list[Check]:
-    """List this process's checks with the others, in the order in which all ask them."""
+    """List the checks of this process with the others; all processes run them in this order."""
     place = meeting.place
     checks = []
     if place.leads and place.ranks > place.local_ranks:
@@ -51,21 +51,21 @@ def checks_between(cfg: RunConfig, meeting: Meeting) -> list[Check]:
 
 
 def leaders(place: JobRank) -> list[int]:
-    """List the ranks that answer for their nodes: all nodes have as many."""
+    """List the ranks that answer for their nodes, which all have as many processes."""
     return list(range(0, place.ranks, place.local_ranks))
 
 
 def clock(meeting: Meeting) -> Result:
-    """Measure how far this node's clock is from the first node's, as that one sees it."""
+    """Check this node's clock against the first node's, which measures the difference."""
     place, limit = meeting.place, meeting.seconds
     others = [rank for rank in leaders(place) if rank != 0]
     if place.rank == 0:
         for rank in others:
             _measure(meeting, rank)
         return Result("the one that the others are compared with")
-    for turn in range(_TURNS):
-        meeting.hear(f"clock/ask/{place.rank}/{turn}", seconds=limit)
-        meeting.say(f"clock/answer/{place.rank}/{turn}", repr(time.time()).encode())
+    for trip in range(_TRIPS):
+        meeting.hear(f"clock/ask/{place.rank}/{trip}", seconds=limit)
+        meeting.say(f"clock/answer/{place.rank}/{trip}", repr(time.time()).encode())
     said = meeting.hear(f"clock/skew/{place.rank}", seconds=limit)
     if said is None:
         return Result("not measured", WARN, "the first process did not ask in time")
@@ -78,22 +78,22 @@ def clock(meeting: Meeting) -> Result:
 
 
 def _measure(meeting: Meeting, rank: int) -> None:
-    """Measure the offset of a clock by the question that travelled least."""
     best, skew = float("inf"), 0.0
-    for turn in range(_TURNS):
+    for trip in range(_TRIPS):
         before = time.time()
-        meeting.say(f"clock/ask/{rank}/{turn}", b"")
-        answer = meeting.hear(f"clock/answer/{rank}/{turn}", seconds=meeting.seconds / 4)
+        meeting.say(f"clock/ask/{rank}/{trip}", b"")
+        answer = meeting.hear(f"clock/answer/{rank}/{trip}", seconds=meeting.seconds / 4)
         after = time.time()
         if answer is None:
             return
+        # As NTP does: the error is at most half the trip, so the shortest trip is the best one.
         if after - before < best:
             best, skew = after - before, float(answer) - (before + after) / 2
     meeting.say(f"clock/skew/{rank}", repr(skew).encode())
 
 
 def shared(cfg: RunConfig, meeting: Meeting) -> Result:
-    """Check that all nodes see the same run_dir: they resume from one file."""
+    """Check that all nodes see the same run_dir, because they all resume from one file in it."""
     mark = Path(cfg.run_dir) / _MARK
     first = meeting.place.rank == 0
     if first:
@@ -125,8 +125,9 @@ def _content(path: Path) -> bytes | None:
 
 
 def all_reduce(cfg: RunConfig, meeting: Meeting) -> Result:
-    """Check that sums over all processes are right and fast; on GPUs also that gloo, by which
-    training agrees on the hosts, finds the others.
+    """Check the sums over all processes and measure their speed.
+
+    On GPUs gloo is tried as well, by which training agrees between the hosts.
 
     Raises:
         UserError: gloo cannot be started.
@@ -147,6 +148,7 @@ def all_reduce(cfg: RunConfig, meeting: Meeting) -> Result:
         timeout=timedelta(seconds=meeting.seconds),
     )
     try:
+        # `largest` goes through gloo, over the hosts' own network, whatever the backend.
         right = largest(place.rank) == place.ranks - 1
         # Whole numbers below 2^24: float32 adds them exactly, in any order.
         pattern = torch.arange(_VALUES[backend], device=device, dtype=torch.float32) % 1021
@@ -161,7 +163,8 @@ def all_reduce(cfg: RunConfig, meeting: Meeting) -> Result:
 
 
 def _bandwidth(values: torch.Tensor) -> float:
-    """GB/s as NCCL's tests count: what each link carries, whatever the number of processes."""
+    """Measure GB/s on each link as NCCL's tests do, so that the number of ranks cancels out."""
+    # Each repeat sums the sums of the one before, so anything but zeros would grow.
     values.zero_()
     begin = time.monotonic()
     for _ in range(_REPEATS):

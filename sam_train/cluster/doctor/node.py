@@ -1,4 +1,4 @@
-"""Checks of one node; every function answers one question with a `Result`."""
+"""The checks of a node by itself; each public one answers one question with a `Result`."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ from sam_train.runtime.text import one_line
 from sam_train.settings.run import RunConfig, check_config
 
 _SHARDS = 64
-"""Shards that a node tries; each begins with another, so that many nodes try them all."""
+"""Shards that a node tries, each node from another one on, so that many nodes try them all."""
 _ASKING = 16
 """Threads that ask for sizes."""
 _PROBE = 1 << 24
 """Bytes that are read from a shard and written into run_dir."""
 _TELLING = 1 << 20
 """Bytes below which the time of a read says nothing about a rate."""
+# Its ones' product is a power of two, which bfloat16 and float16 hold exactly.
 _PRODUCT = 2048
 _FREE, _HALF_FREE = 0.9, 0.5
 
@@ -65,7 +66,7 @@ def checks_of(cfg: RunConfig, place: JobRank, *, node_number: int) -> list[Check
 
 
 def versions() -> Result:
-    """Report versions that must be the same everywhere; `compare` looks whether they are."""
+    """Report the versions of code and libraries, which must be the same on all nodes."""
     root = Path(sam_train.__file__).parent
     code = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -84,24 +85,23 @@ def versions() -> Result:
 
 
 def settings(cfg: RunConfig, place: JobRank) -> Result:
-    """Check that settings go together on so many processes; equal settings have equal marks.
+    """Check that the settings go together on so many processes, and fingerprint them.
 
     Raises:
-        UserError: they do not.
+        UserError: they do not go together.
     """
     check_config(cfg)
     data = cfg.data if uses_gpus(cfg.trainer) else replace(cfg.data, masks_per_gpu=None)
     check_masks_per_gpu(data, world_size=place.ranks, accumulate=cfg.trainer.accumulate)
-    mark = hashlib.sha256(repr(asdict(cfg)).encode()).hexdigest()[:8]
-    images = cfg.data.batch_size // (place.ranks * cfg.trainer.accumulate)
-    found = (
-        f"{place.ranks} processes x {cfg.trainer.accumulate} turns x {images} images (mark {mark})"
-    )
+    fingerprint = hashlib.sha256(repr(asdict(cfg)).encode()).hexdigest()[:8]
+    accumulate = cfg.trainer.accumulate
+    images = cfg.data.batch_size // (place.ranks * accumulate)
+    found = f"{place.ranks} processes x {accumulate} turns x {images} images (mark {fingerprint})"
     return Result(found, alike=found)
 
 
 def gpus(cfg: RunConfig, place: JobRank) -> Result:
-    """Their number, their free memory, and whether they calculate."""
+    """Check the GPUs' number, their free memory, and a matrix product on each."""
     if not uses_gpus(cfg.trainer):
         return Result(f"none: trains on the CPU, {os.cpu_count()} cores")
     wanted = devices(cfg.trainer)
@@ -139,7 +139,7 @@ def _calculates(index: int, *, half: bool) -> bool:
 
 
 def shards(cfg: RunConfig, *, first: int) -> Result:
-    """Check that shards are there and are tars, and measure how fast one is read.
+    """Check that the shards exist and are tars, and measure how fast one is read.
 
     Raises:
         UserError: a pattern matches nothing.
@@ -184,18 +184,21 @@ def _resolved(patterns: Any, *, option: str, pipes: bool = False) -> tuple[list[
 
 
 def _sizes(paths: Sequence[str]) -> str:
-    """List the sizes of shards on disks, in order: a node's own copies may lack something."""
+    """Total and fingerprint the sizes of the shards on disks.
+
+    A node may have copies of its own, of which some are missing or cut.
+    """
     files = [path for path in paths if not (path.startswith(PIPE) or is_remote(path))]
     if not files:
         return ""
     with ThreadPoolExecutor(_ASKING) as pool:
         sizes = list(pool.map(lambda path: Path(path).stat().st_size, files))
-    mark = hashlib.sha256(repr(sizes).encode()).hexdigest()[:8]
-    return f", {size(sum(sizes))} in all (mark {mark})"
+    fingerprint = hashlib.sha256(repr(sizes).encode()).hexdigest()[:8]
+    return f", {size(sum(sizes))} in all (mark {fingerprint})"
 
 
 def spread(paths: Sequence[str], *, count: int, first: int) -> list[str]:
-    """Choose at most `count` of them, evenly over all; another `first` gives others."""
+    """Pick at most `count` paths, evenly over all; another `first` gives others."""
     if len(paths) <= count:
         return list(paths)
     return [paths[(first + k * len(paths) // count) % len(paths)] for k in range(count)]
@@ -224,10 +227,10 @@ def _read_rate(path: str) -> str:
 
 
 def run_dir(cfg: RunConfig, place: JobRank) -> Result:
-    """Room for the checkpoints to come, and whether it can be written; only the first process
-    writes there, the other nodes see the same folder (`network.shared`)."""
+    """Check that run_dir can be written and has room for the checkpoints to come."""
     folder = Path(cfg.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    # One more than is kept: a new checkpoint is complete before retention deletes an old one.
     need = _checkpoint_bytes(cfg) * (cfg.checkpoint.keep_last + cfg.checkpoint.keep_best + 1)
     free = shutil.disk_usage(folder).free
     rate = _write_rate(folder, place)
@@ -242,14 +245,14 @@ def run_dir(cfg: RunConfig, place: JobRank) -> Result:
 
 
 def _checkpoint_bytes(cfg: RunConfig) -> float:
-    """float32 weights and AdamW's two moments."""
+    """Count the bytes of float32 weights and AdamW's two moments."""
     with torch.device("meta"):
         sam = build_from_config(cfg.model)
     return 12.0 * sum(p.numel() for p in sam.parameters())
 
 
 def size(amount: float) -> str:
-    """Format bytes for people."""
+    """Format bytes for people, in powers of 1000."""
     units = ["B", "kB", "MB", "GB", "TB"]
     while amount >= 1000 and len(units) > 1:
         amount /= 1000
@@ -258,18 +261,19 @@ def size(amount: float) -> str:
 
 
 def gradient_bytes(cfg: RunConfig) -> float:
-    """Count the bytes that an update sends under ddp."""
+    """Count the bytes that an update averages under ddp, one float32 for each weight."""
     return _checkpoint_bytes(cfg) / 3
 
 
 def _write_rate(folder: Path, place: JobRank) -> float:
-    """MB/s, to the disk."""
+    """Measure MB/s to the disk."""
     path = folder / f".doctor-{place.node}-{os.getpid()}"
     begin = time.monotonic()
     try:
         with path.open("wb") as file:
             file.write(bytes(_PROBE))
             file.flush()
+            # Without it the rate would be that of the page cache.
             os.fsync(file.fileno())
     finally:
         path.unlink(missing_ok=True)
@@ -277,9 +281,10 @@ def _write_rate(folder: Path, place: JobRank) -> float:
 
 
 def open_files(cfg: RunConfig, place: JobRank) -> Result:
-    """Check the limit of open files. A tensor from a data worker is one, and gloo has one
-    to each rank, and each rank one to the first, which holds the store."""
+    """Check the limit of open files against the tensors and connections to come."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    # A tensor on its way from a data worker is an open file, and so is a connection. gloo has one
+    # to each rank, and each rank one to the first, which holds the store.
     connections = place.ranks * (2 if place.rank == 0 else 1)
     need = 256 + 16 * cfg.data.workers * (cfg.data.prefetch + 1) + connections
     found = f"limit {limit}, needs {need}"
@@ -294,12 +299,13 @@ def open_files(cfg: RunConfig, place: JobRank) -> Result:
 
 
 def shared_memory(cfg: RunConfig, place: JobRank) -> Result:
-    """Data workers hand their batches over in /dev/shm."""
+    """Check the room in /dev/shm, in which data workers hand their batches over."""
     folder = Path("/dev/shm")
     if not folder.is_dir():
         return Result("not used on this system")
     arch = build.resolve(cfg.model)
     images = -(-cfg.data.batch_size // (place.ranks * cfg.trainer.accumulate))
+    # Masks are uint8 at the decoder's resolution, four times that of the embedding.
     masks = cfg.data.masks_per_image * (4 * arch.image_size // arch.stride) ** 2
     in_flight = place.local_ranks * cfg.data.workers * (cfg.data.prefetch + 1)
     need = in_flight * images * (3 * arch.image_size**2 + masks)

@@ -1,4 +1,4 @@
-"""This process's rank in the job, whoever started it; and the start of the others."""
+"""This process's place in the job, whoever started it, and the start of the others."""
 
 from __future__ import annotations
 
@@ -29,27 +29,29 @@ class JobRank:
     local_ranks: int
     """Processes on this node."""
     node: str
-    """Scheduler's name of this machine, else its own."""
+    """The scheduler's name of this machine, else its own."""
     address: str
     port: int
-    """Port of the first process."""
+    """The port on which the first process listens, at `address`."""
     nodes: tuple[str, ...] = ()
-    """Node of each rank, as the scheduler says; empty where nobody says."""
+    """The node of each rank, by the scheduler; empty where there is none."""
     hosted: bool = False
-    """True if the launcher runs the store at that address."""
+    """True where the launcher runs the store at that address."""
 
     @property
     def leads(self) -> bool:
-        """True if this process answers for its node."""
+        """True on the process that answers for its node."""
         return self.local_rank == 0
 
     def node_of(self, rank: int) -> str:
-        """Name a rank's node, as far as that is known without asking it."""
+        """Name the node of a rank, or the rank itself where the scheduler named none."""
         return self.nodes[rank] if rank < len(self.nodes) else f"rank {rank}"
 
 
 def find_place(cfg: TrainerConfig) -> JobRank:
-    """Read this process's rank from srun's or torchrun's environment, else from trainer.devices.
+    """Read the place from the environment that srun or torchrun left.
+
+    Without either this is the first of `trainer.devices` processes.
 
     Raises:
         UserError: several nodes, and nothing that started processes on them.
@@ -86,7 +88,7 @@ def find_place(cfg: TrainerConfig) -> JobRank:
 
 
 def devices(cfg: TrainerConfig) -> list[int]:
-    """Numbers of the GPUs (or of the CPU processes) that a node trains on."""
+    """Number the GPUs (or the CPU processes) that a node trains on."""
     asked = parse_devices(cfg.devices)
     if isinstance(asked, list):
         return asked
@@ -96,7 +98,7 @@ def devices(cfg: TrainerConfig) -> list[int]:
 
 
 def start_others(place: JobRank, overrides: Sequence[str]) -> list[subprocess.Popen[bytes]]:
-    """Start the other processes of this machine, where no launcher has."""
+    """Start the other processes of this machine, unless a launcher has."""
     if place.ranks == 1 or "RANK" in os.environ or _started_by_slurm():
         return []
     place_of_all = {
@@ -115,7 +117,7 @@ def start_others(place: JobRank, overrides: Sequence[str]) -> list[subprocess.Po
 
 
 def _started_by_slurm() -> bool:
-    """Decide as Lightning does; a batch job without --ntasks is one process."""
+    # As Lightning decides it. A batch job without --ntasks has no SLURM_NTASKS: one process.
     env = os.environ
     there = "SLURM_PROCID" in env and "SLURM_NTASKS" in env
     return there and env.get("SLURM_JOB_NAME") not in _NOT_JOBS
@@ -125,7 +127,7 @@ def _of_slurm() -> JobRank:
     env = os.environ
     ranks, per_node = int(env["SLURM_NTASKS"]), int(env.get("SLURM_NTASKS_PER_NODE", "1"))
     nodes = _hosts(env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", ""))
-    # The job's own port serves training; the rendezvous of launch/slurm.sbatch gives another one.
+    # The job's own port serves training; launch/slurm.sbatch passes another one for the doctor.
     return JobRank(
         rank=int(env["SLURM_PROCID"]),
         ranks=ranks,
@@ -139,7 +141,7 @@ def _of_slurm() -> JobRank:
 
 
 def _hosts(listed: str) -> list[str]:
-    """Slurm's n[1-32], name by name."""
+    """Expand Slurm's n[1-32] to a list of names."""
     try:
         done = subprocess.run(
             ["scontrol", "show", "hostnames", listed],

@@ -1,4 +1,4 @@
-"""From settings to a verdict: every process asks its node, the first one collects and judges."""
+"""The course of `doctor`: every process checks its node, the first one collects and judges."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _COPY_AGAIN = (
     "copies what is missing or cut)"
 )
 _MARGIN = 15.0
-"""Seconds that messages may take beyond what they report about."""
+"""Seconds that a message may take beyond the checks that it reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The verdict of the pre-flight."""
+    """The outcome of the pre-flight."""
 
     table: str
     """Empty on all processes but the first."""
     problems: int
-    """Checks that failed, on whatever node; the other processes know only whether there are any."""
+    """Failed checks on all nodes; 1 on a process that does not hear the first one's count."""
     checks: int
     seconds: float
     hangs: bool
-    """True if a check still hangs: the process must be ended without waiting for it."""
+    """True while a check hangs, so that the process must end without waiting for it."""
 
     @property
     def report(self) -> str:
-        """Table with the verdict below it."""
+        """The table, and a last line with the verdict."""
         last = f"doctor: {self.checks} checks in {self.seconds:.1f} s, "
         if self.problems:
             last += f"{self.problems} failed: this job would not train"
@@ -63,7 +63,7 @@ def examine(overrides: Sequence[str]) -> Verdict:
     begin = time.monotonic()
     cfg = load_config(overrides)
     check_section(cfg.doctor)
-    # As training does.
+    # Training raises the limit of open files first, and the check of it must see the same one.
     allow_many()
     place = find_place(cfg.trainer)
     others = start_others(place, overrides)
@@ -83,8 +83,11 @@ def examine(overrides: Sequence[str]) -> Verdict:
 
 
 def _ask(cfg: RunConfig, meeting: Meeting) -> list[Finding]:
-    """Three rounds: who is there, the nodes by themselves, the nodes together. On the first process
-    everybody's findings, on the others their own."""
+    """Run the three stages: attendance, each node by itself, the nodes together.
+
+    Returns:
+        All findings on the first process, their own on the others.
+    """
     place, seconds = meeting.place, cfg.doctor.seconds
     device = "GPUs" if uses_gpus(cfg.trainer) else "the CPU"
     meeting.say(f"here/{place.rank}", f"{place.node}\n{device}".encode())
@@ -99,7 +102,7 @@ def _ask(cfg: RunConfig, meeting: Meeting) -> list[Finding]:
         own = ask_all(checks_of(cfg, place, node_number=number), node=place.node, seconds=seconds)
     # The first process may have waited in vain for somebody.
     if meeting.hear("together", seconds=seconds + _MARGIN) == b"yes":
-        # One after the other: they talk through one connection, which one holds while it waits.
+        # One after the other, because a check that waits holds the only connection to the store.
         for question in checks_between(cfg, meeting):
             answer = ask_all([question], node=place.node, seconds=seconds)
             own += [f for f in answer if place.leads or f.status != OK]
@@ -107,6 +110,7 @@ def _ask(cfg: RunConfig, meeting: Meeting) -> list[Finding]:
     if place.rank != 0:
         return own
     there = list(here)
+    # Rank 0's own report is in the store already; the others' checks may take both stages.
     heard = {
         rank: meeting.hear(f"found/{rank}", seconds=2 * seconds + _MARGIN if rank else 1.0)
         for rank in there
@@ -164,7 +168,7 @@ def _silent(place: JobRank, rank: int, said: bytes) -> Finding:
 
 
 def compare(findings: Sequence[Finding]) -> list[Finding]:
-    """Turn what must be alike and is not into failures: the smaller group is wrong."""
+    """Turn what must be alike and is not into failures of the smaller group."""
     judged = list(findings)
     for name in dict.fromkeys(f.check for f in findings if f.alike):
         answers = Counter(f.alike for f in findings if f.check == name and f.status == OK)
@@ -182,7 +186,8 @@ def compare(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _part(meeting: Meeting, findings: Sequence[Finding]) -> int:
-    """Tell the others how it ended, and let the first process leave last: it holds the store."""
+    """Share the number of problems and leave, the first process last."""
+    # The first process holds the store: were it to leave earlier, the others' reads would fail.
     place, seconds = meeting.place, meeting.seconds
     if place.rank == 0:
         problems = sum(f.status == FAIL for f in findings)

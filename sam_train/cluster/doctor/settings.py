@@ -11,7 +11,7 @@ from sam_train.settings.compose import compose_config
 
 
 def main(arguments: list[str]) -> None:
-    """Print it; a list with a line for each entry."""
+    """Print the setting, a list with a line for each entry."""
     key, *overrides = arguments
     try:
         value = OmegaConf.select(compose_config(overrides), key)

@@ -1,1 +1,1 @@
-"""What a run will cost, counted before anything is paid for: the verb `plan`."""
+"""The verb `plan`: the cost of a run, counted before anything is paid for."""

@@ -36,6 +36,7 @@ def cheapest(cfg: RunConfig, setting: Setting, simulator: Simulator, *, room: in
         room: bytes of one GPU.
     """
     for candidate in candidates(cfg, setting, ranks=simulator.ranks):
+        # Weights and states alone are quick to count; activations take a run on fake tensors.
         if simulator.least(candidate) > room:
             continue
         needed = simulator.memory(candidate).needed(cfg.plan)
@@ -49,14 +50,15 @@ def candidates(cfg: RunConfig, setting: Setting, *, ranks: int) -> Iterator[Sett
     """Yield settings that take less memory, in order of their cost."""
     found: list[tuple[tuple[float, ...], Setting]] = []
     own = setting.images * setting.turns
-    turns = [n for n in range(setting.turns, own + 1) if own % n == 0]
+    # Only divisors: all micro-batches of an update have as many images.
+    micro_batches = [n for n in range(setting.turns, own + 1) if own % n == 0]
     masks = [m for m in (setting.masks, setting.masks // 2, setting.masks // 4) if m]
     ways = {(setting.strategy, setting.offload): 0.0}
     if ranks > 1 and cfg.optim.name != "muon":
         ways |= {way: cost for way, cost in _STRATEGIES.items() if way not in ways and cost}
     low = [setting.precision] if setting.low else [setting.precision, "bf16-mixed"]
     modes = _MODES[_MODES.index(setting.recompute) :]
-    for number, mode, way, precision, fewer in product(turns, modes, ways, low, masks):
+    for number, mode, way, precision, fewer in product(micro_batches, modes, ways, low, masks):
         changed = replace(
             setting,
             turns=number,
@@ -69,7 +71,7 @@ def candidates(cfg: RunConfig, setting: Setting, *, ranks: int) -> Iterator[Sett
             masks=fewer,
         )
         # More micro-batches cost next to nothing, but small ones keep a GPU less busy.
-        time = _EXTRA[mode] + ways[way] + 0.02 * turns.index(number)
+        time = _EXTRA[mode] + ways[way] + 0.02 * micro_batches.index(number)
         other = masks.index(fewer) + (precision != setting.precision)
         if changed != setting:
             found.append(((other, time), changed))

@@ -1,4 +1,4 @@
-"""What a training step takes beyond weights, gradients and moments, in its two parts.
+"""The cost of a training step's two parts beyond weights, gradients and moments.
 
 Encoder and rounds meet only at the image embedding, so their costs add up: while the rounds run,
 the encoder's saved activations lie still. Each part is run by itself under a ledger, the encoder
@@ -27,38 +27,37 @@ from sam_train.types import Batch
 
 @dataclass(slots=True, kw_only=True)
 class Flops:
-    """Of one part for one turn's images."""
+    """The FLOPs of one part for one micro-batch's images."""
 
     forward: Counter[str] = field(default_factory=Counter)
-    """By module."""
+    """Forward FLOPs by module."""
     backward: int = 0
     recomputed: int = 0
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of forward, backward and recomputed FLOPs."""
         return self.forward.total() + self.backward + self.recomputed
 
 
 class Gradients(StrEnum):
-    """What becomes of the encoder's gradients in a turn's backward pass."""
+    """The fate of the encoder's gradients in a micro-batch's backward pass."""
 
     made = "made"
-    """The first turn after an update: they grow as the activations go."""
+    """The first micro-batch after an update, in which gradients grow as the activations go."""
     added = "added"
-    """A later turn: each is added to what is there."""
+    """A later micro-batch, in which each gradient is added to the one that is there."""
     sent = "sent"
-    """They are averaged at once and only a part stays, which belongs to the strategy."""
+    """Gradients that are averaged at once; the strategy counts the part that stays."""
 
 
 @dataclass(slots=True, kw_only=True)
 class EncoderCost:
-    """Bytes above weights, moments, batch and the gradients of earlier turns."""
+    """Bytes above weights, moments, batch and the gradients of earlier micro-batches."""
 
     forward_peak: int
     saved: int
-    """What lies still while the rounds run: for the backward pass, and autocast's copies of the
-    weights."""
+    """Bytes kept while the rounds run: saved activations, and autocast's copies of the weights."""
     backward_peak: int
     flops: Flops
     work: Counter[Work]
@@ -66,7 +65,7 @@ class EncoderCost:
 
 @dataclass(slots=True, kw_only=True)
 class RoundsCost:
-    """Bytes above those and the encoder's saved activations."""
+    """Bytes above those of `EncoderCost` and the encoder's saved activations."""
 
     peak: int
     at_end: int
@@ -110,7 +109,7 @@ def _known(module: StepModule, batch: Batch) -> list[Tensor]:
 def encoder_cost(
     module: StepModule, batch: Batch, *, recompute: str, gradients: Gradients
 ) -> EncoderCost:
-    """Encode a batch and go back through it.
+    """Encode a batch, backpropagate through the encoder, and count.
 
     Args:
         module: of real or fake tensors; its gradients are gone afterwards.
@@ -130,7 +129,7 @@ def encoder_cost(
     with ledger, ledger.attribute(modules_of(module.sam)):
         with autocast(module), ledger.phase() as forward:
             embeddings = module.encode(batch)
-        # It is counted where the rounds make it.
+        # `rounds_cost` counts this gradient in `at_end`, so its bytes are subtracted below.
         gradient = torch.empty_like(embeddings)
         with ledger.phase() as backward:
             back(embeddings, gradient)
@@ -138,6 +137,7 @@ def encoder_cost(
         hook.remove()
     for parameter in encoder.parameters():
         parameter.grad = None
+    # Only recomputation runs a module's forward pass in the backward phase; the rest is backward.
     own = backward.flops.pop("", 0)
     return EncoderCost(
         forward_peak=forward.peak,
@@ -149,10 +149,11 @@ def encoder_cost(
 
 
 def rounds_cost(module: StepModule, batch: Batch) -> RoundsCost:
-    """Play all rounds on an embedding."""
+    """Run all rounds on an embedding of zeros, with their backward passes, and count."""
     sam = module.sam.train()
     side, channels = sam.prompt_encoder.grid, sam.prompt_encoder.no_mask_embed.embedding_dim
     shape = (len(batch.keys), channels, side, side)
+    # A leaf that requires gradients, as the decoder's backward passes reach the embeddings.
     embeddings = torch.zeros(shape, device=module.device, requires_grad=True)
     ledger = Ledger([*_known(module, batch), embeddings])
     # Autocast's copies of the decoder's weights go before the backward pass.
@@ -173,6 +174,8 @@ def _send(parameter: Tensor) -> None:
 
 
 def back(output: Tensor, gradient: Tensor) -> None:
-    """Go back as `output.backward(gradient)`, which would switch off `fake`'s GPU kernels during
-    recomputation."""
+    """Run the backward pass of `output.backward(gradient)`.
+
+    That method would switch off `fake`'s GPU kernels during recomputation.
+    """
     _engine_run_backward((output,), (gradient,), False, False, (), True, accumulate_grad=True)

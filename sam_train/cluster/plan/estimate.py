@@ -129,6 +129,7 @@ def make_plan(cfg: RunConfig, simulator: Simulator) -> Plan:
 
 def parameters_by_module(sam: Sam) -> dict[str, int]:
     """Count parameters, each for the innermost part that has it."""
+    # An inner part comes behind its outer one, so its name is the last that is written.
     owner = {
         id(parameter): name
         for name, members in modules_of(sam).items()
@@ -171,9 +172,9 @@ def speed_of(
     flops = (encoder.flops.total + rounds.flops.total) / setting.images
     peak = gpu.bf16 if setting.low else full
     at_mfu = ranks * peak * 1e12 * cfg.plan.mfu / flops
-    turn = _seconds(encoder.work + rounds.work, gpu, full=full)
+    micro_batch = _seconds(encoder.work + rounds.work, gpu, full=full)
     update = _UPDATE * states.gradients / (gpu.bandwidth * 1e12)
-    at_most = ranks * setting.images / (turn + update / setting.turns)
+    at_most = ranks * setting.images / (micro_batch + update / setting.turns)
     images = min(at_mfu, at_most)
     hours = cfg.trainer.max_steps * cfg.data.batch_size / images / 3600
     return Speed(
@@ -188,6 +189,7 @@ def speed_of(
 
 
 def _seconds(work: Counter[Work], gpu: Gpu, *, full: float) -> float:
+    # The roofline of each operation: arithmetic and traffic overlap, so the slower one counts.
     return sum(
         times
         * max(

@@ -13,7 +13,7 @@ class Gpu:
 
     title: str
     memory_gib: float
-    """What `torch.cuda.mem_get_info` calls the total: below the GB on the box."""
+    """The total of `torch.cuda.mem_get_info`, which is below the GB on the box."""
     bf16: float
     """TFLOP/s of bfloat16 products with float32 sums."""
     tf32: float
@@ -24,6 +24,7 @@ class Gpu:
     """TB/s of its memory."""
 
 
+# Dense figures: data sheets print twice as much with 2:4 sparsity, which training has not.
 GPUS: dict[str, Gpu] = {
     "rtx3090": Gpu(
         title="RTX 3090", memory_gib=23.6, bf16=71, tf32=35.6, fp32=35.6, bandwidth=0.936
@@ -52,7 +53,7 @@ GPUS: dict[str, Gpu] = {
 
 
 def gpu_of(name: str) -> Gpu:
-    """The card that `plan.gpu` names.
+    """Return the card that `plan.gpu` names.
 
     Raises:
         UserError: it is not in the table.

@@ -71,6 +71,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @contextmanager
     def phase(self) -> Iterator[Phase]:
         """Begin a stretch whose peak, FLOPs and work are counted by themselves."""
+        # The peak starts from the bytes alive, which count into this phase as well.
         outer, self._phase = self._phase, Phase(peak=self.live)
         own = self._phase
         try:
@@ -109,6 +110,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the operation and count it."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        # Operations such as prim.device ask a tensor for a property; they touch no memory.
         if func.namespace == "prim":
             return out
         made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]

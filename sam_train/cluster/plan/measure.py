@@ -1,4 +1,4 @@
-"""What a real step takes on this CPU, by torch's allocator and FLOP counter, beside the plan."""
+"""A real step's memory and FLOPs on this CPU, by torch's own counters, beside the plan's."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Comparison:
     """A step of one process."""
 
     memory: Pair
-    """Bytes of the first step's tensors at their most, weights and batch included; there are no
-    moments or gradients before it."""
+    """Peak bytes of the first step's tensors, weights and batch included. No moments or gradients
+    exist before it."""
     flops: Pair
 
 

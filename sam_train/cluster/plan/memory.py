@@ -27,18 +27,18 @@ class Memory:
     """Bytes that tensors take at the moment when they take most."""
 
     moment: str
-    """When that is."""
+    """The moment in words."""
     parts: dict[str, int]
     host: int
-    """Of CPU memory, for what DeepSpeed offloads."""
+    """Bytes of CPU memory that DeepSpeed offloads to."""
 
     @property
     def tensors(self) -> int:
-        """All parts."""
+        """The sum of all parts."""
         return sum(self.parts.values())
 
     def needed(self, cfg: PlanConfig) -> int:
-        """With what no tensor holds."""
+        """Add the allocator's gaps, and the reserve for what no tensor holds."""
         return round(self.tensors * (1 + cfg.gaps) + cfg.reserve_gib * GIB)
 
 
@@ -76,8 +76,7 @@ class Simulator:
         return self._encoders[key]
 
     def share_rounds(self, other: Simulator) -> None:
-        """Take over what `other` counts of the decoder, and the other way round: for models that
-        differ in the encoder only."""
+        """Share the counts of the decoder with `other`, whose model differs in the encoder only."""
         self._rounds = other._rounds
 
     def rounds(self, setting: Setting) -> RoundsCost:
@@ -127,7 +126,7 @@ class Simulator:
             "weights": states.weights,
             "optimizer": states.moments,
             "sent and received": states.buffers,
-            # Lightning lets the last update's go when the rounds are over.
+            # Lightning drops the last update's gradients only when the rounds are over.
             "gradients": states.gradients,
             "batch": self.batch_bytes(setting),
         }
@@ -143,6 +142,7 @@ class Simulator:
                 "encoder's activations": encoder.backward_peak,
             },
         }
+        # A part of the same name replaces the held one: in backward, "gradients" are counted anew.
         return {moment: held | parts for moment, parts in moments.items()}
 
 

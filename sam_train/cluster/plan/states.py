@@ -1,6 +1,6 @@
-"""What a rank holds between steps under each strategy: weights, gradients, moments, buffers.
+"""The weights, gradients, moments and buffers of a rank between steps, under each strategy.
 
-Derived from the parameters' shapes and from how each strategy divides them; see
+The parameters' shapes decide them, and the way in which each strategy divides these; see
 `train/parallel/strategies.py` and `train/parallel/zero.py`.
 """
 
@@ -38,15 +38,15 @@ class States:
     """The optimizer's state, the average of `optim.ema`, and the float32 copy of weights that
     DeepSpeed updates."""
     buffers: int
-    """What is sent or has arrived from other ranks."""
+    """Tensors on their way to other ranks or from them."""
     host: int = 0
-    """Of CPU memory."""
+    """Bytes of CPU memory."""
     sent: int = 0
-    """A rank sends so much per update, and receives as much."""
+    """Bytes that a rank sends per update, and receives."""
     sends_gradients: bool = False
-    """Gradients of the encoder do not stay until the update."""
+    """True where gradients of the encoder do not stay until the update."""
     low_blocks: bool = False
-    """The encoder units' weights come as bfloat16, so autocast copies none of them."""
+    """True where the encoder units' weights come as bfloat16, so that autocast copies none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Counts:
     moments: int
     """AdamW keeps two for each trained weight, Muon one for those that it updates."""
     averaged: int
-    """Of the moving average of the weights, where `optim.ema` keeps one."""
+    """Weights with a moving average; 0 without `optim.ema`."""
 
 
 def whole_model(cfg: RunConfig) -> Sam:
@@ -108,6 +108,7 @@ def states_of(cfg: RunConfig, *, ranks: int) -> States:
         moments=FLOAT * (counts.moments + counts.averaged),
         # DDP's buckets are as large as all gradients together.
         buffers=0 if alone else FLOAT * counts.trained,
+        # A ring all-reduce sends each value twice: once to be summed, once as the sum.
         sent=0 if alone else 2 * FLOAT * counts.trained * (ranks - 1) // ranks,
     )
 
@@ -123,10 +124,11 @@ def _fsdp2(cfg: RunConfig, sam: Sam, *, ranks: int) -> States:
         counts = count(cfg, sam)
     width = 2 if cfg.trainer.precision in LOW_PRECISIONS else FLOAT
     largest = max(units, default=0)
-    # Two units are there whole, one at work and one on its way; behind the backward pass of one,
-    # its gradients, and the float32 copy of them that is averaged.
+    # Two units are whole at a time, one at work and the next on its way. After the backward pass
+    # of one come its gradients, and the float32 copy of them that is averaged.
     gathered = 2 * width * largest + (width + FLOAT) * largest + FLOAT * root
-    # Forward, backward, gradients; what is whole is averaged as with DDP.
+    # Units are gathered for forward and for backward, and their gradients scattered. Parameters
+    # outside the encoder are whole on all ranks, and averaged as under DDP.
     volume = 2 * width * sum(units) + FLOAT * (sum(units) + 2 * root) + 2 * FLOAT * rest
     return States(
         weights=FLOAT * counts.weights,
@@ -148,7 +150,7 @@ def _deepspeed(cfg: RunConfig, sam: Sam, counts: Counts, *, ranks: int) -> State
     if stage not in (1, 2, 3):
         raise UserError(f"trainer.deepspeed={cfg.trainer.deepspeed}: plan knows ZeRO 1, 2 and 3")
     part = -(-counts.trained // ranks)
-    # AdamW's two, and the weights that it updates.
+    # AdamW's two moments, and the float32 weights that it updates.
     updated = FLOAT * (part + -(-counts.moments // ranks))
     bucket = FLOAT * min(int(zero.get("reduce_bucket_size", 5e8)), counts.trained)
     buckets = bucket * (2 if zero.get("overlap_comm") else 1)
@@ -160,7 +162,7 @@ def _deepspeed(cfg: RunConfig, sam: Sam, counts: Counts, *, ranks: int) -> State
         )
         split_up = counts.weights - decoder
         weights = FLOAT * (-(-split_up // ranks) + decoder)
-        # Weights are let go only beyond this many.
+        # DeepSpeed drops gathered weights only beyond this many.
         gathered = FLOAT * min(int(zero.get("stage3_max_live_parameters", 1e9)), split_up)
     return States(
         weights=weights,
@@ -175,7 +177,7 @@ def _deepspeed(cfg: RunConfig, sam: Sam, counts: Counts, *, ranks: int) -> State
 
 @contextmanager
 def fake_ranks(number: int) -> Iterator[None]:
-    """Let this process believe that it is the first of `number`; sent tensors go nowhere.
+    """Let this process act as the first of `number` ranks; tensors that it sends go nowhere.
 
     Raises:
         UserError: it is one of several already.

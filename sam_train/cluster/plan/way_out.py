@@ -29,7 +29,7 @@ def ask(error: OutOfMemoryError, overrides: Sequence[str]) -> str:
         overrides: the run's settings, as on the command line.
     """
     figures = json.dumps({"ranks": error.ranks, "memory": asdict(error.memory)})
-    # No GPU is needed, and the run's own may be full.
+    # The count needs no GPU, and the run's own may be full.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(

@@ -22,7 +22,7 @@ class BoxResult:
     """The mask for one box, as an observer sees it."""
 
     batch: Batch
-    """On the device; carries `rles`."""
+    """The batch on the device, with `rles`."""
     batch_number: int
     """Number of the batch in the evaluation, from 0."""
     mask_index: int
@@ -49,10 +49,10 @@ def measure_boxes(
     observer: BoxObserver | None = None,
     batch_number: int = 0,
 ) -> npt.NDArray[np.float64]:
-    """Prompt with the exact box of each mask and measure the most confident answer.
+    """Measure the most confident answer to the exact box of each mask.
 
-    The box is that of the ground truth, without the noise of training. It is a single prompt, so it
-    asks for what round 0 of training asks for: three masks, or one without `multimask`. Masks are
+    The box is that of the ground truth, without the noise of training. A box is a single prompt,
+    so three masks are asked for as in round 0 of training, or one without `multimask`. Masks are
     compared at the original resolution.
 
     Args:

@@ -28,7 +28,7 @@ class ClickResult:
     """The state of one mask after one more click, as an observer sees it."""
 
     batch: Batch
-    """On the device; carries `rles`."""
+    """The batch on the device, with `rles`."""
     batch_number: int
     """Number of the batch in the evaluation, from 0."""
     mask_index: int
@@ -38,7 +38,7 @@ class ClickResult:
     point: tuple[float, float]
     """The newest click (x, y), input frame."""
     foreground: bool
-    """Its label."""
+    """Label of the newest click."""
     mask: Bitmap
     """uint8 [H, W], original frame; the most confident of three after one click."""
     iou: float
@@ -82,20 +82,21 @@ def evaluate_clicks(
     observer: Observer | None = None,
     box_observer: BoxObserver | None = None,
 ) -> ClickScores:
-    """Click on what is wrong, again and again, and measure each time.
+    """Run the interactive evaluation and measure the IoU after each click.
 
-    The first click asks for three masks; the one of highest predicted IoU is fed back, "oracle" is
-    the best. Each next click is the deepest pixel of the error region at the original resolution
-    and asks for one mask. A perfect mask needs no further click and keeps its IoU of 1.
+    The first click asks for three masks. The one of highest predicted IoU is fed back, and
+    "oracle" is the best of the three. Each next click is the deepest pixel of the error region at
+    the original resolution and asks for one mask. A perfect mask gets no further click and keeps
+    its IoU of 1.
 
     Args:
         sam: put into eval mode meanwhile. Runs under the caller's autocast, if any.
         batches: with `rles`. On several ranks, each rank's own part, of any length.
-        clicks: at which numbers of clicks to report.
+        clicks: numbers of clicks to report.
         first: "centre" (farthest from the mask's boundary) or "random" (the batch's `points`).
         max_masks: decoded at once; bounds memory.
         boxes: measure each mask's exact box, too (`box_prompt.measure_boxes`).
-        multimask: whether a single prompt asks for three masks, or for one, its own oracle.
+        multimask: a single prompt asks for three masks; else for one, which is its own oracle.
         groups: position in data.val -> scene, patient or slide, for the intervals.
         device: of `sam`; its parameters' by default.
         observer, box_observer: see every mask of a click, and of a box, for pictures.
@@ -116,10 +117,10 @@ def evaluate_clicks(
         box = None
         if boxes:
             box = measure_boxes(sam, batch, embeddings, observer=box_observer, **asked)
-        played = play_clicks(
+        clicked = play_clicks(
             sam, batch, embeddings, rounds=tally.rounds, first=first, observer=observer, **asked
         )
-        played.add_to(tally, batch, box=box, groups=groups or {})
+        clicked.add_to(tally, batch, box=box, groups=groups or {})
 
     with _evaluating(sam):
         for number, batch in enumerate(batches):
@@ -276,11 +277,13 @@ class _Clicking:
         self, n: int, found: Clicked, observer: Observer | None, *, stop_at: float = 1.0
     ) -> None:
         """Decode with n clicks, measure, and place click n + 1 where IoU is below `stop_at`."""
+        # A mask that is no longer clicked keeps its last IoU in all later columns.
         self.iou = np.concatenate([self.iou, self.iou[:, -1:]], axis=1)
         if len(self.active) == 0:
             return
         prediction = self._decode_active(multimask=n == 1 and self.multimask)
         predicted = prediction.iou.float().cpu().numpy()
+        # The prediction decides, as for a person who has no ground truth to compare with.
         carried = predicted.argmax(axis=1)
         next_clicks: dict[int, Click] = {}
         kept = np.zeros(len(self.active), dtype=bool)
@@ -355,5 +358,5 @@ class _Clicking:
 
 
 def _decode(rle: RLE) -> Bitmap:
-    # pycocotools answers in column-major order; the kernels walk rows.
+    # pycocotools returns column-major arrays; the kernels walk rows.
     return np.ascontiguousarray(coco_mask.decode(rle))

@@ -1,4 +1,4 @@
-"""The figures of a k-click evaluation: sums that add up over ranks, and the means people read."""
+"""The figures of a k-click evaluation: sums that add up over ranks, and means for people."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class ClickScores:
     """Mean IoU over masks, at the original resolution."""
 
     miou: dict[int, float]
-    """By number of clicks; at one click the most confident of three masks."""
+    """Mean IoU by number of clicks; after one click, of the most confident of three masks."""
     oracle: float
-    """At one click, the best of the three masks (paper D)."""
+    """Mean IoU of the best of the three masks after one click (paper D)."""
     masks: int
     images: int
     calibration: Calibration
@@ -55,7 +55,7 @@ class ClickScores:
     groups: int = 0
     """Number of groups of photos that the intervals resample."""
     grouped: bool = False
-    """`groups.tsv` says which photos belong together; else each photo is a group."""
+    """True where `groups.tsv` groups the photos; else each photo is a group."""
 
     def means(self) -> dict[str, float]:
         """Return the mean IoUs by flat names: miou_1, oracle, miou_2, box."""
@@ -65,8 +65,11 @@ class ClickScores:
         return {**first, "oracle": self.oracle, **means, **box}
 
     def figures(self) -> dict[str, float]:
-        """Return all figures by flat names for loggers: the means, the ends of their intervals
-        (miou_1_low, miou_1_high), iou_error, iou_correlation."""
+        """Return all figures by flat names for loggers.
+
+        These are the means, the ends of their intervals (miou_1_low, miou_1_high), iou_error and
+        iou_correlation.
+        """
         return {
             **self.means(),
             **{f"{name}_low": ends.low for name, ends in self.intervals.items()},
@@ -76,7 +79,7 @@ class ClickScores:
         }
 
     def basis(self) -> str:
-        """Return what the intervals rest on, in a few words."""
+        """Describe the basis of the intervals in a few words."""
         if not self.intervals:
             return "no intervals: they need two groups of images or more"
         of = f"groups of images ({GROUPS_FILE})" if self.grouped else "images"
@@ -123,7 +126,7 @@ class ClickScores:
         raw = json.loads(text)
         raw["miou"] = {int(n): value for n, value in raw["miou"].items()}
         raw["calibration"] = Calibration(**raw["calibration"])
-        # Files from before there were intervals have none.
+        # Files of versions without intervals have none.
         ends = raw.get("intervals", {})
         raw["intervals"] = {name: Interval(**pair) for name, pair in ends.items()}
         return cls(**raw)
@@ -210,13 +213,14 @@ class ClickTally:
         """Return the means over the masks of all ranks; every rank gets the same.
 
         Args:
-            clicks: at which numbers of clicks to report, each from 1 to `rounds`.
-            device: where the collective runs; NCCL needs the GPU's.
+            clicks: numbers of clicks to report, each from 1 to `rounds`.
+            device: that of the collective; NCCL needs the GPU's.
 
         Raises:
             UserError: no rank has seen a mask.
         """
         sums = self._sums()
+        # Sums, not means, cross the ranks: each rank has another number of masks.
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             sums = sums.to(device or "cpu")
             dist.all_reduce(sums)
@@ -253,6 +257,7 @@ def _calibration(moments: Tensor, bins: Tensor) -> Calibration:
     n = count.sum()
     mean_predicted, mean_real = predicted.sum() / n, real.sum() / n
     absolute, predicted_squared, real_squared, product = moments
+    # From moments, which add up over ranks; rounding may leave a variance slightly below zero.
     variance_p = (predicted_squared / n - mean_predicted**2).clamp(min=0)
     variance_r = (real_squared / n - mean_real**2).clamp(min=0)
     spread = (variance_p * variance_r).sqrt()

@@ -1,8 +1,8 @@
 """Average precision of masks or boxes as COCO and LVIS define it, by faster-coco-eval.
 
-That library is a maintained port of pycocotools to C++, which also knows LVIS's rules: categories
-count only in images that say they are or are not there, and unmatched results of categories that
-are not marked exhaustively do not count.
+That library is a maintained port of pycocotools to C++, which also knows LVIS's rules. Categories
+count only in images that list them as present or absent. Unmatched results of categories that are
+not marked exhaustively do not count.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def average_precision(
 
     Args:
         images: those that count.
-        results: image_id, category_id, score and segmentation (an RLE) or bbox (x y w h), of these
-            images only. Not both: COCO's tools would take the box's area for the mask's.
+        results: image_id, category_id, score and either segmentation (an RLE) or bbox (x y w h),
+            of these images only. Given both, COCO's tools take the box's area for the mask's.
         kind: segm or bbox.
     """
     from faster_coco_eval import COCO, COCOeval_faster  # noqa: PLC0415 - only this needs it
@@ -96,9 +96,9 @@ def _names(categories: Sequence[TruthCategory]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """Numbers for ids: the library takes numbers only, and 0 for none.
+    """Numbers from 1 in place of ids, because the library reads numbers only, and 0 as none.
 
-    They keep the order of ids that are numbers, which decides between equal scores.
+    Numeric ids keep their order, which decides between equal scores.
     """
 
     images: dict[ImageId, int]
@@ -125,8 +125,7 @@ class _Numbers:
 def strongest(
     results: Sequence[Mapping[str, Any]], *, limit: int = LVIS_MAX_DETECTIONS
 ) -> list[Mapping[str, Any]]:
-    """Keep the results of each image with the highest scores, as LVIS cuts them before it
-    evaluates."""
+    """Keep the highest scores of each image, as LVIS does before it evaluates."""
     by_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:
         by_image[result["image_id"]].append(result)
@@ -144,12 +143,12 @@ def _figures(
     names: Sequence[str],
     frequencies: Sequence[str | None] | None,
 ) -> Precision:
-    """Average [thresholds, recalls, categories, sizes, limits] and the same without recalls; -1
-    marks a kind without masks."""
+    """Average [thresholds, recalls, categories, sizes, limits] and the same without recalls."""
     best = precision[..., -1]
     figures = {
         "ap": _mean(best[..., 0]),
         "ap_50": _mean(best[0, ..., 0]),
+        # Thresholds go from 0.50 in steps of 0.05.
         "ap_75": _mean(best[5, ..., 0]),
     }
     figures |= {f"ap_{size}": _mean(best[..., k + 1]) for k, size in enumerate(SIZES)}
@@ -163,6 +162,7 @@ def _figures(
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
+    # -1 marks a category or size without masks, which must not lower the mean.
     there = values[values > -1]
     return float(there.mean()) if there.size else None
 

@@ -31,9 +31,9 @@ class Detection(msgspec.Struct, kw_only=True):
     """An entry of the list; other fields are ignored."""
 
     image_id: Any = None
-    """The image's id as the ground truth writes it, once `read_results` has found the image."""
+    """The image's id, in the ground truth's form once `read_results` has found the image."""
     category_id: Any = None
-    """Likewise."""
+    """The category's id, in the ground truth's form once `read_results` has found it."""
     score: Any = None
     # Kept as text until it is needed, like the mask.
     bbox: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
@@ -44,8 +44,7 @@ class Detection(msgspec.Struct, kw_only=True):
     """Coordinates are fractions of width and height; `read_results` fills it in."""
 
     def rank(self) -> float | None:
-        """Return `score`, else the mean of predicted IoU and stability, as the paper ranks
-        proposals."""
+        """Return `score`, else the mean of predicted IoU and stability (paper D.3)."""
         if (score := as_number_value(self.score)) is not None:
             return score
         sure, stable = (as_number_value(v) for v in (self.predicted_iou, self.stability_score))
@@ -95,7 +94,7 @@ class Results:
     by_image: dict[ImageId, list[Detection]]
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
-    """Sentences for people: what is unusual about the file and was taken all the same."""
+    """Sentences for people about oddities of the file that were accepted."""
 
     def of(self, image: TruthImage) -> Sequence[Detection]:
         """Return the results of an image in the file's order."""
@@ -105,12 +104,11 @@ class Results:
 def read_results(path: Path, truth: Truth, *, option: str, categories: bool) -> Results:
     """Read results for the images of `truth`.
 
-    What is about other images, or of categories that the ground truth does not have, is left out
-    and counted.
+    Results of images or categories that the ground truth does not have are left out and counted.
 
     Args:
         option: the setting that named the file, for messages.
-        categories: whether each result must have one.
+        categories: each result must have a category.
 
     Raises:
         UserError: the file cannot be read, has no scores, or nothing of it fits.
@@ -164,7 +162,7 @@ def read_results(path: Path, truth: Truth, *, option: str, categories: bool) -> 
 
 
 def _items(file: JsonFile, option: str) -> tuple[list[Detection], Counter[str]]:
-    """Return the entries of a file of results, and how many are none."""
+    """Return the entries of a file of results, and a count of those that cannot be read."""
     left_out = Counter[str]()
     try:
         if file.text.lstrip()[:1] == b"[":
@@ -204,7 +202,7 @@ def _raw_items(file: JsonFile) -> list[msgspec.Raw] | None:
 
 
 def _check(items: Sequence[Detection], file: JsonFile, *, option: str, categories: bool) -> None:
-    """Refuse a file that lacks throughout what every result needs."""
+    """Refuse a file in which all results lack a required field."""
     if not items:
         return
     if all(item.image_id is None for item in items):
@@ -216,7 +214,7 @@ def _check(items: Sequence[Detection], file: JsonFile, *, option: str, categorie
 
 
 def _are_fractions(items: Sequence[Detection]) -> bool:
-    """Tell whether all boxes and polygons lie within 0 and 1: the first in pixels decides."""
+    """Tell whether all boxes and polygons lie within 0 and 1."""
     found = False
     for item in items:
         box = as_box(item.bbox)

@@ -1,4 +1,4 @@
-"""The ground truth of COCO or LVIS with what their figures need: categories, areas, crowds."""
+"""The ground truth of COCO or LVIS with categories, areas and crowds, which their figures need."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TruthImage:
     path: Path
     """Path of the photo, or of the one that should be there if it is missing."""
     key: str
-    """Tells it from the other images, in records."""
+    """Name in records, unique among the images."""
     neg_category_ids: tuple[CategoryId, ...] | None = None
     """LVIS: categories that are known to be absent."""
     not_exhaustive_category_ids: tuple[CategoryId, ...] | None = None
@@ -76,9 +76,9 @@ class TruthMask:
     category: CategoryId
     rle: RLE
     area: float
-    """Area as the file says, by which small, medium and large are told; else the mask's pixels."""
+    """The file's area, which decides between small, medium and large; else the mask's pixels."""
     box: tuple[float, float, float, float]
-    """x0 y0 x1 y1, edges in pixels: as the file says, else around the mask."""
+    """x0 y0 x1 y1, edges in pixels: the file's box, else the one around the mask."""
     crowd: bool
 
 
@@ -92,29 +92,29 @@ class Truth:
     images: list[TruthImage]
     categories: dict[CategoryId, TruthCategory]
     lvis: bool
-    """Has frequencies and lists of absent categories."""
+    """True where the file has frequencies and lists of absent categories."""
     digest: str
     """Fingerprint of the file's content."""
     image_index: IdIndex
-    """Places in `images`, and"""
+    """Places in `images`, by ids in the form of any file."""
     category_index: IdIndex
-    """Names of `categories`, by ids as any file writes them."""
+    """Places in `categories`, by ids in the form of any file."""
     normalised: bool = False
-    """Coordinates are fractions of the photos' width and height."""
+    """True where coordinates are fractions of the photos' width and height."""
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
-    """Sentences for people: what is unusual about the file and was taken all the same."""
+    """Sentences for people about oddities of the file that were accepted."""
     annotations: dict[ImageId, list[tuple[CategoryId, CocoAnnotation]]] = field(
         default_factory=dict
     )
 
     def image(self, value: Any) -> TruthImage | None:
-        """Return the only image that an id of another file means, if there is one."""
+        """Return the only image that matches an id of another file, or None."""
         places = self.image_index.find(value)
         return self.images[places[0]] if len(places) == 1 else None
 
     def category(self, value: Any) -> CategoryId | None:
-        """Return the id of the only category that an id of another file means."""
+        """Return the id of the only category that matches an id of another file, or None."""
         places = self.category_index.find(value)
         return list(self.categories)[places[0]] if len(places) == 1 else None
 
@@ -171,7 +171,7 @@ class Truth:
         """Read the photo as uint8 [H, W, 3], RGB.
 
         Raises:
-            SkipItem: it is missing or damaged, or not of the size that the file says.
+            SkipItem: it is missing or damaged, or its size differs from the file's.
         """
         size = (image.height, image.width)
         path = image.path
@@ -186,15 +186,13 @@ class Truth:
         return pixels
 
     def photo_stamps(self, images: Sequence[TruthImage]) -> list[str]:
-        """Fingerprint each image's photo: another one under the same name has another
-        fingerprint."""
+        """Fingerprint each image's photo, which tells it from another one of the same name."""
         with ThreadPoolExecutor() as pool:
             paths = (image.path for image in images)
             return list(pool.map(lambda path: files_fingerprint(str(path), files=[path]), paths))
 
     def chosen(self, limit: int | None) -> list[TruthImage]:
-        """Choose all images, or so many of them: always the same, whatever their order in the
-        file."""
+        """Choose all images, or `limit` of them, which their order in the file does not decide."""
         if limit is None or limit >= len(self.images):
             return self.images
         draws = {i.id: hashlib.blake2b(str(i.id).encode()).digest() for i in self.images}
@@ -203,8 +201,9 @@ class Truth:
 
 
 def open_truth(path: str, photos: str, datasets: Any, *, task: str) -> Truth:
-    """Open the ground truth of `TASK.ground_truth` and `TASK.images`, else the only COCO or LVIS
-    set of `eval.datasets`.
+    """Open the ground truth of `TASK.ground_truth` and `TASK.images`.
+
+    Without these it is the only COCO or LVIS set of `eval.datasets`.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -238,9 +237,9 @@ def find_truth(path: str, photos: str, datasets: Any, *, task: str) -> tuple[Pat
 def read_truth(path: Path, photos: Path) -> Truth:
     """Read a COCO or LVIS instances JSON.
 
-    Entries of `images` that cannot be told apart or measured, and annotations of images or
-    categories that the file does not list, are left out and counted. Entries that name the same
-    photo stay apart, as in pycocotools: results are by their ids.
+    Entries of `images` that cannot be told apart or measured are left out and counted. So are
+    annotations of images or categories that the file does not list. Entries of the same photo stay
+    apart, as in pycocotools, because results refer to their ids.
 
     Raises:
         UserError: a path is missing, or the file is not of that form.

@@ -1,4 +1,4 @@
-"""Photos with masks of any source, for evaluation: what to read, which part, one photo."""
+"""Photos with masks of any source for evaluation: data sets, the part taken, one photo."""
 
 from __future__ import annotations
 

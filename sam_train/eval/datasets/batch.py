@@ -33,7 +33,7 @@ def prompt_batch(
         image_size: S.
         points: int64 [m, 2] (x, y), original frame: first clicks of the m masks taken, for
             first="random"; zeros if left out.
-        masks: which of the sample's masks; all by default.
+        masks: positions among the sample's masks; all by default.
 
     Returns:
         On the CPU, with `rles` and boxes (first to last foreground pixel, input frame). The loss
@@ -65,13 +65,15 @@ def random_points(
     """Draw a foreground pixel of each mask uniformly, decided by the arguments and `sample.key`.
 
     Args:
-        draw: number of the draw: another one, other points.
-        masks: which of the sample's masks; all by default. Does not change a mask's own draw.
+        draw: number of the draw; another one gives other points.
+        masks: positions among the sample's masks; all by default. They do not change a mask's own
+            draw.
 
     Returns:
         int64 [m, 2] (x, y), original frame.
     """
     taken = np.array(range(len(sample.masks)) if masks is None else masks, dtype=np.int64)
+    # By the sample's name, not its place, so that a subset of the images has the same points.
     name = int.from_bytes(hashlib.blake2b(sample.key.encode(), digest_size=7).digest(), "big")
     runs = _runs(sample, range(len(sample.masks)))
     ranks = select.draw_ranks(taken, runs.areas[taken], key=hash64(seed, _STREAM, draw, name))

@@ -27,12 +27,12 @@ class EvalSample:
     """A photo and its usable masks, original frame."""
 
     key: str
-    """`dataset/name`: decides random draws, whatever folder the files lie in."""
+    """`dataset/name`, which decides random draws, whatever folder the files lie in."""
     dataset: str
     image: npt.NDArray[np.uint8]
     """[H, W, 3] RGB."""
     masks: list[RLE]
-    """At least one; none is empty."""
+    """One mask or more, none of them empty."""
     names: list[str]
     """Origin of each mask: the annotation's id, the label, the file."""
     areas: list[int]
@@ -54,24 +54,25 @@ class EvalImage(ABC):
     name: str
     """Path below the photos' folder, or `shard.tar/sa_12`."""
     source: str = ""
-    """A digest of what `eval.datasets` says about the data set: its reader and its paths."""
+    """Fingerprint of the data set's entry in `eval.datasets`: its reader and its paths."""
     content: str = ""
     """Fingerprint of its files and annotations; `stamped` fills it in."""
 
     @property
     def key(self) -> str:
-        """Names its record: another folder under the same name, another photo or other masks have
-        other records."""
+        """Name of the image's record, which changes with the folder, the photo and the masks."""
         return f"{self.dataset}/{self.name}#{self.source}.{self.content}"
 
     def stamped(self) -> Self:
-        """Return it with `content` as it is now. Called once, when images are listed: a key must
-        not change while its image is worked on."""
+        """Return a copy with the present `content`.
+
+        Called once, when images are listed, because a key must not change during the work.
+        """
         return replace(self, content=self._stamp())
 
     @abstractmethod
     def _stamp(self) -> str:
-        """Return a fingerprint of all that `load` reads."""
+        """Fingerprint all that `load` reads."""
 
     @abstractmethod
     def count(self) -> int:
@@ -93,21 +94,21 @@ class FileImage(EvalImage):
     record: Record
 
     def _stamp(self) -> str:
-        # What came from a JSON for all images is in the record itself, so that mending one
-        # annotation leaves the other images' records alone.
+        # The record itself holds its part of a JSON for all images, so that a correction of one
+        # annotation leaves the other images' records valid.
         return files_fingerprint(
             repr(self.record), files=[self.record.image, *self.record.inputs()]
         )
 
     def count(self) -> int:
-        """Read the masks: a file of them has no other count."""
+        """Count the masks by reading them, as their file has no other count."""
         try:
             return len(self.record.masks().masks)
         except SkipImageError:
             return 0
 
     def load(self, *, min_area: int = 1) -> EvalSample:
-        """Read photo and masks; photos are made upright RGB, see `read_shown`."""
+        """Read photo and masks; photos become upright RGB, as viewers show them."""
         try:
             read = self.record.masks()
             sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in read.masks}
@@ -131,7 +132,7 @@ class ShardImage(EvalImage):
         return files_fingerprint(f"{self.shard} {self.place.jpeg} {self.place.json}")
 
     def count(self) -> int:
-        """Count the `segmentation`s of the JSON: a mask has one, and its runs stay unread."""
+        """Count the `segmentation`s of the JSON, of which each mask has one."""
         try:
             return self._read().json.count(b'"segmentation"')
         except SkipItem:

@@ -28,7 +28,7 @@ _AT_ONCE = 64
 
 @dataclass(slots=True, kw_only=True)
 class EvalDataset:
-    """A data set, as far as it is measured."""
+    """The part of a data set that is measured."""
 
     name: str
     images: list[EvalImage]
@@ -49,13 +49,12 @@ def open_datasets(
 ) -> list[EvalDataset]:
     """List the data sets of `eval.datasets`, cut to `eval.masks` and `eval.images`.
 
-    The cut takes whole images, in an order that only their names decide: the same in every run and
-    process, whatever the seed, until there are enough masks.
+    The cut takes whole images until there are enough masks. The images' names alone decide their
+    order, so it is the same in every run and process, whatever the seed.
 
     Args:
-        cache: a folder that keeps how many masks images have; counting them reads mask files.
-        wanted: asked of each image before anything is cut; all by default. A data set may be left
-            without any.
+        cache: a folder for the images' numbers of masks, as counting them reads mask files.
+        wanted: filters images before the cut, possibly all of a data set; all stay by default.
 
     Raises:
         UserError: a data set cannot be read, or has no image.
@@ -101,7 +100,7 @@ def _open(
 def _of_shards(spec: DatasetSpec) -> list[EvalImage]:
     shards = open_shards(resolve(spec.path, option="eval.datasets"), option="eval.datasets")
     with ThreadPoolExecutor() as pool:
-        marks = dict(zip(shards.paths, pool.map(_mark, shards.paths), strict=True))
+        fingerprints = dict(zip(shards.paths, pool.map(_fingerprint, shards.paths), strict=True))
     places = (shards.place(k) for k in range(len(shards)))
     return [
         ShardImage(
@@ -109,16 +108,16 @@ def _of_shards(spec: DatasetSpec) -> list[EvalImage]:
             name=place.name,
             source=spec.digest,
             place=place,
-            shard=marks[place.path],
+            shard=fingerprints[place.path],
         )
         for place in places
     ]
 
 
-def _mark(shard: str) -> str:
+def _fingerprint(shard: str) -> str:
     try:
         facts = open_source(shard).facts()
-    except OSError:  # reading its samples says so
+    except OSError:  # not an error here: each sample of it is skipped with the reason
         return "absent"
     return f"{facts.size} {facts.stamp}"
 
@@ -146,9 +145,10 @@ def _draw(name: str) -> bytes:
 
 
 def _enough(images: Sequence[EvalImage], masks: int, kept: _Counts) -> int:
-    """Return how many of the images it takes for so many masks."""
+    """Count the images that it takes for so many masks."""
     total = 0
     with ThreadPoolExecutor() as pool:
+        # In chunks: counting reads files, and most data sets have more masks than are wanted.
         for start in range(0, len(images), _AT_ONCE):
             chunk = list(pool.map(_stamped, images[start : start + _AT_ONCE]))
             missing = [image for image in chunk if image.key not in kept.counts]

@@ -24,17 +24,18 @@ class Interval:
 
 
 def resampled_means(sums: Floats, counts: Floats, *, times: int, seed: int = 0) -> Floats:
-    """Means over masks under resampling of the images, with replacement.
+    """Resample the images with replacement and return each resample's mean over masks.
 
     Args:
         sums: [n] or [n, k]: per image, the sum of its masks' values (k kinds of value).
-        counts: [n]: per image, how many masks.
+        counts: [n]: per image, the number of its masks.
         times: resamplings.
-        seed: of the draws: figures of the same seed and n are resampled together.
+        seed: of the draws. Figures of the same seed and n are resampled together.
 
     Returns:
         [times] or [times, k].
     """
+    # A draw with replacement as multinomial counts, so that means are two matrix products.
     rng = np.random.default_rng(seed)
     n = len(counts)
     means = []
@@ -53,22 +54,22 @@ def interval(means: Floats, *, confidence: float, units: float | None = None) ->
     Args:
         means: from `resampled_means`.
         confidence: share of the means between the ends.
-        units: how many equally large units were resampled, above 1; see `effective_units`. A few
-            vary less among themselves than what they were drawn from, so the percentiles lie
-            further out: Hesterberg 2015 ("What Teachers Should Know about the Bootstrap"),
-            expanded percentile interval. None: plain.
+        units: number of equally large units that were resampled, above 1 (`effective_units`).
+            Few units vary less than what they were drawn from, so the percentiles lie further
+            out. This is the expanded percentile interval of Hesterberg 2015 ("What Teachers
+            Should Know about the Bootstrap"). None gives the plain one.
     """
     if not len(means):
         return Interval(low=float("nan"), high=float("nan"))
     tail = (1 - confidence) / 2
     if units is not None:
         further = float(ndtr(math.sqrt(units / (units - 1)) * stdtrit(units - 1, tail)))
-        # scipy has no t of hardly any degree of freedom.
+        # scipy's t is NaN for hardly any degree of freedom; then the interval takes all means.
         tail = 0.0 if math.isnan(further) else further
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(low=float(low), high=float(high))
 
 
 def effective_units(counts: Floats) -> float:
-    """Return how many equally large units say as much as units of `counts` [n] masks (Kish)."""
+    """Return the number of equally large units worth as much as units of `counts` [n] (Kish)."""
     return float(counts.sum() ** 2 / (counts**2).sum())

@@ -1,7 +1,7 @@
 """95 % intervals of held-out scores by resampling groups of photos, whatever the rank count.
 
-Masks of one photo are alike, and so are photos of one scene, patient or slide. What is resampled is
-therefore the group that `groups.tsv` names, and the photo where it names none.
+Masks of one photo are alike, and so are photos of one scene, patient or slide. The unit of
+resampling is therefore the group that `groups.tsv` names, and the photo where it names none.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class PhotoSums:
     """One photo's part of the means over masks."""
 
     position: int
-    """Its place in data.val."""
+    """The photo's place in data.val."""
     group: str | None
-    """The scene, patient or slide it shows; None: it counts alone."""
+    """The scene, patient or slide that the photo shows; None where it is a unit by itself."""
     masks: int
     sums: list[float]
     """[k]: per kind of value, the sum over its masks."""
@@ -33,14 +33,14 @@ class PhotoSums:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intervals:
-    """The intervals of k means, by the spread over groups."""
+    """The intervals of k means by the spread over groups."""
 
     ends: list[Interval] = field(default_factory=list)
-    """k of them; none where fewer than two groups were seen."""
+    """k intervals; none where fewer than two groups were seen."""
     units: int = 0
-    """Number of resampled groups; a photo without a group counts as one."""
+    """Number of groups that were resampled; a photo without a group counts as one."""
     grouped: bool = False
-    """True if any photo had a group."""
+    """True where any photo had a group."""
 
 
 def photo_sums(

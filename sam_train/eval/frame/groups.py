@@ -28,7 +28,7 @@ class Label:
     """Attribute -> group; without those that the row leaves empty."""
 
     def means(self, mask: str) -> bool:
-        """Tell whether the row is about a mask of the image."""
+        """Tell whether the row is about this mask of its image."""
         return self.mask in ("", mask, mask.rpartition(" ")[2])
 
 
@@ -44,7 +44,7 @@ class Groups:
     """Hash of the file and the columns taken."""
 
     def found_as(self, dataset: str, name: str) -> str | None:
-        """Find the name that the file has for an image: whole, its last part, or without ending.
+        """Find the file's name of an image: the whole name, else its last part, else the stem.
 
         Args:
             name: path below the photos' folder, or `shard.tar/sa_12`.
@@ -56,21 +56,24 @@ class Groups:
         return None
 
     def of_image(self, dataset: str, name: str) -> list[Label]:
-        """Return the rows about an image; see `found_as`."""
+        """Return the rows about an image."""
         labels = self.labels.get(self.found_as(dataset, name) or "", [])
         return [label for label in labels if label.dataset in ("", dataset)]
 
     def entries(self) -> set[tuple[str, str]]:
-        """List (image, data set) as the rows name them; a data set of "" means any."""
+        """Return (image, data set) as the rows name them; "" stands for any data set."""
         return {(name, label.dataset) for name, labels in self.labels.items() for label in labels}
 
     def of_masks(self, dataset: str, name: str, masks: Sequence[str]) -> dict[int, dict[str, str]]:
-        """Position in `masks` -> its groups; masks without any are left out. What is said about a
-        mask comes before what is said about its image."""
+        """Return the groups by position in `masks`, without masks that have none.
+
+        A row about a mask overrides one about its image.
+        """
         labels = self.of_image(dataset, name)
         found: dict[int, dict[str, str]] = {}
         for position, mask in enumerate(masks):
             groups: dict[str, str] = {}
+            # Rows about the whole image first; later rows overwrite earlier ones.
             for label in sorted(labels, key=lambda each: bool(each.mask)):
                 if label.means(mask):
                     groups |= label.groups
@@ -92,6 +95,7 @@ def read_groups(path: str | Path, *, columns: Sequence[str] = (), option: str) -
     """
     path = Path(path).expanduser()
     try:
+        # Spreadsheets write a byte order mark, which would become part of the first column's name.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}={path}: cannot be read ({error})") from None

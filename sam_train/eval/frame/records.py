@@ -11,7 +11,7 @@ from sam_train.runtime.parts import Part
 
 Record = dict[str, Any]
 SKIPPED = "skipped"
-"""The field of a record that says why its item was left out."""
+"""The field of a record with the reason why its item was left out."""
 
 
 class Records:

@@ -1,5 +1,5 @@
-"""`report.html`: all that `evaluate` found out about a checkpoint, on one page that needs no other
-file; `report.json`: the same for programs."""
+"""The findings of `evaluate` about a checkpoint as `report.html`, one page that needs no other
+file, and as `report.json`, for programs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ from sam_train.eval.frame.tasks import load_task, task_names
 from sam_train.runtime.files import write_text
 
 _WEIGHT = 300_000
-"""Bytes: pictures beyond it are packed again, as a film of twenty panels is 2 MB of PNG."""
+"""Most bytes of a PNG that goes into the page; larger pictures become WebP.
+
+A film of twenty panels is 2 MB of PNG.
+"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class Headline:
     figure: str
     measured: Value
     published: Value
-    """SAM's; None where the paper gives none."""
+    """SAM's figure; None where the paper gives none."""
     source: str = ""
 
 
@@ -52,15 +55,15 @@ class Report:
     checkpoint: str
     results: list[TaskResult]
     left_out: dict[str, str] = field(default_factory=dict)
-    """Task -> why it was not run, or not measured."""
+    """Reasons of the tasks that were not run or not measured, by task."""
     created: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
 
     def headlines(self) -> list[Headline]:
-        """Collect the gist of each task beside SAM's published figure."""
+        """Return the main figures of each task beside SAM's published ones."""
         return [line for result in self.results for line in _headlines(result)]
 
     def to_json(self) -> str:
-        """Write everything but the pictures as JSON."""
+        """Return everything but the pictures as indented JSON."""
         results = {result.task: json.loads(result.to_json()) for result in self.results}
         tree = {
             "checkpoint": self.checkpoint,
@@ -80,14 +83,15 @@ def write_report(
     left_out: Mapping[str, str],
     failed: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write `report.html` and `report.json` of `results` and of those that earlier commands
-    left in `run_dir` about the same weights.
+    """Write `run_dir/report.html` and `report.json` about `results`.
+
+    Results that earlier commands left in `run_dir` about the same weights are shown, too.
 
     Args:
         results: at least one.
-        left_out: tasks that were not run, and why.
-        failed: tasks that were run and could not be measured, and why. Earlier figures of theirs
-            are not shown: what failed may well be what has changed since.
+        left_out: reasons of the tasks that were not run.
+        failed: reasons of the tasks that could not be measured. Their earlier figures are not
+            shown, because the cause of the failure may be the very change since.
 
     Returns:
         The page.

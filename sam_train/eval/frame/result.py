@@ -1,4 +1,4 @@
-"""The result of a task of `evaluate`: figures, a table with published rows, pictures."""
+"""The result of a task of `evaluate`: figures, a table with the published rows, pictures."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Row:
     """One line of a task's table."""
 
     name: str
-    """Subject of the row: a data set, a group, a model."""
+    """Subject of the row: a data set, a group or a model."""
     values: dict[str, Value]
-    """By column; a column that is missing or None is shown as a dash. IoU, AP and the like are
+    """Values by column; one that is missing or None is shown as a dash. IoU, AP and the like are
     fractions of 1, in published rows too."""
     source: str = MEASURED
-    """"measured", or where a published row comes from: "paper §7.1"."""
+    """"measured", or the source of a published row, such as "paper §7.1"."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,31 +51,31 @@ class TaskResult:
     figures: dict[str, Value]
     """Flat names to numbers: `miou_1`, `coco/miou_1`, `miou_1_low`."""
     columns: list[str]
-    """Columns of the table, in order."""
+    """The table's columns, in order."""
     rows: list[Row]
     """Measured rows first, then published ones."""
     pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Sentences for people: what the figures do and do not say."""
+    """Sentences for people about the meaning of the figures and its limits."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Items that were left out, by reason; the frame fills it in."""
     details: dict[str, Any] = field(default_factory=dict)
-    """Whatever else belongs into the JSON: curves, figures per category."""
+    """Further content of the JSON: curves, figures per category."""
     checkpoint: str = ""
-    """Measured checkpoint, which the frame fills in, or the files of another program."""
+    """The subject of measurement: `ckpt`, which the frame fills in, or another program's files."""
     weights: str = ""
-    """A digest of the model's weights, as `last.ckpt` is another model each hour; "" where no model
-    was measured. The frame fills it in."""
+    """Fingerprint of the model's weights, as `last.ckpt` is another model each hour; "" where no
+    model was measured. The frame fills it in."""
     fingerprint: str = ""
-    """Hash of weights and settings; the frame fills it in."""
+    """Fingerprint of weights and settings; the frame fills it in."""
 
     def to_json(self) -> str:
-        """Write everything as indented JSON; what is no number becomes null."""
+        """Return everything as indented JSON; NaN and infinities become null."""
         return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> TaskResult:
-        """Read what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Raises:
             ValueError: the text is not such a JSON.
@@ -89,7 +89,7 @@ class TaskResult:
             raise ValueError(f"not the result of a task ({error})") from None
 
     def to_csv(self) -> str:
-        """Write the table as CSV, one line per row, in full precision."""
+        """Return the table as CSV, one line per row, in full precision."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["name", "source", *self.columns])
@@ -100,7 +100,7 @@ class TaskResult:
         return out.getvalue()
 
     def table(self) -> str:
-        """Write the rows as text for people, published ones below a line."""
+        """Format the rows as text for people, published ones below a line."""
         names = [_label(row) for row in self.rows]
         cells = [[shown(row.values.get(c)) for c in self.columns] for row in self.rows]
         left = max(map(len, names), default=0)
@@ -121,14 +121,15 @@ class TaskResult:
         return "\n".join([*lines, *self.notes])
 
     def write(self, folder: Path) -> None:
-        """Write `result.json` and `table.csv` into `folder`, each atomically."""
+        """Write `table.csv` and `result.json` in `folder`, each atomically."""
         folder.mkdir(parents=True, exist_ok=True)
+        # result.json last: where it exists, the table does, too.
         for name, text in (("table.csv", self.to_csv()), ("result.json", self.to_json())):
             write_text(folder / name, text)
 
     @classmethod
     def read(cls, folder: Path) -> TaskResult:
-        """Read what `write` left in `folder`.
+        """Read the result that `write` left in `folder`.
 
         Raises:
             UserError: it is missing or damaged.
@@ -141,7 +142,7 @@ class TaskResult:
 
 
 def shown(value: Value) -> str:
-    """Format a number in a table for people."""
+    """Format a number for people, with a dash where there is none."""
     if value is None or _finite(value) is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"

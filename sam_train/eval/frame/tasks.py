@@ -1,8 +1,8 @@
 """The frame that every task of `evaluate` stands in, and how tasks are found.
 
-A task says which items it has and measures one of them; the frame reads ahead, shares the items
-among processes, keeps a record of each, goes on where a run stopped, and asks for the summary once
-all are there.
+A task lists its items and measures one of them. The frame reads ahead, shares the items among
+processes and keeps a record of each. It resumes where a run stopped, and asks for the summary once
+all records are there.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ _FOLDER = Path(__file__).parents[1] / "tasks"
 
 @dataclass(kw_only=True)
 class Run:
-    """What tasks are run with; one per process."""
+    """The settings, folder and model that tasks run with; one per process."""
 
     cfg: RunConfig
     run_dir: Path
     part: Part
     model: Sam | None = None
-    """In evaluation mode, on `device`; None if no task needs one."""
+    """The model in eval mode, on `device`; None if no task needs one."""
     source: str = ""
-    """What `ckpt` said, or what else is measured."""
+    """The value of `ckpt`, or another subject of measurement."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -62,12 +62,12 @@ class Run:
         return self.model
 
     def folder(self, task: Task[Any]) -> Path:
-        """Where a task writes its files, records and pictures: `run_dir/TASK`."""
+        """Return the folder of a task's files, records and pictures, `run_dir/TASK`."""
         return self.run_dir / task.name
 
     @cached_property
     def weights(self) -> str:
-        """A digest of the model's weights: of the same ones in any file format."""
+        """Fingerprint of the model's weights, the same in any file format."""
         from sam_train.model.checkpoints.digest import weights_digest  # noqa: PLC0415 (reads every weight)
 
         return weights_digest(self.model) if self.model is not None else "none"
@@ -77,34 +77,36 @@ class Task(ABC, Generic[ItemT]):
     """One kind of measurement."""
 
     name: str
-    """As in `task=`, and of its folder in run_dir."""
+    """The name in `task=`, and of the folder in run_dir."""
     summary: str
     """One line for messages and the report."""
     headline: ClassVar[tuple[str, Sequence[str]]] = ("", ())
-    """The measured row and the columns that stand at the top of the report. No row of that name:
-    the first called `NAME, ...`, else the first."""
+    """The measured row and the columns that stand at the top of the report. Where no row has that
+    name, the first called `NAME, ...` stands there, else the first."""
 
     @abstractmethod
     def check(self, cfg: RunConfig) -> None:
-        """Before anything is loaded.
+        """Check the settings before anything is loaded.
 
         Raises:
-            UserError: a setting is missing or wrong; `task=all` then leaves the task out and says
-                this.
+            UserError: a setting is missing or wrong. `task=all` then leaves the task out and logs
+                the message.
         """
 
     def needs_model(self, cfg: RunConfig) -> bool:
-        """Whether `ckpt` must be named."""
+        """Tell whether the task needs a model, and so `ckpt`."""
         return True
 
     @abstractmethod
     def settings(self, cfg: RunConfig) -> Mapping[str, Any]:
-        """Everything that a record depends on beside the weights: plain values and dataclasses.
-        Not what `summarise` alone reads."""
+        """Return all that a record depends on beside the weights, as plain values and dataclasses.
+
+        Settings that `summarise` alone reads do not belong here.
+        """
 
     @abstractmethod
     def items(self, run: Run) -> Sequence[ItemT]:
-        """All items, in the same order in every process.
+        """List all items, in the same order in every process.
 
         Raises:
             UserError: the data cannot be listed.
@@ -120,7 +122,7 @@ class Task(ABC, Generic[ItemT]):
 
     @abstractmethod
     def measure(self, run: Run, item: ItemT, loaded: Any) -> Record:
-        """The record of an item: what JSON can hold. Runs without gradients.
+        """Measure an item and return a record that JSON can hold. Runs without gradients.
 
         Raises:
             SkipItem: the item cannot be used.
@@ -128,11 +130,13 @@ class Task(ABC, Generic[ItemT]):
 
     @abstractmethod
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:
-        """The result of the records of all processes, in the order of `items`; each has its `key`.
-        Writes pictures to `run.folder(self)`.
+        """Summarise the records of all processes and write pictures to `run.folder(self)`.
+
+        Args:
+            records: in the order of `items`, each with its `key`.
 
         Raises:
-            UserError: nothing can be said from them.
+            UserError: the records do not suffice for a result.
         """
 
 

@@ -1,4 +1,4 @@
-"""One task on this process's part of its items, and the summary by whoever finishes last."""
+"""One task on this process's part of its items, and the summary by the last process."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def run_task(
         on_item: called before each item is measured, as a sign of progress.
 
     Returns:
-        None where other processes still have items to do: the last of them, or the same command
-        again, makes the result.
+        None where other processes still have items to measure. The last of them, or the same
+        command again, makes the result.
 
     Raises:
         UserError: no item could be used, or raised by the task.
@@ -91,12 +91,13 @@ class Work:
         """Return the result of all items; None while other processes still have some to do.
 
         Raises:
-            UserError: no item could be used, or nothing can be said from them.
+            UserError: no item could be used, or the records do not suffice for a result.
         """
         known = self._records.load()
         if any(key not in known for key in self._keys):
             return None
         folder = self._run.folder(self.task)
+        # Two processes may end together: the second finds the first one's result.
         with locked(folder / "lock"):
             if result := _finished_since(folder, self._fingerprint, self._began):
                 return result
@@ -114,7 +115,7 @@ def _measure(
     *,
     on_item: Callable[[], None],
 ) -> None:
-    # An item that was left out is tried again: its file may have been mended since.
+    # An item that was left out is tried again, because its file may have been repaired since.
     done = {key for key, record in records.load().items() if SKIPPED not in record}
     todo = [item for item in run.part.of(items) if item.key not in done]
     if done and todo:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 CELL = 224
-"""Widest and highest a photo is drawn, in pixels of the picture."""
+"""Longest side of a drawn photo, in pixels of the picture."""
 _FINE = 3  # Drawn this much larger and scaled down: PIL draws edges without anti-aliasing.
 _GAP = 8
 _TEXT = 15
@@ -36,7 +36,7 @@ class Mark:
     y: float
     foreground: bool
     new: bool = True
-    """Given in this round; drawn larger than those that stayed from earlier ones."""
+    """True for a click of this round, which is drawn larger than earlier ones."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def filmstrip(
     """Draw masks (rows) by rounds (columns).
 
     Args:
-        rows: photos of any size and shape; rows may have ended early (a perfect mask).
+        rows: photos of any size and shape. A row may end early, with a perfect mask.
         titles: one per round; "round 1" and so on by default.
         caption: one line above everything.
 
@@ -124,7 +124,7 @@ def _label(frame: Frame) -> str:
 
 
 def _photo(row: FilmRow, *, truth: bool = False, frame: Frame | None = None) -> Image.Image:
-    """Draw a cell, `_FINE` times larger than it will be."""
+    """Draw a cell, `_FINE` times larger than its final size."""
     width, height = (_FINE * side for side in _fit(row.image))
     canvas = Image.fromarray(row.image).resize((width, height), Image.Resampling.BICUBIC)
     if truth:
@@ -136,9 +136,11 @@ def _photo(row: FilmRow, *, truth: bool = False, frame: Frame | None = None) -> 
     pen = ImageDraw.Draw(canvas)
     scale = width / row.image.shape[1]
     if frame.box is not None:
+        # Inclusive pixel indices: the outline runs around the last pixel.
         x0, y0, x1, y1 = frame.box
         corners = (x0 * scale, y0 * scale, (x1 + 1) * scale, (y1 + 1) * scale)
         pen.rectangle(corners, outline=_BOX, width=2 * _FINE)
+    # New clicks last, on top of earlier ones.
     for mark in sorted(frame.clicks, key=lambda mark: mark.new):
         _dot(pen, mark, scale)
     return canvas

@@ -30,8 +30,8 @@ from sam_train.types import (
 class ClickFilm:
     """An observer for `evaluate_clicks` that keeps a few masks for a filmstrip.
 
-    It follows one mask of each of the first `rows` images, of the middle area in its image, so
-    the choice is the same in every evaluation of the same data.
+    It follows the mask of median area in each of the first `rows` images. The choice is therefore
+    the same in every evaluation of the same data.
     """
 
     rows: int = 4
@@ -60,13 +60,13 @@ class ClickFilm:
                 clicks=list(marks),
             )
         )
-        # Those clicked since the last column are this column's new ones.
+        # Clicks since the last column are new in this one, and old in all that follow.
         marks[:] = [
             Mark(x=mark.x, y=mark.y, foreground=mark.foreground, new=False) for mark in marks
         ]
 
     def see_box(self, result: BoxResult) -> None:
-        """Take in the mask of a box, which is the first column: a box observer."""
+        """Take in the mask of a box, which becomes the first column."""
         self._boxes = True
         film = self._row(result)
         if film is not None:
@@ -112,8 +112,8 @@ def rows_from_rounds(
     """Make filmstrip rows of training rounds, with the prompts and the mask carried on.
 
     Args:
-        sam: for the way from logits to the input frame.
-        batch: whose `masks` [M, R, R] are the truth.
+        sam: scales logits up to the input frame.
+        batch: its `masks` [M, R, R] are the truth.
         prompts: one per round.
         predictions: one per round, of these prompts.
         masks: flat indices to show.
@@ -195,6 +195,6 @@ def _resized(mask: Pixels, like: Pixels) -> BoolMask:
     """Resize a mask of the original frame to the input frame."""
     h, w = like.shape[:2]
     picture = Image.fromarray(np.ascontiguousarray(mask) * np.uint8(255))
-    # Box filtering keeps a mask of one pixel visible as more than nothing wherever it can.
+    # A box filter makes a mask of one pixel faint; a lower threshold keeps it wherever it can.
     small = np.asarray(picture.resize((w, h), Image.Resampling.BOX))
     return small >= min(128, max(1, int(small.max())))

@@ -1,13 +1,13 @@
 """One-to-one correspondence of boundary pixels at least cost, as the BSDS benchmark defines it.
 
-Two pixels at most `max_distance` apart may correspond, at the cost of their distance; a pixel
-without a partner costs a hundred times that distance. The official program (`correspondPixels`,
+Two pixels at most `max_distance` apart may correspond, at the cost of their distance. A pixel
+without a partner costs a hundred times `max_distance`. The official program (`correspondPixels`,
 Martin, Fowlkes and Malik, PAMI 2004) rounds distances to hundredths of a pixel and hands the
 assignment problem to Goldberg and Kennedy's CSA. Here the same integer problem is solved by
-shortest augmenting paths (the Hungarian method) on the graph of pixels within reach, so the cost
-is the least possible, always; the official program links pixels to "nobody" through a random graph
-and is exact up to that. Both leave to chance which of several cheapest correspondences is taken;
-here chance has a seed.
+shortest augmenting paths (the Hungarian method) on the graph of pixels within reach. The cost is
+therefore always the least possible. The official program links pixels to "nobody" through a random
+graph and is exact up to that. Both choose at random among several cheapest correspondences; here
+the choice has a seed.
 
 Neighbouring thresholds share most of their pixels. Prices and partners are therefore kept from one
 threshold to the next, and every pixel that comes or goes costs one search in its neighbourhood
@@ -38,7 +38,7 @@ class SequenceMatches:
     """Partners of a row of edge maps in one ground truth."""
 
     matched: npt.NDArray[np.bool_]
-    """bool [P]: whether a pixel has a partner; P runs over the maps' pixels one after another."""
+    """bool [P]: True for pixels with a partner; P runs over the maps' pixels map after map."""
     pairs: npt.NDArray[np.int64]
     """int64 [T]: number of pairs per map."""
     costs: npt.NDArray[np.int64]
@@ -63,8 +63,8 @@ def correspond_sequence(
         pixels: per map the set pixels as flat indices (row * W + column), each once.
         truth: bool [H, W].
         max_distance: in pixels.
-        seed: of the order in which pixels are matched. It decides between equal costs, at random as
-            officially: in reading order precision was off by what the official program never was.
+        seed: of the order in which pixels are matched, which decides between equal costs. Reading
+            order instead biases precision against the official program's.
 
     Raises:
         ValueError: `max_distance` is negative.
@@ -72,6 +72,7 @@ def correspond_sequence(
     if max_distance < 0:
         raise ValueError(f"max_distance is {max_distance}: a distance in pixels is at least 0")
     height, width = truth.shape
+    # A border as wide as the reach: no step to a neighbour leaves the array, or wraps to a row.
     pad = math.ceil(max_distance)
     stride = width + 2 * pad
     window = np.mgrid[-pad : pad + 1, -pad : pad + 1].reshape(2, -1)
@@ -82,10 +83,10 @@ def correspond_sequence(
     flat = np.concatenate([np.empty(0, np.int64), *pixels])
     starts = np.cumsum([0, *(p.size for p in pixels)], dtype=np.int64)
     rng = np.random.default_rng(seed)
-    turn = np.concatenate(
+    shuffled = np.concatenate(
         [np.empty(0, np.int64), *(a + rng.permutation(b - a) for a, b in pairwise(starts))]
     )
-    row, column = np.divmod(flat[turn], width)
+    row, column = np.divmod(flat[shuffled], width)
     graph = Graph(
         offsets=(window[0] * stride + window[1])[order],
         # Doubled, so that half of the official price of two outliers is a whole number.
@@ -99,6 +100,6 @@ def correspond_sequence(
         graph,
     )
     matched = np.empty_like(found)
-    matched[turn] = found
+    matched[shuffled] = found
     inside = partners.reshape(height + 2 * pad, stride)[pad : pad + height, pad : pad + width]
     return SequenceMatches(matched=matched, pairs=pairs, costs=costs // 2, truth=inside >= 0)

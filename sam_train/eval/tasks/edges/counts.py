@@ -1,4 +1,4 @@
-"""One image against its ground truths: how many boundary pixels correspond, at every threshold."""
+"""Counts of corresponding boundary pixels of one image and its ground truths, by threshold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sam_train.eval.tasks.edges.thinning import Mask, thin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageCounts:
-    """Pixels per threshold; sums over images are the dataset's."""
+    """Pixels of an image per threshold, which add up to those of the dataset."""
 
     name: str
     thresholds: list[float]
@@ -41,7 +41,7 @@ def count_image(pair: Pair, *, thresholds: int, max_distance: float) -> ImageCou
 
     Args:
         pair: its two files.
-        thresholds: how many between 0 and 1; a file of segmentations brings its own.
+        thresholds: their number between 0 and 1; a file of segmentations brings its own.
         max_distance: fraction of the image's diagonal.
 
     Raises:
@@ -75,10 +75,11 @@ def count_maps(
     truth_matched = np.zeros(len(pixels), dtype=np.int64)
     distance = reach((truths[0].shape[0], truths[0].shape[1]), max_distance)
     for person, truth in enumerate(truths):
-        # A seed for each: chance must not prefer the same pixels in every drawing.
+        # A seed for each person, or chance would prefer the same pixels in every drawing.
         matches = correspond_sequence(pixels, truth, max_distance=distance, seed=person)
         truth_matched += matches.pairs
         matched |= matches.matched
+    # A difference of running sums counts the matched pixels of each map.
     before = np.concatenate([[0], np.cumsum(matched)])
     total = sum(int(truth.sum()) for truth in truths)
     return ImageCounts(
@@ -107,7 +108,7 @@ def check_same_thresholds(images: Sequence[ImageCounts]) -> None:
 
 
 def _thinned_pixels(masks: list[Mask]) -> list[npt.NDArray[np.int64]]:
-    """Return flat indices of the thinned maps; equal neighbours are thinned once."""
+    """Return flat indices of the thinned maps; equal maps in a row are thinned once."""
     pixels: list[npt.NDArray[np.int64]] = []
     previous: Mask | None = None
     for mask in masks:

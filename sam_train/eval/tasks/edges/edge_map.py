@@ -1,4 +1,4 @@
-"""From SAM's mask probabilities to an edge map (paper §7.3 and D.2). Pure; runs on any device."""
+"""An edge map of SAM's mask probabilities (paper §7.3 and D.2), on any device."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# An edge survives unless a neighbour across it is stronger by more than this: rounding must not
-# erase both of two equal lines (Dollar and Zitnick's edge NMS allows the same 1 %).
+# An edge survives unless a neighbour across it is stronger by more than this. Without it rounding
+# would erase both of two equal lines (Dollar and Zitnick's edge NMS allows the same 1 %).
 _CONSERVATIVE = 1.01
 
 
 def edge_map(probabilities: Tensor | Iterable[Tensor], *, masks_at_once: int = 16) -> Tensor:
     """Measure the strength of the edge at each pixel.
 
-    Per mask, the Sobel magnitude of the unthresholded probabilities where it meets the mask's
-    outer boundary; the pixel-wise maximum over masks; linear normalisation to [0, 1]; edge NMS.
+    A mask's edge is the Sobel magnitude of its unthresholded probabilities on its outer boundary.
+    The pixel-wise maximum over masks is normalised linearly to [0, 1]; edge NMS follows.
 
     Args:
-        probabilities: float [K, H, W] in [0, 1], the masks after NMS; above 0.5 is inside. Or
-            several of these, of one photo; at least one.
+        probabilities: float [K, H, W] in [0, 1], the masks after NMS, or one or more of these of
+            one photo. Above 0.5 is inside.
         masks_at_once: bounds the memory of the gradients.
 
     Returns:
@@ -58,7 +58,7 @@ def _stronger(strength: Tensor, across: Tensor, values: Tensor) -> tuple[Tensor,
 
 
 def sobel(values: Tensor) -> Tensor:
-    """Return Sobel gradients, [K, H, W] to [K, 2 (x, y), H, W]; the border goes on."""
+    """Return Sobel gradients, [K, H, W] to [K, 2 (x, y), H, W]; border pixels are replicated."""
     smooth = values.new_tensor([1.0, 2.0, 1.0])
     change = values.new_tensor([-1.0, 0.0, 1.0])
     kernels = torch.stack([torch.outer(smooth, change), torch.outer(change, smooth)])[:, None]
@@ -68,7 +68,7 @@ def sobel(values: Tensor) -> Tensor:
 def outer_boundary(masks: Tensor) -> Tensor:
     """Return the pixels outside a mask that share a side with it: bool [K, H, W] of the same.
 
-    Sides only, no corners: the thinnest closed line, as scikit-image's "outer" boundaries.
+    Corners do not count, which gives the thinnest closed line, as scikit-image's "outer" mode.
     """
     near = masks.clone()
     near[:, 1:] |= masks[:, :-1]
@@ -81,10 +81,10 @@ def outer_boundary(masks: Tensor) -> Tensor:
 def edge_nms(strength: Tensor, across: Tensor) -> Tensor:
     """Zero every pixel that is weaker than the edge one pixel to either side of it (Canny 1986).
 
-    The paper cites Canny, so the direction across an edge is the gradient's, here of the mask that
-    won the pixel: exact, with nothing to tune. Dollar and Zitnick's edge NMS, made for detectors
-    that give strengths alone, estimates it from second derivatives of a smoothed map, and fades
-    the 5 pixels along the border, which SAM's maps do not need. Between pixels both interpolate.
+    The paper cites Canny, so the direction across an edge is the gradient of the mask that won the
+    pixel. That direction is exact and has nothing to tune. Dollar and Zitnick's edge NMS is made
+    for detectors that give strengths alone. It estimates the direction from second derivatives of
+    a smoothed map and fades the 5 pixels along the border, which SAM's maps do not need.
 
     Args:
         strength: float32 [H, W].
@@ -108,7 +108,7 @@ def edge_nms(strength: Tensor, across: Tensor) -> Tensor:
 
 
 def _interpolate(values: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Interpolate bilinearly at pixel coordinates: [H, W]; the border goes on beyond itself."""
+    """Interpolate bilinearly at pixel coordinates [H, W], clamped to the image."""
     height, width = values.shape
     x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
     left, top = x.long(), y.long()

@@ -1,7 +1,7 @@
-"""From counts to the figures of the BSDS benchmark: ODS, OIS, AP and R50. Pure functions.
+"""The figures of the BSDS benchmark from counts: ODS, OIS, AP and R50.
 
-The rules are the official program's (Arbelaez et al., PAMI 2011, `collect_eval_bdry`), its quirks
-included, since every published number has them; R50 is Dollar and Zitnick's (PAMI 2015).
+The rules are the official program's (Arbelaez et al., PAMI 2011, `collect_eval_bdry`). Its quirks
+are included, since every published number has them. R50 is Dollar and Zitnick's (PAMI 2015).
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ class Figures:
     """The figures that papers report."""
 
     ods: Point
-    """One threshold for the whole dataset: the best point of its curve."""
+    """The best point of the dataset's curve, at one threshold for all images."""
     ois: Point
-    """Figures of each image at its own best threshold, counts summed; its `threshold` is nan."""
+    """The point of summed counts of all images, each at its own best threshold; its `threshold`
+    is nan."""
     ap: float
     """Mean precision over the recalls 0, 0.01, ..., 1, with 0 beyond the curve's ends."""
     r50: float
@@ -75,7 +76,7 @@ def f_measure(recall: Values, precision: Values) -> Values:
 def curve_of(thresholds: Sequence[float], counts: npt.NDArray[np.int64]) -> Curve:
     """Make a curve from counts int64 [4, T]: matched truth, truth, matched edges, edges.
 
-    Where nothing is there to be found, recall is 0; where nothing was found, precision is.
+    Recall is 0 without truth, and precision is 0 without edges.
     """
     recall = counts[0] / np.maximum(counts[1], 1)
     precision = counts[2] / np.maximum(counts[3], 1)
@@ -123,10 +124,10 @@ def average_precision(curve: Curve) -> float:
 def recall_at(curve: Curve, precision: float = 0.5) -> float:
     """Interpolate recall over precision; 0 where the curve stays below that precision.
 
-    Where it stays above, its recall at the lowest precision there is. Thresholds that find less
-    than a thousandth are left out, as Dollar and Zitnick's plots do: precision is chance there,
-    and 0 by definition once no pixel is left.
+    A curve that stays above it gives its recall at the lowest precision.
     """
+    # Thresholds that find less than a thousandth are left out, as in Dollar and Zitnick's plots:
+    # precision is chance there, and 0 by definition once no pixel is left.
     found = curve.recall >= 1e-3
     if not found.any():
         return 0.0
@@ -152,7 +153,7 @@ def figures_of(images: Sequence[ImageCounts]) -> Figures:
         curve = curve_of(thresholds, counts)
         points[image.name] = best_point(curve)
         total += counts
-        # The best threshold itself, not a point between two: counts have no in-between.
+        # The best threshold itself and no point between two, at which there are no counts.
         k = int(curve.f.argmax())
         chosen += counts[:, k : k + 1]
     curve = curve_of(thresholds, total)

@@ -1,4 +1,4 @@
-"""Edge maps by a SAM: 16 x 16 points, 768 masks, no filter but box NMS (paper §7.3, D.2)."""
+"""Edge maps by a SAM of 16 x 16 points, whose 768 masks only box NMS filters (paper §7.3, D.2)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def edge_map_of(
         sam: in evaluation mode.
         photo: uint8 [H, W, 3] RGB.
         points_per_side: of the grid; each point gives three masks.
-        nms_iou: of two masks whose boxes overlap more, the one of lower predicted IoU goes.
+        nms_iou: box IoU above which the mask of lower predicted IoU is dropped.
         points_at_once: decoded at once; bounds memory.
 
     Returns:
@@ -112,9 +112,9 @@ class _Masks:
     """The 3 P masks of P points."""
 
     logits: Tensor
-    """float16 [3 P, g, g]: 768 of them in float32 would be 200 MB at g = 256."""
+    """float16 [3 P, g, g], as 768 of them in float32 would be 200 MB at g = 256."""
     boxes: npt.NDArray[np.int64]
-    """[3 P, 4] x0 y0 x1 y1, original frame, the last row and column outside; zeros if empty."""
+    """[3 P, 4] x0 y0 x1 y1, original frame, exclusive at the end; zeros if empty."""
     scores: npt.NDArray[np.float32]
     """[3 P] predicted IoU."""
 
@@ -122,7 +122,7 @@ class _Masks:
 def _masks(encoded: EncodedPhotos, *, points_per_side: int, at_once: int) -> _Masks:
     """Decode every point of the grid and measure the boxes of its masks."""
     h, w = encoded.sizes[0]
-    # segment-anything's arithmetic: points of the grid are scaled without a half pixel.
+    # As segment-anything does, points of the grid are scaled without a half pixel.
     grid = point_grid(points_per_side) * np.array([w, h])
     g, device = encoded.sam.grid_size, encoded.embeddings.device
     boxes: list[npt.NDArray[np.generic]] = []
@@ -144,6 +144,7 @@ def _masks(encoded: EncodedPhotos, *, points_per_side: int, at_once: int) -> _Ma
 def _boxes(masks: Tensor) -> Tensor:
     """Measure boxes of bool [n, H, W]: int64 [n, 4], zeros where a mask is empty."""
     rows, columns = masks.any(dim=2), masks.any(dim=1)
+    # argmax gives the first of equal maxima: the first row and column that have a pixel.
     y0, x0 = rows.int().argmax(1), columns.int().argmax(1)
     y1 = masks.shape[1] - rows.flip(1).int().argmax(1)
     x1 = masks.shape[2] - columns.flip(1).int().argmax(1)

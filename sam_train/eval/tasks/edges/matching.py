@@ -1,9 +1,9 @@
-"""The kernels of `correspondence`: cheapest matching of pixels that come and go.
+"""The kernels of `correspondence`, a cheapest matching of pixels that come and go.
 
 Both sides live on the same flat, padded image, so a pixel's possible partners are its neighbours.
 A side is three arrays over that image: `active`, `partner` (-1: none) and `price`, the dual
-variable of the assignment problem. Invariants between two calls of `_insert`:
-price[i] + price[j] <= cost[i, j], with equality for partners; price <= outlier, with equality for
+variable of the assignment problem. Two invariants hold between calls of `_insert`.
+price[i] + price[j] <= cost[i, j], with equality for partners. price <= outlier, with equality for
 pixels without a partner. By linear programming's complementary slackness they prove the optimum.
 """
 
@@ -34,7 +34,7 @@ class Graph(NamedTuple):
     offsets: Int64
     """[K]: flat steps to the pixels within reach, nearest first."""
     costs: Int64
-    """[K]: of a pair that far apart; ascending."""
+    """[K]: costs of pairs that far apart, ascending."""
     outlier: int
     """Cost of a pixel without partner."""
 
@@ -44,16 +44,16 @@ class End(NamedTuple):
 
     length: int
     pixel: int
-    """The far pixel; -1: the source stays without a partner."""
+    """The far pixel; -1 where the source stays without a partner."""
     release: bool
-    """`pixel` leaves its partner without one; else it had none."""
+    """True where `pixel` leaves its partner without one; else it had none."""
 
 
 class Scratch(NamedTuple):
     """The memory of one search. A pixel's entries count where `stamp` is the search's number."""
 
     number: Int32
-    """[1]: of the search, from 1."""
+    """[1]: number of the search, from 1."""
     stamp: Int32
     length: Int64
     """Length of the shortest path to a far pixel."""
@@ -136,7 +136,8 @@ def _look_around(  # noqa: PLR0917
     number = scratch.number[0]
     for k in range(graph.offsets.size):
         total = base + graph.costs[k]
-        if total - graph.outlier >= end.length:  # no price is higher, and costs rise from here
+        # Costs rise from here, and no price is higher than `outlier`: nothing shorter follows.
+        if total - graph.outlier >= end.length:
             break
         other = pixel + graph.offsets[k]
         if not far.active[other]:
@@ -170,6 +171,7 @@ def _insert(source: int, near: Side, far: Side, graph: Graph, scratch: Scratch) 
     Dijkstra over alternating paths, lengths in reduced costs. A path ends at a pixel of `far`
     without partner, at a pixel of `near` that gives up its partner, or at `source` itself.
     """
+    # A new number makes all older entries void, where clearing them would touch the whole image.
     scratch.number[0] += 1
     length = scratch.length
     count = 0
@@ -183,6 +185,7 @@ def _insert(source: int, near: Side, far: Side, graph: Graph, scratch: Scratch) 
         pixel = int(far.partner[other])
         base = int(length[other] - near.price[pixel])
         end, size = _look_around(pixel, near, far, graph, scratch, base, end, size)
+    # Prices change by what each pixel's path is shorter than the best, which keeps the invariants.
     for k in range(count):
         other = scratch.scanned[k]
         slack = end.length - length[other]
@@ -214,13 +217,13 @@ def match_sequence(
 
     Args:
         pixels: [P], flat indices into the padded image, map after map.
-        starts: [T + 1], where each map begins in `pixels`.
+        starts: [T + 1], the first place of each map in `pixels`.
         truth: [N], the ground truth, padded by at least the reach.
         graph: reach and costs.
 
     Returns:
-        bool [P], has the pixel a partner; [T] pairs; [T] sum of their costs; [N] partners of the
-        truth's pixels in the last map, -1 for none.
+        bool [P], True for pixels with a partner; [T] pairs; [T] sum of their costs; [N] partners
+        of the truth's pixels in the last map, -1 for none.
     """
     n = truth.size
     far = Side(truth.copy(), np.full(n, -1, np.int32), np.full(n, graph.outlier, np.int32))
@@ -234,16 +237,17 @@ def match_sequence(
         np.zeros(n, np.int32),
         np.zeros(n, np.int32),
     )
-    turns = starts.size - 1
+    maps = starts.size - 1
     matched = np.zeros(pixels.size, np.bool_)
-    pairs = np.zeros(turns, np.int64)
-    totals = np.zeros(turns, np.int64)
+    pairs = np.zeros(maps, np.int64)
+    totals = np.zeros(maps, np.int64)
     present = np.zeros(n, np.int32)
-    for turn in range(turns):
-        now = pixels[starts[turn] : starts[turn + 1]]
-        before = pixels[starts[max(turn - 1, 0)] : starts[turn]]
-        present[now] = turn + 1
-        freed = _take_away(before[present[before] != turn + 1], near, far)
+    for index in range(maps):
+        now = pixels[starts[index] : starts[index + 1]]
+        before = pixels[starts[max(index - 1, 0)] : starts[index]]
+        present[now] = index + 1
+        freed = _take_away(before[present[before] != index + 1], near, far)
+        # Truth pixels that lost their partner were taken out with it, and are inserted anew.
         for pixel in freed:
             far.active[pixel] = 1
             _insert(pixel, far, near, graph, scratch)
@@ -254,11 +258,11 @@ def match_sequence(
         for k in range(now.size):
             mate = near.partner[now[k]]
             if mate >= 0:
-                matched[starts[turn] + k] = True
-                pairs[turn] += 1
+                matched[starts[index] + k] = True
+                pairs[index] += 1
                 for step in range(graph.offsets.size):
                     if graph.offsets[step] == mate - now[k]:
-                        totals[turn] += graph.costs[step]
+                        totals[index] += graph.costs[step]
                         break
     return matched, pairs, totals, far.partner
 

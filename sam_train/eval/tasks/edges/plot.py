@@ -31,7 +31,7 @@ def draw_precision_recall(results: Mapping[str, EdgeResult], out: Path, *, title
     for k, (name, result) in enumerate(results.items()):
         figures = result.figures
         colour = _COLOURS[k % len(_COLOURS)]
-        # Where no pixel is left precision is 0 by definition: a hook to the origin, not a finding.
+        # Without a pixel left precision is 0 by definition, which would draw a hook to the origin.
         there = (figures.curve.recall > 0) | (figures.curve.precision > 0)
         axis.plot(
             figures.curve.recall[there],

@@ -39,7 +39,7 @@ class BoundaryMaps:
 def pair_files(maps: Path, ground_truth: Path) -> list[Pair]:
     """Pair every ground truth with its map, sorted by name.
 
-    A `.mat` goes before a `.png`, as officially.
+    A `.mat` goes before a `.png`, as in the official program.
 
     Raises:
         UserError: a folder is missing or holds no ground truth, or a map is missing.
@@ -61,10 +61,8 @@ def pair_files(maps: Path, ground_truth: Path) -> list[Pair]:
 
 
 def thresholds_between(count: int) -> npt.NDArray[np.float64]:
-    """Return `count` thresholds evenly between 0 and 1, both left out: float64 [count].
-
-    In the order of MATLAB's linspace: it decides on which side of a threshold k/255 falls.
-    """
+    """Return `count` thresholds evenly between 0 and 1, both left out: float64 [count]."""
+    # In the order of MATLAB's linspace, whose rounding decides on which side k/255 falls.
     first, last = 1 / (count + 1), 1 - 1 / (count + 1)
     if count == 1:
         return np.array([last])
@@ -79,7 +77,7 @@ def read_boundary_maps(path: Path, *, thresholds: int) -> BoundaryMaps:
     Args:
         path: a `.png` (grey; 8 or 16 bits) or a `.mat` that holds `ucm2` (float [2H+1, 2W+1], the
             odd pixels count) or `segs` (a cell of T label maps [H, W]).
-        thresholds: how many, for all but `segs`.
+        thresholds: their number, for all but `segs`.
 
     Raises:
         UserError: the file is none of these.
@@ -105,9 +103,9 @@ def read_boundary_maps(path: Path, *, thresholds: int) -> BoundaryMaps:
 
 
 def read_grey(path: Path) -> npt.NDArray[np.float64]:
-    """Read a grey picture as float64 [H, W] in [0, 1]: divided by 255, or 65535 at 16 bits.
+    """Read a grey picture as float64 [H, W] in [0, 1], divided by 255 or, at 16 bits, 65535.
 
-    Grey saved as colour is taken for grey, and an alpha channel is left out.
+    Grey saved as colour is accepted, and an alpha channel is left out.
 
     Raises:
         UserError: it cannot be read, or its colours are no greys.
@@ -163,9 +161,9 @@ def read_ground_truth(path: Path) -> list[Mask]:
 def segmentation_boundaries(labels: npt.NDArray[Any]) -> Mask:
     """Draw the edges of a label map [H, W] as the benchmark does: bool [H, W].
 
-    As the benchmark's `seg2bdry`: a pixel is an edge where any crack between labels meets its lower
-    right corner. On the last row and column only the cracks that run into the border count, and
-    the last pixel never does.
+    By the benchmark's `seg2bdry` a pixel is an edge where any crack between labels meets its lower
+    right corner. On the last row and column only cracks that run into the border count, and the
+    last pixel never is an edge.
     """
     height, width = labels.shape
     down = np.zeros((height, width), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""The outcome of the edge benchmark: JSON, text for people, the official program's files."""
+"""The outcome of the edge benchmark as JSON, text for people and the official program's files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class EdgeResult:
         return {"ods": f.ods.f, "ois": f.ois.f, "ap": f.ap, "r50": f.r50}
 
     def to_json(self) -> str:
-        """Return all fields as indented JSON; what is not a number becomes null."""
+        """Return all fields as indented JSON; the threshold of OIS, which has none, is null."""
         f = self.figures
         content: dict[str, Any] = {
             "task": "edges",
@@ -110,7 +110,7 @@ class EdgeResult:
     def write_official_files(self, folder: Path) -> None:
         """Write `eval_bdry.txt`, `eval_bdry_thr.txt` and `eval_bdry_img.txt`.
 
-        They are laid out as officially, for programs that draw or compare curves.
+        They have the official layout, for programs that draw or compare curves.
         """
         f = self.figures
         last = [f.ois.recall, f.ois.precision, f.ois.f, f.ap]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
 
 _VERSION = 1
-"""Raise it when thinning or matching changes: counts of another version are not used."""
+"""Version of thinning and matching; raise it when they change, as it voids older counts."""
 _COLUMNS = ("ODS", "OIS", "AP", "R50")
 
 
@@ -33,7 +33,7 @@ class EdgeItem:
     """One image of the benchmark."""
 
     key: str
-    """Its name and a digest of its files: another map under the same name is another item."""
+    """The image's name and a fingerprint of its files, so that a new map is another item."""
     pair: Pair
     """The truth with a photo instead of a map, if the model is to make the map."""
 
@@ -74,10 +74,12 @@ class Edges(Task[EdgeItem]):
             from sam_train.eval.tasks.edges.from_sam import pair_photos  # noqa: PLC0415
 
             pairs = pair_photos(Path(edges.images), Path(edges.ground_truth))
-        return [EdgeItem(key=f"{pair.name}@{_digest(pair)}", pair=pair) for pair in pairs]
+        return [EdgeItem(key=f"{pair.name}@{_fingerprint(pair)}", pair=pair) for pair in pairs]
 
     def load(self, run: Run, item: EdgeItem) -> Any:
-        """Count a finished map, because the kernels leave python's lock, or read the photo."""
+        """Count a finished map, or read the photo."""
+        # Counting belongs into `measure`, but its kernels release the GIL: in this thread several
+        # maps are counted at once.
         if run.cfg.edges.maps:
             return _count(run, item.pair)
         from sam_train.eval.tasks.edges.from_sam import read_photo  # noqa: PLC0415
@@ -141,14 +143,14 @@ def _count(run: Run, pair: Pair) -> ImageCounts:
         raise SkipItem("file damaged, or of another size than its truth", str(error)) from None
 
 
-def _digest(pair: Pair) -> str:
-    digest = hashlib.blake2b(digest_size=6)
+def _fingerprint(pair: Pair) -> str:
+    found = hashlib.blake2b(digest_size=6)
     for path in (pair.edges, pair.truth):
         try:
-            digest.update(hashlib.blake2b(path.read_bytes()).digest())
-        except OSError as error:  # counting it says so
-            digest.update(str(error.strerror).encode())
-    return digest.hexdigest()
+            found.update(hashlib.blake2b(path.read_bytes()).digest())
+        except OSError as error:  # not an error here: the item is skipped with the reason
+            found.update(str(error.strerror).encode())
+    return found.hexdigest()
 
 
 def _row(row: Published, *, source: str = "measured") -> Row:

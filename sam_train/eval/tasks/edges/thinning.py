@@ -17,9 +17,9 @@ _NEIGHBOURS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1,
 
 
 def deletable() -> npt.NDArray[np.bool_]:
-    """Tell which neighbourhoods let their centre go: bool [2 passes, 256 neighbourhoods].
+    """List the neighbourhoods whose centre may be deleted: bool [2 passes, 256].
 
-    Conditions G1 (the pixel joins nothing), G2 (it is no end of a line) and, by pass, G3 or G3'.
+    They meet G1 (the pixel joins nothing), G2 (it is no end of a line) and, by pass, G3 or G3'.
     """
     table = np.zeros((2, 256), dtype=np.bool_)
     for code in range(256):
@@ -49,7 +49,7 @@ def thin(mask: Mask) -> Mask:
     Returns:
         bool [H, W], a subset of `mask`; `mask` itself is left alone.
     """
-    # In C order whatever the mask's: only then does reshape give a view to work on.
+    # In C order, or reshape would copy and the kernel thin the copy.
     padded = np.ascontiguousarray(np.pad(mask, 1), dtype=np.uint8)
     width = padded.shape[1]
     steps = np.array([row * width + column for row, column in _NEIGHBOURS], dtype=np.int64)
@@ -64,11 +64,11 @@ def _thin(
     steps: npt.NDArray[np.int64],
     deletable: npt.NDArray[np.bool_],
 ) -> None:
-    """Thin in place. A pixel is looked at again only if a neighbour went since its last look."""
+    """Thin in place. A pixel is checked again only if a neighbour went since its last check."""
     seen = np.zeros(pixels.size, np.int32)
-    latest = candidates  # what this pass looks at
+    latest = candidates  # pixels that this pass checks
     older = np.empty(0, np.int64)  # deleted by the pass before
-    turn = 0
+    passes = 0
     while True:
         gone = np.empty(latest.size, np.int64)
         count = 0
@@ -76,29 +76,29 @@ def _thin(
             code = 0
             for i in range(8):
                 code |= int(pixels[pixel + steps[i]]) << i
-            if deletable[turn & 1, code]:
+            if deletable[passes & 1, code]:
                 gone[count] = pixel
                 count += 1
         gone = gone[:count]
-        # Only after the pass: all its pixels see the same map.
+        # Only after the pass, because all its pixels must see the same map.
         for pixel in gone:
             pixels[pixel] = 0
-        turn += 1
-        if turn == 1:  # the other pass has not looked at anything yet
+        passes += 1
+        if passes == 1:  # the other kind of pass has not checked anything yet
             latest = candidates[pixels[candidates] != 0]
             older = gone
             continue
         if count == 0 and older.size == 0:
             return
-        # This pass last looked two turns ago: both later lots of deletions are new to it.
+        # The next pass is of the kind before this one, to which both lots of deletions are new.
         latest = np.empty(8 * (count + older.size), np.int64)
         size = 0
         for part in (older, gone):
             for pixel in part:
                 for step in steps:
                     near = pixel + step
-                    if pixels[near] and seen[near] != turn:
-                        seen[near] = turn
+                    if pixels[near] and seen[near] != passes:
+                        seen[near] = passes
                         latest[size] = near
                         size += 1
         latest = latest[:size]

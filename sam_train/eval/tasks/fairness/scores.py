@@ -1,4 +1,4 @@
-"""From records to mIoU by group, with bootstrap intervals: the table and its picture."""
+"""mIoU by group with bootstrap intervals, from records to a table and its picture."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class GroupScore:
     images: int
     masks: int
     miou: dict[int, float]
-    """By number of points."""
+    """mIoU by number of points."""
     ends: dict[int, Interval]
-    """Likewise; empty for a single image, of which no interval can be made."""
+    """Interval by number of points; empty for a single image."""
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class GroupScore:
 def score(
     records: Sequence[Record], *, columns: Sequence[str], points: Sequence[int], shared: EvalConfig
 ) -> list[GroupScore]:
-    """Score every group that has a mask, by attribute, then by name.
+    """Score the groups that have masks, in order of attribute and name.
 
     Args:
         records: `groups` and `iou` [m][clicks] of each photo's masks.

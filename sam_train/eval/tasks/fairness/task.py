@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sam_train")
 
 _VERSION = 1
-"""Raise it when the evaluation changes: records of another version are not used."""
+"""Version of the evaluation; raise it when that changes, as it voids older records."""
 _DIGITS = 6
 _OPTION = "fairness.groups"
 _ABSENT = "image: named in the CSV, not in the data"
@@ -42,7 +42,7 @@ _CUT = "image: named in the CSV, beyond eval.masks or eval.images"
 
 @dataclass(slots=True, kw_only=True)
 class Loaded:
-    """A photo and those of its masks that belong to some group."""
+    """A photo and its masks that belong to some group."""
 
     batch: Batch
     names: list[str]
@@ -64,7 +64,7 @@ class Fairness(Task[EvalImage]):
         read_specs(cfg.eval.datasets)
 
     def settings(self, cfg: RunConfig) -> Mapping[str, Any]:
-        """Return the settings that a photo's record depends on; not which photos are measured."""
+        """Return the settings that a photo's record depends on, without the choice of photos."""
         return {
             "version": _VERSION,
             "points": max(cfg.fairness.points),
@@ -74,7 +74,7 @@ class Fairness(Task[EvalImage]):
         }
 
     def items(self, run: Run) -> Sequence[EvalImage]:
-        """List the photos that the CSV names, whatever else the data has."""
+        """List the photos of the data that the CSV names."""
         self._groups = groups = _read(run.cfg)
         absent, example = groups.entries(), ""
 
@@ -88,7 +88,8 @@ class Fairness(Task[EvalImage]):
             return True
 
         cfg = run.cfg.eval
-        if cfg.masks == EvalConfig.masks:  # of points, to be quick; people in a CSV are all meant
+        # That default keeps `points` quick; a CSV of people means all of them.
+        if cfg.masks == EvalConfig.masks:
             cfg = replace(cfg, masks=None)
         found = open_datasets(cfg, cache=run.run_dir / "datasets", wanted=named)
         images = [image for dataset in found for image in dataset.images]
@@ -98,6 +99,7 @@ class Fairness(Task[EvalImage]):
                 f"the file has {next(iter(groups.labels), 'no image')!r}, the data {example!r}"
             )
         cut = sum(dataset.cut for dataset in found)
+        # The plus drops counts of 0, which would be shown as reasons.
         self._listed = +Counter({_ABSENT: len(absent), _CUT: cut})
         log.info("%s names %d images of the data", groups.path, len(images) + cut)
         if absent:
@@ -128,9 +130,9 @@ class Fairness(Task[EvalImage]):
         )
 
     def measure(self, run: Run, item: EvalImage, loaded: Loaded) -> Record:
-        """Encode once, click each mask."""
+        """Encode the photo once and click its masks."""
         batch = loaded.batch.to(run.device)
-        played = play_clicks(
+        clicked = play_clicks(
             run.sam,
             batch,
             run.sam.encode(batch.images, batch.image_sizes),
@@ -143,11 +145,11 @@ class Fairness(Task[EvalImage]):
             "names": loaded.names,
             "groups": loaded.groups,
             "left_out": loaded.left_out,
-            "iou": played.iou.round(_DIGITS).tolist(),
+            "iou": clicked.iou.round(_DIGITS).tolist(),
         }
 
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:
-        """Average the records."""
+        """Average the records by group and draw the groups."""
         cfg = run.cfg
         columns = _read(cfg).columns
         scores = score(records, columns=columns, points=cfg.fairness.points, shared=cfg.eval)

@@ -18,7 +18,7 @@ class InstancesConfig:
     ground_truth: str = setting("", path="one")
     """COCO or LVIS JSON. Left out: the only set of these kinds in eval.datasets."""
     images: str = setting("", path="one")
-    """Its photos. Left out: `images` beside the JSON, or the JSON's folder."""
+    """Photos of the JSON. Left out: `images` beside the JSON, or the JSON's folder."""
     boxes: str = setting("", path="one")
     """Boxes of any detector as COCO's results JSON: image_id, category_id, bbox [x, y, w, h],
     score. Left out: the boxes of the ground truth."""

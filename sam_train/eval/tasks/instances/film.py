@@ -19,7 +19,7 @@ _ROWS = 6
 _SMALLEST = 100
 """Pixels below which a mask shows nothing in a picture."""
 _MARGIN = 0.4
-"""Share of the box's longer side that is shown around it."""
+"""Width of the border shown around a box, as a share of its longer side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ def draw_films(
     Args:
         images: by the records' key.
         folder: of the task.
-        refine: how often the mask went back, for the heading.
+        refine: rounds in which the mask went back, for the heading.
     """
     found = [
         _Choice(key=record["key"], number=k, iou=result["iou"])
@@ -61,6 +61,7 @@ def draw_films(
         ("film", "film", found[middle:] + found[:middle][::-1], "typical masks (median IoU)"),
         ("worst", "worst", found, "worst masks"),
     ):
+        # Reversed, so that a photo's first choice overwrites its later ones.
         one_each = {choice.key: choice for choice in reversed(order)}
         chosen = sorted(one_each.values(), key=order.index)[:_ROWS]
         strip = [
@@ -79,7 +80,7 @@ def draw_films(
 def _row(truth: Truth, image: TruthImage, record: Record, choice: _Choice) -> FilmRow | None:
     try:
         photo = truth.photo(image)
-    except SkipItem:  # it went away since it was measured
+    except SkipItem:  # the photo was removed since it was measured
         return None
     mask = [m for m in truth.masks(image)[0] if not m.crowd][choice.number]
     result = record["results"][choice.number]

@@ -1,4 +1,4 @@
-"""Boxes to masks: a box asks for three masks, the surest goes back with the box (paper D.4)."""
+"""Masks for boxes: three for each box, of which the most confident goes back (paper D.4)."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ def masks_of_boxes(
     Args:
         sam: in evaluation mode.
         image: uint8 [H, W, 3] RGB.
-        boxes: x0 y0 x1 y1, edges in pixels of the original frame. They are scaled to the input
-            frame as segment-anything's predictor scales them.
+        boxes: x0 y0 x1 y1, edges in pixels of the original frame.
         refine: rounds in which the mask goes back with the box.
         max_masks: decoded at once; bounds memory.
     """
@@ -55,6 +54,7 @@ def masks_of_boxes(
     photo = encode_photos(sam, [image])
     (h, w), (height, width) = photo.sizes[0], photo.originals[0]
     corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 2, 2)
+    # As segment-anything's predictor scales boxes: edges, without a half pixel.
     scaled = corners * torch.tensor([w / width, h / height])
     found: list[BoxMask] = []
     for asked in split_prompts(box_prompts(scaled), max_masks):

@@ -12,7 +12,7 @@ from sam_train.eval.coco.precision import Precision
 from sam_train.eval.frame.result import Picture, Row, TaskResult, Value
 
 _SHOWN = 30
-"""Categories drawn: LVIS has 1203."""
+"""Most categories that are drawn; LVIS has 1203."""
 PAPER = {
     "COCO": (
         ("SAM ViT-H, boxes of ViTDet-H", (0.465, 0.308, 0.510, 0.617)),

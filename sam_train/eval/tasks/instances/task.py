@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
 
 _VERSION = 1
-"""Raise it when prompting changes: records of another version are not used."""
+"""Version of prompting; raise it when that changes, as it voids older records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Prompted:
     category: CategoryId
     box: Box
     score: float
-    """The detector's."""
+    """The detector's score."""
     truth: TruthMask | None = None
     """The mask of a ground-truth box."""
 
@@ -212,7 +212,7 @@ class Instances(Task[InstanceItem]):
 
     def _boxes(self, image: TruthImage, left_out: Counter[str]) -> list[Prompted]:
         if self._given is None:
-            # A crowd is no single object: nothing a box could ask for.
+            # A crowd is no single object, so its box asks for nothing in particular.
             return [
                 Prompted(category=mask.category, box=mask.box, score=1.0, truth=mask)
                 for mask in self._truth.masks(image)[0]

@@ -60,7 +60,7 @@ def draw_films(
         ),
     ):
         strip = [
-            row for choice in chosen if (row := _play(run, choice, images[choice.key])) is not None
+            row for choice in chosen if (row := _click(run, choice, images[choice.key])) is not None
         ]
         if strip:
             film = ClickFilm(shown=sorted(set(run.cfg.points.clicks)))
@@ -79,11 +79,12 @@ def typical(records: Sequence[Record], run: Run, rows: int) -> list[Choice]:
     queues = []
     for choices in by_set.values():
         choices.sort(key=lambda choice: (choice.iou, choice.key, choice.mask))
-        # Around the median, spread a little: neighbours in rank are still different photos.
+        # From the median up, then down; one mask of each photo.
         middle = len(choices) // 2
         queues.append(_distinct(choices[middle:] + choices[:middle][::-1], rows))
-    turns = (queue[k] for k in range(rows) for queue in queues if k < len(queue))
-    return [choice for choice, _ in zip(turns, range(rows), strict=False)]
+    # The first of each data set, then the second of each: no set takes all rows.
+    dealt = (queue[k] for k in range(rows) for queue in queues if k < len(queue))
+    return [choice for choice, _ in zip(dealt, range(rows), strict=False)]
 
 
 def worst(records: Sequence[Record], run: Run, rows: int) -> list[Choice]:
@@ -113,12 +114,13 @@ def _distinct(choices: Sequence[Choice], rows: int) -> list[Choice]:
     return list(found.values())
 
 
-def _play(run: Run, choice: Choice, image: EvalImage) -> FilmRow | None:
+def _click(run: Run, choice: Choice, image: EvalImage) -> FilmRow | None:
     cfg = run.cfg
     try:
         sample = image.load(min_area=cfg.eval.min_area)
-    except SkipItem:  # its file went away since it was measured
+    except SkipItem:  # the file was removed since it was measured
         return None
+    # The same first click as in the measurement, whichever masks are asked for.
     points = random_points(sample, seed=cfg.seed, masks=[choice.mask])
     batch = prompt_batch(
         sample, image_size=run.sam.image_size, points=points, masks=[choice.mask]

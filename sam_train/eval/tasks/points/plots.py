@@ -1,4 +1,4 @@
-"""mIoU over clicks, and data sets beside each other at one click."""
+"""Plots of mIoU over clicks, and of data sets beside each other at one click."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def draw_bars(scores: Sequence[DatasetScores], out: Path, *, confidence: float) 
     """Draw a bar per data set, best first, with its interval and the oracle above it.
 
     Args:
-        scores: those of the first kind of first click are drawn.
+        scores: of these, the ones with the first kind of first click are drawn.
         out: the PNG to write.
         confidence: of the interval.
     """

@@ -1,4 +1,4 @@
-"""From records to figures: means over masks, then over data sets, with bootstrap intervals."""
+"""The figures of records: means over masks, then over data sets, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAPER = (
 
 @dataclass(slots=True, kw_only=True)
 class DatasetScores:
-    """One data set, one kind of first click."""
+    """The scores of one data set with one kind of first click."""
 
     name: str
     first: str
@@ -63,8 +63,8 @@ def score(
     counts = np.array([len(each) for each in iou], dtype=np.float64)
     sums = np.array([[each[key].sum() for key in keys] for each in values])
     means = (sums.sum(0) / counts.sum()).tolist()
-    # A seed of its own: data sets of equally many images must not be drawn alike, or the draws of
-    # their average would not be independent.
+    # A seed for each data set: with a common one, sets of equally many images would be drawn alike,
+    # and the draws in their average would not be independent.
     drawn = resampled_means(sums, counts, times=shared.bootstrap, seed=zlib.crc32(name.encode()))
     every = np.concatenate(iou)
     return DatasetScores(
@@ -86,6 +86,7 @@ def _per_mask(iou: Floats, record: Record, first: str, points: PointsConfig) -> 
         there = iou[:, : points.noc_clicks] >= percent / 100
         reached = there.any(axis=1)
         clicks = np.asarray(there.argmax(axis=1) + 1, dtype=np.float64)
+        # By the field's convention a mask that never gets there counts with the most clicks.
         clicks[~reached] = points.noc_clicks
         found[f"noc_{percent}"] = clicks
         found[f"never_{percent}"] = np.asarray(~reached, dtype=np.float64)
@@ -93,7 +94,7 @@ def _per_mask(iou: Floats, record: Record, first: str, points: PointsConfig) -> 
 
 
 def average(scores: Sequence[DatasetScores]) -> DatasetScores:
-    """Average over data sets, each counting the same however many masks it has (paper D.1)."""
+    """Average over data sets, which weigh the same whatever their masks (paper D.1)."""
     first = scores[0]
     curves = np.array([each.curve for each in scores])
     return DatasetScores(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
 
 _VERSION = 2
-"""Raise it when the evaluation changes: records of another version are not used."""
+"""Version of the evaluation; raise it when that changes, as it voids older records."""
 _DIGITS = 6
 
 
@@ -59,7 +59,7 @@ class Points(Task[EvalImage]):
         read_specs(cfg.eval.datasets)
 
     def settings(self, cfg: RunConfig) -> Mapping[str, Any]:
-        """Return the settings that a photo's record depends on; not which photos are measured."""
+        """Return the settings that a photo's record depends on, without the choice of photos."""
         return {
             "version": _VERSION,
             "clicks": max(cfg.points.clicks),
@@ -92,6 +92,7 @@ class Points(Task[EvalImage]):
         """Encode the photo once and click its masks with each kind of first click."""
         cfg, clicks = run.cfg, max(run.cfg.points.clicks)
         noc = cfg.points.noc
+        # One evaluation serves both figures; masks that reached the highest IoU of NoC stop early.
         rounds = max(clicks, cfg.points.noc_clicks) if noc else clicks
         batch = loaded.batch.to(run.device)
         embeddings = run.sam.encode(batch.images, batch.image_sizes)
@@ -103,7 +104,7 @@ class Points(Task[EvalImage]):
             "left_out": loaded.left_out,
         }
         for first in cfg.points.first:
-            played = play_clicks(
+            clicked = play_clicks(
                 run.sam,
                 batch,
                 embeddings,
@@ -112,7 +113,7 @@ class Points(Task[EvalImage]):
                 max_masks=cfg.eval.max_masks,
                 enough=(clicks, max(noc) / 100) if noc else None,
             )
-            record[first] = {"iou": _listed(played.iou), "oracle": _listed(played.oracle)}
+            record[first] = {"iou": _listed(clicked.iou), "oracle": _listed(clicked.oracle)}
         return record
 
     def summarise(self, run: Run, records: Sequence[Record]) -> TaskResult:

@@ -61,6 +61,7 @@ def embed_masks(sam: Sam, crops: Sequence[Crop], *, batch: int) -> Tensor:
     Returns:
         float32 [n, C] on the CPU.
     """
+    # A crop and its mirror image next to each other, for the mean over pairs below.
     both = [view for crop in crops for view in (crop, crop.mirrored)]
     vectors = []
     for start in range(0, len(both), batch):
@@ -72,7 +73,7 @@ def embed_masks(sam: Sam, crops: Sequence[Crop], *, batch: int) -> Tensor:
         for square, view, (h, w) in zip(squares, views, encoded.sizes, strict=True):
             mask = torch.from_numpy(view.mask.astype(np.float32))[None, None]
             square[:, :h, :w] = F.interpolate(mask, (h, w), mode="area")[0]
-        # A cell's share: how much of the pixels that it stands for is the mask's.
+        # A cell's share is the part of its pixels that belongs to the mask.
         shares = F.avg_pool2d(squares, side // embeddings.shape[-1])
         vectors.append((embeddings * shares).sum((2, 3)) / shares.sum((2, 3)))
     means = torch.cat(vectors).view(len(crops), 2, -1).mean(dim=1)

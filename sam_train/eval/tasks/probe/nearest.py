@@ -30,7 +30,7 @@ def nearest(vectors: Floats, photos: Ints, queries: Ints, *, count: int) -> Near
 
     Args:
         vectors: [n, C], of length 1.
-        photos: [n] whose mask each is.
+        photos: [n] number of each mask's photo.
         queries: [q] positions among the n.
     """
     found = Nearest(
@@ -42,7 +42,7 @@ def nearest(vectors: Floats, photos: Ints, queries: Ints, *, count: int) -> Near
         for row, similarity in enumerate(vectors[rows] @ vectors.T, start=start):
             order = np.argsort(-similarity, kind="stable")
             order = order[photos[order] != photos[queries[row]]]
-            # The first of each photo: two masks of one thing would say the same twice.
+            # The best mask of each photo, because two masks of one thing would count it twice.
             first = np.sort(np.unique(photos[order], return_index=True)[1])
             best = order[first[:count]]
             found.index[row, : len(best)] = best
@@ -55,17 +55,17 @@ class Agreement:
     """The share of neighbours that are of a mask's own group."""
 
     masks: int
-    """That have a group and a neighbour with one."""
+    """Number of masks that have a group and a neighbour with one."""
     share: float
     """Share of those neighbours that are of the same group; mean over masks."""
     chance: float
-    """The same for any mask of another photo in place of a neighbour."""
+    """The same share with all masks of other photos as neighbours."""
 
 
 def agreement(groups: Sequence[str | None], photos: Ints, found: Nearest) -> Agreement | None:
-    """Measure how often `found`, the neighbours of n masks, are of the mask's own group.
+    """Measure the share of `found`, the neighbours of n masks, in the mask's own group.
 
-    None if no group meets another.
+    Returns None if no mask and its neighbours have a group.
 
     Args:
         groups: [n] of one attribute.
@@ -94,6 +94,6 @@ def usual_similarity(vectors: Floats, photos: Ints) -> float:
     np.add.at(sums, every, vectors)
     counts = np.bincount(every)
     total = sums.sum(0)
-    # All pairs less those within a photo, from sums alone.
+    # All pairs less those within a photo: sums give their products without n x n cosines.
     pairs = counts.sum() ** 2 - (counts**2).sum()
     return float((total @ total - (sums**2).sum()) / pairs) if pairs else float("nan")

@@ -23,11 +23,11 @@ _PAPER = (255, 255, 255)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A mask as it is drawn."""
+    """A drawn mask and the text below it."""
 
     crop: Crop
     text: str
-    """Below it: its similarity, its group."""
+    """The mask's similarity and group."""
 
 
 def draw_neighbours(rows: Sequence[Sequence[Cell]], out: Path, *, title: str) -> None:

@@ -1,4 +1,4 @@
-"""`evaluate task=probe`: every mask as a vector, and what lies next to what."""
+"""`evaluate task=probe`: every mask as a vector, and its nearest neighbours."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
 
 _VERSION = 1
-"""Raise it when vectors change: records of another version are not used."""
+"""Version of the vectors; raise it when they change, as it voids older records."""
 _DIGITS = 5
 _OPTION = "probe.groups"
 
@@ -45,7 +45,7 @@ class Loaded:
 
     crops: list[Crop]
     masks: list[int]
-    """Their positions among the sample's."""
+    """Positions of the masks among the sample's."""
     names: list[str]
     left_out: dict[str, int]
 
@@ -57,12 +57,12 @@ class Space:
     vectors: Floats
     """[n, C]."""
     photos: Ints
-    """[n] number of the record."""
+    """[n] numbers of the records."""
     masks: list[int]
     """n positions among the samples' masks."""
     names: list[str]
     keys: list[str]
-    """n items."""
+    """n keys of items."""
 
 
 @register
@@ -80,7 +80,7 @@ class Probe(Task[EvalImage]):
             read_groups(cfg.probe.groups, columns=cfg.probe.columns, option=_OPTION)
 
     def settings(self, cfg: RunConfig) -> Mapping[str, Any]:
-        """Return the settings that a photo's record depends on; not which photos are measured."""
+        """Return the settings that a photo's record depends on, without the choice of photos."""
         return {
             "version": _VERSION,
             "masks": cfg.probe.masks_per_image,

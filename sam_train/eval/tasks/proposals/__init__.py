@@ -1,1 +1,1 @@
-"""Object proposals: which of the objects are among the best 1000 masks (paper §7.3, D.3)."""
+"""Object proposals: the recall of objects by the best 1000 masks (paper §7.3, D.3)."""

@@ -15,7 +15,7 @@ class ProposalsConfig:
     ground_truth: str = setting("", path="one")
     """LVIS or COCO JSON. Left out: the only set of these kinds in eval.datasets."""
     images: str = setting("", path="one")
-    """Its photos. Left out: `images` beside the JSON, or the JSON's folder."""
+    """Photos of the JSON. Left out: `images` beside the JSON, or the JSON's folder."""
     results: str = setting("", path="one")
     """Masks of any program as COCO's results JSON: image_id, segmentation, score; then no
     checkpoint is needed. Left out: masks of the checkpoint, see below."""

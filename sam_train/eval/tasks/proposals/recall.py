@@ -20,7 +20,7 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AT = (1, 10, 100, 1000)
 """Numbers of proposals of the curve."""
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
-"""COCO's, pixels; a mask on a border belongs to both, as in pycocotools."""
+"""COCO's bounds of areas in pixels; a mask on a bound belongs to both, as in pycocotools."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -30,7 +30,7 @@ Ints = npt.NDArray[np.int64]
 def _match(iou: Floats, thresholds: Floats) -> Ints:
     """Return int64 [T, G], the proposal (from 0) that finds each mask; -1 where none does.
 
-    Proposals choose in order, each the best mask that is left; of equals the last.
+    Proposals choose in order. Each takes the best mask that is left, and of equals the last.
     """
     found = np.full((len(thresholds), iou.shape[1]), -1, dtype=np.int64)
     for t in range(len(thresholds)):
@@ -45,11 +45,9 @@ def _match(iou: Floats, thresholds: Floats) -> Ints:
 
 
 def given_proposals(results: Results, image: TruthImage) -> tuple[list[RLE], list[float], int]:
-    """Read masks of another program and their scores; count those that cannot be read.
-
-    By category where they have one: so pycocotools orders equal scores.
-    """
+    """Read masks of another program and their scores; count those that cannot be read."""
     masks, scores, unreadable = [], [], 0
+    # By category where they have one, as pycocotools orders equal scores.
     for result in sorted(results.of(image), key=lambda one: sort_key(one.category_id or 0)):
         mask, score = result.mask(image), result.rank()
         if mask is None or score is None:
@@ -74,12 +72,12 @@ def count_found(
         masks: of the image; crowds do not count.
         proposals: of the image.
         scores: of the proposals; of equal ones the first comes first.
-        limit: so many proposals count.
+        limit: number of proposals that count.
         frequencies: LVIS's letter by category, None for others.
 
     Returns:
-        By kind (all, small, ..., rare) `masks`, their number, and `found` [numbers][thresholds]:
-        how many are found by the first AT (and at last `limit`) proposals.
+        By kind (all, small, ..., rare) `masks`, their number, and `found` [numbers][thresholds],
+        the number that the first AT (and at last `limit`) proposals find.
     """
     real = [m for m in sorted(masks, key=lambda mask: sort_key(mask.category)) if not m.crowd]
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:limit]
@@ -98,6 +96,7 @@ def count_found(
     for name, own in kinds.items():
         if not own.any():
             continue
+        # Matched anew for each kind: masks of other kinds take no proposals away, as in COCO.
         by = _match(np.ascontiguousarray(iou[:, own]), THRESHOLDS)
         numbers = [*(k for k in AT if k < limit), limit]
         counted[name] = {

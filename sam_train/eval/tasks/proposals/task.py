@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
 
 _VERSION = 1
-"""Raise it when proposals or matching change: records of another version are not used."""
+"""Version of proposals and matching; raise it when they change, as it voids older records."""
 _KINDS = ("all", *SIZES, *FREQUENCIES.values())
 PAPER = (
     (
@@ -55,7 +55,7 @@ class ProposalItem:
 
 @dataclass(slots=True, kw_only=True)
 class Loaded:
-    """The masks of an image that are to be found."""
+    """The masks of an image that proposals should find."""
 
     masks: list[TruthMask]
     left_out: Counter[str]
@@ -105,7 +105,7 @@ class Proposals(Task[ProposalItem]):
             )
             source += self._results.digest
         images = self._truth.chosen(run.cfg.eval.images)
-        # Finished masks are measured without the photos.
+        # Finished masks need no photos, so a new photo leaves their records valid.
         photos = [""] * len(images) if own.results else self._truth.photo_stamps(images)
         return [
             ProposalItem(key=f"{image.key}@{source}{photo}", image=image)
@@ -113,7 +113,7 @@ class Proposals(Task[ProposalItem]):
         ]
 
     def load(self, run: Run, item: ProposalItem) -> Loaded:
-        """Read the masks to be found, and the photo if a model is to find them."""
+        """Read the masks to be found, and the photo if a model proposes."""
         masks, left_out = self._truth.masks(item.image)
         photo = None if self._results is not None else self._truth.photo(item.image)
         return Loaded(masks=masks, left_out=left_out, photo=photo)
@@ -198,6 +198,7 @@ class Proposals(Task[ProposalItem]):
         )
         found = AutomaticMaskGenerator(run.sam, settings).propose(photo)
         masks = found.masks
+        # An empty mask must not take one of the `limit` places.
         scores = np.where(masks.areas > 0, (masks.iou + masks.stability) / 2, -np.inf)
         best = np.argsort(-scores, kind="stable")[: own.limit]
         best = best[np.isfinite(scores[best])]
