@@ -29,6 +29,7 @@ def prepare(sam: Sam, *, optim: OptimConfig, recompute: str, compiled: bool) -> 
         recompute: `model.checkpoint_blocks`: none, selective or full.
         compiled: `trainer.compile`.
     """
+    # First: recomputation and splitting look at `requires_grad`.
     tune(sam, optim.tune, frozen_blocks=optim.frozen_blocks)
     for unit in sam.image_encoder.units():
         unit.recompute = recompute
@@ -47,7 +48,11 @@ def split(sam: Sam, mesh: DeviceMesh, *, precision: str) -> None:
     """
     low = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     units = MixedPrecisionPolicy(
-        param_dtype=low, reduce_dtype=torch.float32 if low else None, cast_forward_inputs=False
+        # Inputs are cast by autocast alone; cast again here they would leave the float32 residual
+        # stream.
+        param_dtype=low,
+        reduce_dtype=torch.float32 if low else None,
+        cast_forward_inputs=False,
     )
     for unit in sam.image_encoder.units():
         fully_shard(unit, mesh=mesh, mp_policy=units)

@@ -1,7 +1,7 @@
-"""A small file per process, rewritten every few seconds: which of them live, and how far they are.
+"""Heartbeats: a small file per process, rewritten every few seconds, with its life and progress.
 
-Files in run_dir rather than torch's store: they answer whichever process is lost, the first too.
-No two machines' clocks are compared: a process lives if its counter moves.
+They are files in run_dir, because torch's store dies with the first process. No two machines'
+clocks are compared: a process lives if its counter moves.
 """
 
 from __future__ import annotations
@@ -21,48 +21,49 @@ from types import FrameType
 from sam_train.runtime.files import write_text
 
 _WAITING = ("torch/distributed/", "sam_train/runtime/dist.py")
-"""Who stands here waits for another process."""
+"""Parts of the paths of files in which a process waits for another one."""
 _PACKAGE = f"{Path(__file__).resolve().parents[2]}{os.sep}"
 
 
 @dataclass(slots=True, kw_only=True)
 class Beat:
-    """What a process says of itself."""
+    """The heartbeat of a process: its life and its progress, in its own words."""
 
     rank: int
     host: str
     pid: int
     started: int = 0
-    """When the process began, as the kernel counts: pids are used again."""
+    """Start of the process in the kernel's clock ticks since boot; pids are used again."""
     count: int = 0
-    """Beats so far."""
+    """Heartbeats so far."""
     step: int = 0
     stage: str = ""
     stuck: bool = False
-    """Its main thread made no progress for longer than it ever should."""
+    """True where its main thread has been stalled for longer than it ever should."""
     state: str = "running"
     """running, alarm (agrees that the run hangs), spoken (has said so) or ended."""
     where: str = ""
-    """Where its main thread stands."""
+    """The place in the code at which its main thread stands."""
     waits: bool = False
-    """It stands in a call that waits for another process."""
+    """True where that place is a call that waits for another process."""
 
 
 class Beats:
-    """The files of all processes of a run."""
+    """The heartbeat files of all processes of a run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def write(self, beat: Beat) -> None:
-        """Say it; a disk that refuses must not end the run."""
+        """Publish a heartbeat; a disk that refuses must not end the run."""
         with suppress(OSError):
             write_text(self._path(beat.rank), json.dumps(asdict(beat)))
 
     def read(self, world_size: int) -> dict[int, Beat]:
-        """Of each rank that has written one."""
+        """Read the heartbeat of each rank that has written one."""
         found: dict[int, Beat] = {}
         for rank in range(world_size):
+            # A rank may not have begun, or may run another version whose fields differ.
             with suppress(OSError, ValueError, TypeError):
                 found[rank] = Beat(**json.loads(self._path(rank).read_text()))
         return found
@@ -70,6 +71,8 @@ class Beats:
     def close(self, world_size: int) -> None:
         """Remove them all once every process has ended; the last to end does it."""
         found = self.read(world_size)
+        # The ranks end in any order, and a file that is gone too early reads as a process that
+        # never gave a sign.
         if len(found) < world_size or any(beat.state != "ended" for beat in found.values()):
             return
         with suppress(OSError):
@@ -82,12 +85,13 @@ class Beats:
 
 
 def silent(before: Mapping[int, Beat], after: Mapping[int, Beat], world_size: int) -> list[int]:
-    """The ranks whose counter stood still between two looks, or that never wrote."""
+    """List the ranks whose counter did not move between two looks, or that never wrote."""
     return [
         rank
         for rank in range(world_size)
         if rank not in after
         or (
+            # A process that ended by itself writes no more, which is no silence.
             after[rank].state != "ended"
             and rank in before
             and before[rank].count == after[rank].count
@@ -96,13 +100,15 @@ def silent(before: Mapping[int, Beat], after: Mapping[int, Beat], world_size: in
 
 
 def started(pid: int) -> int:
-    """The kernel's start time of a process, 0 where it cannot be told."""
+    """Return the kernel's start time of a process, 0 where it cannot be told."""
+    # Field 22 of proc(5); the list begins at field 3.
     return int(_stat(pid)[19]) if _stat(pid) else 0
 
 
 def condition(beat: Beat) -> str:
-    """What the kernel says of a silent process of this machine, for a sentence."""
+    """Describe a silent process of this machine as the kernel sees it, for a sentence."""
     fields = _stat(beat.pid)
+    # Another process may have the number by now.
     if not fields or started(beat.pid) != beat.started:
         return f"is gone (pid {beat.pid})"
     what = {
@@ -110,6 +116,7 @@ def condition(beat: Beat) -> str:
         "t": "is stopped by a debugger",
         "D": "waits for the kernel, as for a disk",
         "Z": "is dead",
+        # R or S: its other threads are free to run, so one thread keeps the interpreter's lock.
     }.get(fields[0], "runs code that lets no other thread run")
     return f"{what} (pid {beat.pid})"
 
@@ -117,29 +124,32 @@ def condition(beat: Beat) -> str:
 def kill(beat: Beat) -> None:
     """End a silent process of this machine, which would keep its GPU for ever."""
     with suppress(OSError):
+        # Where the start time is unknown, the number may belong to somebody else's process.
         if beat.started and started(beat.pid) == beat.started:
             os.kill(beat.pid, signal.SIGKILL)
 
 
 def main_frame() -> FrameType | None:
-    """The innermost frame of the main thread."""
+    """Return the innermost frame of the main thread."""
     return sys._current_frames().get(threading.main_thread().ident or 0)
 
 
 def place(frame: FrameType | None) -> tuple[str, bool]:
-    """Where a thread stands, in few words, and whether it waits there for another process."""
+    """Name the place of a thread in few words; tell whether it waits there for another process."""
     frames = traceback.extract_stack(frame)[::-1] if frame is not None else []
     if not frames:
         return "", False
     # The innermost says what it does, the innermost of ours why.
     ours = next((f for f in frames if f.filename.startswith(_PACKAGE)), frames[0])
     words = [_name(f) for f in ([ours] if ours is frames[0] else [frames[0], ours])]
+    # Four frames: torch wraps a collective in decorators, and deeper ones are the caller's own
+    # work.
     waits = any(part in f.filename for f in frames[:4] for part in _WAITING)
     return ", called by ".join(words), waits
 
 
 def stacks() -> str:
-    """Of all threads of this process, the main thread's first."""
+    """Format the stacks of all threads of this process, the main thread's first."""
     frames = sys._current_frames()
     threads = sorted(threading.enumerate(), key=lambda t: t is not threading.main_thread())
     parts = [
@@ -156,8 +166,10 @@ def _name(frame: traceback.FrameSummary) -> str:
 
 
 def _stat(pid: int) -> list[str]:
-    """/proc/PID/stat from its third field, the state, on; empty where there is none."""
+    """Read /proc/PID/stat from its third field, the state, on; empty where there is none."""
     try:
+        # The second field is the program's name in brackets, and may hold blanks and brackets
+        # itself.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []

@@ -1,4 +1,4 @@
-"""Who of several processes that all stand still is the reason."""
+"""The decision which of several stalled processes caused the stall, and the line that says so."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from sam_train.train.watch.heartbeats import Beat, condition
 from sam_train.train.watch.pulse import STAGES
 
 _NAMED = 3
-"""So many processes are named in a line; a rack that lost its power is more."""
+"""Processes named in a line, at most; a rack that lost its power has more."""
 
 
 def hanging(beats: Mapping[int, Beat], silent: Iterable[int]) -> list[int]:
-    """The ranks that the others wait for, all if that cannot be told.
+    """Find the ranks that the others wait for; return all of them if that cannot be told.
 
-    Who is silent is the reason. Otherwise who does not itself wait for others, and of those who is
-    least far: a GPU's process may be ahead of what it has computed, but not of the slowest.
+    Silent ranks are the cause. Without any, it is the least advanced of those ranks that do not
+    themselves wait for others.
 
     Args:
-        beats: of all ranks that have given a sign.
+        beats: the heartbeats of all ranks that have given one.
         silent: ranks that give none any more.
     """
     if silent := sorted(silent):
         return silent
     live = [beat for beat in beats.values() if beat.state != "ended"]
     busy = [beat for beat in live if not beat.waits] or live
+    # A GPU's process may be ahead of what its card has computed, but never of the slowest rank.
     least = min((_progress(beat) for beat in busy), default=(0, 0))
     return sorted(beat.rank for beat in busy if _progress(beat) == least)
 
@@ -32,16 +33,17 @@ def hanging(beats: Mapping[int, Beat], silent: Iterable[int]) -> list[int]:
 def sentence(
     beats: Mapping[int, Beat], silent: Iterable[int], *, world_size: int, host: str, minutes: float
 ) -> str:
-    """One line: who hangs where.
+    """Write the line that names the ranks at fault and where each of them hangs.
 
     Args:
         beats, silent: see `hanging`.
         world_size: number of ranks.
-        host: this machine's name; of its own processes the kernel can say more.
-        minutes: without progress.
+        host: this machine's name; the kernel can say more of its own processes.
+        minutes: time without progress.
     """
     silent = set(silent)
     ranks = hanging(beats, silent)
+    # Then nobody is to blame, and one place says as much as a thousand.
     if len(ranks) == world_size > 1 and not silent:
         who = f"all {world_size} processes stand still: {_describe(beats[ranks[0]])}"
     else:
@@ -57,6 +59,7 @@ def sentence(
 
 
 def _progress(beat: Beat) -> tuple[int, int]:
+    # Stages outside the list belong to no order and count as the start.
     return beat.step, STAGES.index(beat.stage) if beat.stage in STAGES else 0
 
 
