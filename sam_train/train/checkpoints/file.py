@@ -37,13 +37,12 @@ class _Remembering:
             try:
                 self._file.write(data)
             except OSError as error:
-                # Raised in here it would reach torch's C++ writer, which aborts in its destructor
-                # or hides the cause.
+                # Raised in here it would come out of torch's C++ writer without its cause.
                 self.error = error
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing; torch calls it at the end, and `write_checkpoint` flushes by itself."""
+        """Leave it to `write_checkpoint`; torch calls this at the end."""
 
 
 def write_checkpoint(content: dict[str, Any], path: Path, *, also: Path | None = None) -> None:

@@ -136,8 +136,8 @@ def check_model(found: Found, module: nn.Module) -> None:
                 f"{here or 'missing'} here): set model= as in the run's config.yaml, or {_WAY_OUT}"
             )
     groups = [g for state in found.outline["optimizer_states"] for g in state["param_groups"]]
-    # Moments fit only the tensors that they were made for; Lightning would name a number here, not
-    # a setting.
+    # Moments fit only the tensors that they were made for. torch's own error speaks of group
+    # sizes, not of a setting.
     trained = sum(len(group["params"]) for group in groups)
     trainable = sum(p.requires_grad for p in module.parameters())
     if trained != trainable:

@@ -23,7 +23,6 @@ from lightning.pytorch.plugins.precision.precision import Precision
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-# As torch.amp.GradScaler's: 65,536 at first, doubled after 2,000 sound updates.
 FIRST, GROWTH, BACKOFF, GROWTH_INTERVAL = 2.0**16, 2.0, 0.5, 2000
 
 
@@ -57,7 +56,7 @@ class LossScale:
 
     @torch.no_grad()
     def update(self, norm: Tensor) -> None:
-        """Adjust the scale after an update.
+        """Update the scale after a step of the optimizer.
 
         Args:
             norm: scalar, of its unscaled gradient; the same on every rank.
@@ -88,9 +87,9 @@ class HalfPrecision(MixedPrecision):
     """Lightning's `16-mixed`, on CPUs too, with our scale in place of its scaler."""
 
     def __init__(self, device: str) -> None:
-        # Only to satisfy Lightning's check of its arguments; it is put away at once.
+        # Given none, Lightning would make an enabled one; this one is put away at once.
         super().__init__("16-mixed", device, scaler=torch.amp.GradScaler(device, enabled=False))
-        # Lightning would step through it, and skip and unscale a second time.
+        # With one Lightning updates by another path, on which the scaler unscales and steps.
         self.scaler = None
         self.loss_scale = LossScale()
 

@@ -29,7 +29,6 @@ def prepare(sam: Sam, *, optim: OptimConfig, recompute: str, compiled: bool) -> 
         recompute: `model.checkpoint_blocks`: none, selective or full.
         compiled: `trainer.compile`.
     """
-    # First: recomputation and splitting look at `requires_grad`.
     tune(sam, optim.tune, frozen_blocks=optim.frozen_blocks)
     for unit in sam.image_encoder.units():
         unit.recompute = recompute

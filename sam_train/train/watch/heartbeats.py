@@ -142,7 +142,7 @@ def place(frame: FrameType | None) -> tuple[str, bool]:
     # The innermost says what it does, the innermost of ours why.
     ours = next((f for f in frames if f.filename.startswith(_PACKAGE)), frames[0])
     words = [_name(f) for f in ([ours] if ours is frames[0] else [frames[0], ours])]
-    # Four frames: torch wraps a collective in decorators, and deeper ones are the caller's own
+    # Four frames: torch wraps a collective in decorators, and outer ones are the caller's own
     # work.
     waits = any(part in f.filename for f in frames[:4] for part in _WAITING)
     return ", called by ".join(words), waits

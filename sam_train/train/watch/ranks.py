@@ -124,7 +124,7 @@ class RankWatch:
         self._hosts = gather(socket.gethostname())
 
     def look(self, *, work: float, data_wait: float) -> RankFigures | None:
-        """Compare the ranks' figures, in a collective; return None where there is one process only."""
+        """Compare the ranks' figures, in a collective; return None for a process that is alone."""
         if world_size() == 1:
             return None
         seconds, waits = zip(*gather((work, data_wait)), strict=True)

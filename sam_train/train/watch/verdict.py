@@ -59,7 +59,7 @@ def sentence(
 
 
 def _progress(beat: Beat) -> tuple[int, int]:
-    # Stages outside the list belong to no order and count as the start.
+    # A heartbeat of another version may name a stage that this one does not know.
     return beat.step, STAGES.index(beat.stage) if beat.stage in STAGES else 0
 
 

@@ -163,7 +163,7 @@ class Watchdog(Callback):
                 self._alarm(lost)
 
     def _rearm(self, patience: float) -> None:
-        """Have C code write the stacks, should this thread never get to run again."""
+        """Let C code write the stacks, should this thread never get to run again."""
         if self._file is not None:
             # Code in C that keeps the interpreter's lock stops this thread too. Armed anew at each
             # heartbeat, so it fires only then.
