@@ -25,7 +25,7 @@ from sam_train.errors import UserError
 from sam_train.runtime.text import count
 
 _LINE_SECONDS = 60.0
-"""Between lines about the progress where there is no terminal for a bar."""
+"""Seconds between lines about the progress where there is no terminal for a bar."""
 
 _DRAW_SECONDS = 0.1
 
@@ -73,7 +73,7 @@ class Downloader:
         return Plan(sorted(items, key=lambda item: item.link.file_name))
 
     def fetch(self, plan: Plan) -> Outcome:
-        """Do what is planned.
+        """Fetch what is planned.
 
         Raises:
             UserError: this machine cannot write, for example because the disk is full. What has

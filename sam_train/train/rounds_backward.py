@@ -3,8 +3,8 @@
 Logits are fed back without gradient by default, so given the image embedding each round's graph
 stands alone. Running its backward at once frees about 45 tensors of 4096 x 256 per mask and round
 (66 GB at 64 masks and 11 rounds in bf16) at no extra arithmetic. All of it hides behind one
-autograd node whose inputs are the embedding and the parameters, so DDP, FSDP2 and DeepSpeed see an
-ordinary backward in which every parameter gets a gradient, zero where no round used it.
+autograd node whose inputs are the embedding and the parameters. DDP, FSDP2 and DeepSpeed see an
+ordinary backward, in which every parameter gets a gradient, zero where no round used it.
 """
 
 from __future__ import annotations

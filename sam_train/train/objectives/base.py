@@ -52,9 +52,8 @@ class RoundOutcome:
 class Objective(ABC):
     """A way to turn a batch into losses.
 
-    The two halves of a step are apart because the image embedding is where gradients are cut: the
-    encoder runs once, and each round goes back to the embedding by itself
-    (`backward_round_by_round`).
+    A step has two halves, because gradients are cut at the image embedding. The encoder runs once,
+    and each round goes back to the embedding by itself (`backward_round_by_round`).
     """
 
     def __init__(self, cfg: RunConfig) -> None:

@@ -1,7 +1,7 @@
 """The state of model and optimizer as every strategy can resume it, whole and by name.
 
-A checkpoint holds whole tensors under parameter names, whoever wrote it, so that a run may go on
-under another strategy, on another number of processes. Strategies gather and scatter
+A checkpoint holds whole tensors under parameter names, whoever wrote it, so that a run may resume
+under another strategy or number of processes. Strategies gather and scatter
 (`strategies`); here an optimizer's numbers of parameters become their names and back.
 """
 

@@ -6,10 +6,10 @@ added up, divided before anyone looks at them. The scale is a power of two: neit
 
 An update whose gradient is not finite is skipped like any other (`health.skipping`), and halves
 the scale; `GROWTH_INTERVAL` sound ones in a row double it. Both are decided on the device from the
-norm that every step measures anyway, which is the same on all ranks: nobody waits, and no rank
-differs. The rule and its figures are those of `torch.amp.GradScaler`. That class itself looks at
-gradients of its own accord, knows no split tensors, and leaves unscaling to fused optimizers, too
-late for clipping.
+norm that every step measures anyway. It is the same on all ranks: nobody waits, no rank differs.
+The rule and its figures are those of `torch.amp.GradScaler`. That class itself looks at gradients
+of its own accord, knows no split tensors, and leaves unscaling to fused optimizers, too late for
+clipping.
 """
 
 from __future__ import annotations

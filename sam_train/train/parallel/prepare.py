@@ -1,7 +1,7 @@
 """The steps between a model and its training, in the order in which they must be taken.
 
 freeze -> recompute activations -> compile -> split over the ranks. Recomputation belongs inside
-what is compiled (the compiler then fuses it), and what is split must be the compiled block, whose
+what is compiled, because the compiler then fuses it. The compiled block is what must be split: its
 weights arrive before and leave after one compiled call.
 """
 

@@ -10,8 +10,8 @@ memory and in what they send, not in what is learnt:
                decoder is whole).
 
 Decoder and prompt encoder are whole because their backward runs round by round inside one
-autograd node (`rounds_backward`), which needs their weights from the forward of the first round
-to the backward of the last: splitting them would gather them once per round.
+autograd node (`rounds_backward`). It needs their weights from the first round's forward to the
+last one's backward, so split weights would be gathered once per round.
 """
 
 from __future__ import annotations

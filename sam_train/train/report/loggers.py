@@ -45,7 +45,7 @@ class RunWandb(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add to the row of `step`, unless an earlier life of the run sent it already."""
+        """Add to the row of `step`, unless an earlier process of the run sent it already."""
         # W&B ignores rows below its own newest step, with a warning for each.
         first = getattr(self.experiment, "starting_step", 0)
         if step is not None and isinstance(first, int) and step < first:
