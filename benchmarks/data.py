@@ -1,4 +1,4 @@
-"""What one training sample costs before it reaches the model, beside the ways of other projects.
+"""The cost of one training sample before it reaches the model, beside the ways of other projects.
 
     python benchmarks/data.py                                          # drawn scenes
     python benchmarks/data.py --shards bsds_train --photos FOLDER      # true masks, true photos
@@ -59,7 +59,7 @@ PEERS = {
 
 
 def enlarged(shards: Shards, *, count: int, photos: list[Path]) -> Iterator[ShardSample]:
-    """The samples with most masks, photo and masks enlarged to 1500 x 2250."""
+    """Take the samples with most masks, photo and masks enlarged to 1500 x 2250."""
     records = [json.loads(shards.read(k).json)["annotations"] for k in range(len(shards))]
     order = sorted(range(len(shards)), key=lambda k: -len(records[k]))
     for image_id, index in enumerate(order[:count], start=1):
@@ -84,7 +84,7 @@ def enlarged(shards: Shards, *, count: int, photos: list[Path]) -> Iterator[Shar
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> Shards:
-    """The samples to measure on, as a shard in `folder`."""
+    """Write the samples to measure on, as a shard in `folder`."""
     if args.shards is None:
         cfg = SampleConfig(scenes=args.count, height=HEIGHT, width=WIDTH)
         write_sample(cfg, folder)
@@ -96,7 +96,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Shards:
 
 
 def dataset(shards: Shards, **options: str) -> TrainDataset:
-    """The training set as a worker holds it."""
+    """Build the training set as a worker holds it."""
     skips = Skips(workers=0, max_fraction=1.0)
     scenes = Scenes(shards, image_size=SIDE, max_area_fraction=0.9, skips=skips, **options)
     order = Order(samples=len(shards), seed=0)
@@ -104,14 +104,14 @@ def dataset(shards: Shards, **options: str) -> TrainDataset:
 
 
 def cpu(action: Callable[[], Any]) -> float:
-    """Seconds of CPU of this thread."""
+    """Measure CPU seconds of this thread."""
     begin = time.thread_time()
     action()
     return time.thread_time() - begin
 
 
 def compare(shards: Shards, *, rounds: int) -> dict[str, float]:
-    """Way -> CPU seconds a sample: from the shard to a batch of one, mean over the photos."""
+    """Measure way -> CPU seconds a sample, from the shard to a batch of one: the photos' mean."""
     entries = [shards.read(k) for k in range(len(shards))]
     ways: dict[str, Callable[[int], Any]] = {}
     for name, options in OURS.items():
@@ -127,7 +127,7 @@ def compare(shards: Shards, *, rounds: int) -> dict[str, float]:
 
 
 def in_worker(way: Callable[[int], Any], *, photos: int, ours: bool) -> list[float]:
-    """CPU seconds of each photo in a process of its own, as a loader's worker is one.
+    """Measure CPU seconds of each photo in a process of its own, as a loader's worker is one.
 
     Args:
         ours: a worker of ours keeps freed memory; others leave the allocator as it is.
@@ -149,7 +149,7 @@ def in_worker(way: Callable[[int], Any], *, photos: int, ours: bool) -> list[flo
 
 
 def print_table(seconds: dict[str, float]) -> None:
-    """Markdown: CPU time, samples a second, and each way against the fastest of ours."""
+    """Format a table of CPU time, samples a second, and each way against the fastest of ours."""
     reference = seconds["ours, data.jpeg=scaled"]
     exact = seconds["ours, data.jpeg=exact"]
     print("| way | CPU ms | samples/s | ours, scaled, is faster by | ours, exact, by |")
@@ -160,7 +160,7 @@ def print_table(seconds: dict[str, float]) -> None:
 
 
 def scale(shards: Shards, *, samples: int, rounds: int) -> None:
-    """Samples a second of wall time from a loader of one worker and of two, in turns."""
+    """Measure samples a second from a loader of one worker and of two, alternately."""
     loaders = {}
     for workers in (1, 2):
         cfg = DataConfig(batch_size=1, workers=workers, prefetch=4, jpeg="scaled")
@@ -183,7 +183,7 @@ def scale(shards: Shards, *, samples: int, rounds: int) -> None:
 
 
 def memory(shards: Shards, *, samples: int) -> None:
-    """USS of a process that makes sample after sample, ten times on the way."""
+    """Measure the USS of a process that makes sample after sample, ten times on the way."""
     keep_freed_memory()  # as a worker does
     own, process = dataset(shards, jpeg="scaled"), psutil.Process()
     for k in range(samples + 1):

@@ -1,4 +1,4 @@
-"""What other training codes do with one sample of SA-1B, written anew from their sources.
+"""The work of other training codes on one sample of SA-1B, written anew from their sources.
 
 Each takes the bytes of the photo and of its JSON and gives the training tensors, on one thread.
 Left out, in their favour: opening two loose files, flips and colour jitter, and copies that only
@@ -39,7 +39,7 @@ def _photo(data: bytes, *, square: bool) -> tuple[Image.Image, Tensor]:
 
 
 def pycocotools(jpeg: bytes, data: bytes) -> tuple[Tensor, Tensor]:
-    """The obvious way: draw, decode what was drawn, resize each to the loss grid (nearest)."""
+    """Load the obvious way: draw, decode what was drawn, resize each to the loss grid (nearest)."""
     _, image = _photo(jpeg, square=False)
     annotations = _annotations(data)
     chosen = random.sample(annotations, min(MASKS, len(annotations)))
@@ -54,8 +54,8 @@ def pycocotools(jpeg: bytes, data: bytes) -> tuple[Tensor, Tensor]:
 
 
 def sam2(jpeg: bytes, data: bytes) -> tuple[Tensor, Tensor]:
-    """sam2 `training/`: each object's mask decoded at full size, then resized by itself to the
-    1024 x 1024 input (torchvision's antialiased bilinear: to float and back to uint8)."""
+    """Load as sam2 `training/`: decode each mask at full size, then resize it by itself to the
+    1024 x 1024 input (torchvision's antialiased bilinear, through float back to uint8)."""
     _, image = _photo(jpeg, square=True)
     annotations = [a for a in _annotations(data) if a["area"] > 0]
     chosen = random.sample(annotations, min(MASKS, len(annotations)))
@@ -70,7 +70,7 @@ def sam2(jpeg: bytes, data: bytes) -> tuple[Tensor, Tensor]:
 
 
 def efficientvit(jpeg: bytes, data: bytes) -> tuple[Tensor, Tensor]:
-    """efficientvit `samcore/`: the drawn masks as one float32 stack at full size, resized with
+    """Load as efficientvit `samcore/`: resize the drawn masks as one float32 stack with
     antialiasing to the input."""
     _, image = _photo(jpeg, square=False)
     annotations = _annotations(data)
@@ -87,7 +87,7 @@ def efficientvit(jpeg: bytes, data: bytes) -> tuple[Tensor, Tensor]:
 
 
 def edge_sam(jpeg: bytes, data: bytes) -> tuple[Tensor, Tensor]:
-    """EdgeSAM: every mask of the photo is decoded and resized as float32; 16 are kept."""
+    """Load as EdgeSAM: decode and resize every mask as float32; keep 16."""
     _, image = _photo(jpeg, square=False)
     masks = []
     for annotation in _annotations(data):

@@ -1,4 +1,4 @@
-"""What the decoder's rounds cost, beside segment-anything's own modules with the same weights.
+"""The cost of the decoder's rounds, beside segment-anything's own modules with the same weights.
 
     python benchmarks/decoder.py [--sizes 128 256] [--rounds 11] [--threads 1]
 
@@ -60,7 +60,7 @@ class Task:
 
 
 def reference_modules(ours: Sam) -> nn.Module:
-    """segment-anything's prompt encoder and decoder with the weights of ours."""
+    """Build segment-anything's prompt encoder and decoder with the weights of ours."""
     for name in ("torchvision", "torchvision.transforms", "torchvision.ops"):
         sys.modules.setdefault(name, ModuleType(name))
     for name, attributes in {
@@ -102,13 +102,13 @@ def reference_modules(ours: Sam) -> nn.Module:
 
 
 def decode_ours(sam: Sam, embeddings: Tensor, task: Task, prompts: Prompts) -> Prediction:
-    """All masks of all images at once."""
+    """Decode all masks of all images at once."""
     first = prompts.mask_logits is None
     return sam.decode(embeddings, task.index, prompts, multimask=first, all_present=True)
 
 
 def decode_reference(modules: Any, embeddings: Tensor, task: Task, prompts: Prompts) -> Prediction:
-    """Image by image, as its API wants; it adds the PAD token itself."""
+    """Decode image by image, as its API wants; it adds the PAD token itself."""
     logits, ious = [], []
     clicks = [k for k in range(prompts.coords.shape[1]) if k != 1]
     for image in range(IMAGES):
@@ -132,7 +132,7 @@ def decode_reference(modules: Any, embeddings: Tensor, task: Task, prompts: Prom
 
 
 def make_task(sam: Sam, *, rounds: int, masks: int) -> Task:
-    """Random blobs and clicks on random embeddings."""
+    """Draw random blobs and clicks on random embeddings."""
     generator = torch.Generator().manual_seed(0)
     grid = sam.prompt_encoder.grid
     channels = sam.mask_decoder.iou_token.embedding_dim
@@ -147,7 +147,7 @@ def make_task(sam: Sam, *, rounds: int, masks: int) -> Task:
 
 
 def play(decode: Callable[..., Prediction], task: Task, embeddings: Tensor) -> Iterator[Tensor]:
-    """The loss of each round; a click is added and the mask fed back from round to round."""
+    """Yield the loss of each round; a click is added and the mask fed back from round to round."""
     masks, rounds = task.coords.shape[:2]
     valid = torch.ones_like(task.targets)
     labels = torch.full((masks, rounds + 1), FOREGROUND)
@@ -164,13 +164,13 @@ def play(decode: Callable[..., Prediction], task: Task, embeddings: Tensor) -> I
 
 
 def resident() -> float:
-    """MiB that this process holds now."""
+    """Return the MiB that this process holds now."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() / 2**20
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """One case, in this process."""
+    """Measure one case, in this process."""
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     torch.manual_seed(0)
@@ -206,7 +206,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def in_a_process(case: str, *, size: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """`measure` where nothing was allocated before."""
+    """Run `measure` where nothing was allocated before."""
     options = {name: getattr(arguments, name) for name in ("rounds", "masks", "threads", "repeats")}
     words = [f"--{name}={value}" for name, value in {**options, "size": size}.items()]
     done = subprocess.run(

@@ -36,7 +36,7 @@ from sam_train.model.checkpoints.load import load_sam, recorded_model
 ROOT = Path(__file__).resolve().parents[1]
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"
 LOOSE = {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.5}
-"""For a model that is as unsure as nano: about half of its masks pass the first, as with SAM."""
+"""Thresholds for a model as unsure as nano: about half of its masks pass the first, as with SAM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Timed:
 
 
 def model_named(name: str) -> tuple[Sam, ModelConfig]:
-    """A model and its sizes."""
+    """Build a model and its settings."""
     if name == "nano":
         cfg = recorded_model(NANO)
         assert cfg is not None
@@ -67,7 +67,7 @@ def model_named(name: str) -> tuple[Sam, ModelConfig]:
 
 
 def reference_generator(sam: Sam, cfg: ModelConfig, **settings: Any) -> Any:
-    """segment-anything's class around its own modules with the same weights."""
+    """Build segment-anything's class around its own modules with the same weights."""
     # Its stand-ins for torchvision lie with the tests that compare the two.
     sys.path.insert(0, str(ROOT / "tests"))
     import segment_anything_reference  # noqa: PLC0415
@@ -92,14 +92,14 @@ def reference_generator(sam: Sam, cfg: ModelConfig, **settings: Any) -> Any:
 
 
 def timed(generate: Callable[[Any], list[dict[str, Any]]], image: Any) -> Timed:
-    """CPU seconds of this process: other work on the machine hardly counts."""
+    """Measure CPU seconds of this process: other work on the machine hardly counts."""
     began = time.process_time()
     masks = generate(image)
     return Timed(seconds=time.process_time() - began, masks=masks)
 
 
 def differing_pixels(ours: Timed, theirs: Timed) -> int:
-    """Over all masks, which must be as many and in the same order."""
+    """Compare all masks, which must be as many and in the same order."""
     total = 0
     for got, want in zip(ours.masks, theirs.masks, strict=True):
         a, b = got["segmentation"]["counts"], want["segmentation"]["counts"]
@@ -110,7 +110,7 @@ def differing_pixels(ours: Timed, theirs: Timed) -> int:
 
 
 def measure(name: str, image: Any, arguments: argparse.Namespace) -> str:
-    """A row of the table."""
+    """Measure a row of the table."""
     sam, cfg = model_named(name)
     settings = {
         "points_per_side": arguments.points if name == "nano" else arguments.points_of_large,

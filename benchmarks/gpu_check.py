@@ -1,4 +1,4 @@
-"""What only a GPU can show: that every way to train runs there, learns the same, and what it costs.
+"""A check on a GPU: every way to train runs there, learns the same, and has its cost measured.
 
     python benchmarks/gpu_check.py [--models vit_b vit_l vit_h] [--devices 1] [--out gpu_check.json]
 
@@ -58,7 +58,7 @@ class Case:
 
     @property
     def dtype(self) -> str:
-        """What products must be computed in."""
+        """The type in which products must be computed."""
         return "float32" if "trainer.precision=32-true" in self.settings else "bfloat16"
 
 
@@ -122,7 +122,7 @@ class Watch(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
-        """Reading the loss waits for the device, so the clock is right."""
+        """Read the loss, which waits for the device, so the clock is right."""
         assert isinstance(pl_module, SamModule)
         assert pl_module.last_rounds is not None
         assert pl_module.last_grad_norm is not None
@@ -135,7 +135,7 @@ class Watch(Callback):
 
 
 def make_batch(*, side: int, grid: int, masks: int) -> Batch:
-    """An image of noise with smooth blobs; the same on every rank, so that any number is alike."""
+    """Draw an image of noise with smooth blobs, the same on every rank, whatever their number."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(masks, 1, 6, 6, generator=generator)
     blobs = F.interpolate(coarse, (grid, grid), mode="bicubic")[:, 0] > 0.3
@@ -158,7 +158,7 @@ def make_batch(*, side: int, grid: int, masks: int) -> Batch:
 
 
 def settings_of(arguments: argparse.Namespace) -> list[str]:
-    """Everything but the device, as on the command line of `fit`."""
+    """List everything but the device, as on the command line of `fit`."""
     return [
         f"+experiment={'vit_b' if arguments.rehearse else arguments.model}",
         *(f"trainer.devices={arguments.devices}", f"data.batch_size={arguments.devices}"),
@@ -172,7 +172,7 @@ def settings_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """One row, in this process and, with several devices, in those that Lightning starts."""
+    """Measure one row, in this process and, with several devices, in those of Lightning."""
     cfg = load_config(settings_of(arguments))
     seed_everything(0, verbose=False)
     module = SamModule(cfg)
@@ -201,7 +201,7 @@ def measure(arguments: argparse.Namespace) -> None:
 def run_case(
     model: str, case: str, arguments: argparse.Namespace, *, small: bool
 ) -> dict[str, Any]:
-    """A row, or why there is none."""
+    """Return a row, or why there is none."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "row.json"
         words = [sys.executable, __file__, "--model", model, "--case", case, "--row", str(path)]
@@ -231,7 +231,7 @@ def run_case(
 
 
 def farthest(first: list[float], second: list[float]) -> float:
-    """The largest relative difference of the first steps; infinite where any step has a NaN.
+    """Return the largest relative difference of the first steps; infinite where any step has a NaN.
 
     Clicks answer to what the model draws: behind some steps, rounding leads to other clicks.
     """
@@ -258,7 +258,7 @@ def judge(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def line(model: str, name: str, row: dict[str, Any]) -> str:
-    """A row for the terminal."""
+    """Format a row for the terminal."""
     if "error" in row:
         return f"{model:<14} {name:<22} {row['error'][:100]}"
     memory = "" if row["peak_gib"] is None else f"{row['peak_gib']:7.1f} GiB"
@@ -272,7 +272,7 @@ def line(model: str, name: str, row: dict[str, Any]) -> str:
 
 
 def machine(*, rehearse: bool) -> dict[str, Any]:
-    """Where it was measured."""
+    """Describe the machine."""
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     if rehearse:
         return {**versions, "gpu": None, "rehearsal": True}
@@ -287,7 +287,7 @@ def machine(*, rehearse: bool) -> dict[str, Any]:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """All rows, on the terminal and as JSON after each one; the exit status."""
+    """Measure all rows, print them, write JSON after each, and return the exit status."""
     content: dict[str, Any] = {"machine": machine(rehearse=arguments.rehearse), "models": {}}
     content["devices"] = arguments.devices
     small = f"{arguments.models[0]} small"

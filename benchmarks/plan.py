@@ -1,4 +1,4 @@
-"""Which model fits on which GPU under which settings, by `sam_train.cluster.plan`.
+"""The models that fit on each GPU under each setting, by `sam_train.cluster.plan`.
 
     python benchmarks/plan.py --out docs/benchmarks/plan.md
 
@@ -51,7 +51,7 @@ class Needs:
     """Memory of any number of images and masks: it grows in a straight line with either."""
 
     def __init__(self, simulator: Simulator, setting: Setting) -> None:
-        """Counts one image, two, and one with half the masks."""
+        """Count one image, two, and one with half the masks."""
         self._plan = simulator.cfg.plan
         half = replace(setting, masks=setting.masks // 2)
         self._masks = setting.masks
@@ -61,7 +61,7 @@ class Needs:
         )
 
     def gib(self, *, images: int, masks: int) -> float:
-        """Of one GPU."""
+        """Return the memory of one GPU."""
         tensors = max(
             one
             + (images - 1) * (self._two[name] - one)
@@ -71,7 +71,7 @@ class Needs:
         return tensors * (1 + self._plan.gaps) / GIB + self._plan.reserve_gib
 
     def most(self, memory: float) -> str:
-        """Images at a time, or fewer masks of one."""
+        """Return the images at a time, or fewer masks of one."""
         images = 0
         while self.gib(images=images + 1, masks=MASKS) <= memory:
             images += 1
@@ -82,7 +82,7 @@ class Needs:
 
 
 def setting(way: tuple[str, str, bool]) -> Setting:
-    """One image of 64 masks."""
+    """Compose the settings for one image of 64 masks."""
     strategy, mode, offload = way
     return Setting(
         images=1,
@@ -96,7 +96,7 @@ def setting(way: tuple[str, str, bool]) -> Setting:
 
 
 def simulators() -> dict[str, Simulator]:
-    """One per model; what is counted of the decoder, which is the same, they share."""
+    """Build one simulator per model; they share the figures of the decoder, which is the same."""
     found = {
         model: Simulator(cfg=load_config([f"+experiment={model}"]), ranks=RANKS) for model in MODELS
     }
@@ -106,7 +106,7 @@ def simulators() -> dict[str, Simulator]:
 
 
 def fitting(found: dict[str, Simulator]) -> Iterator[str]:
-    """Model x way x memory."""
+    """Yield the table of model x way x memory."""
     yield "| model | 8 GPUs | checkpoint_blocks | GiB of 1 image | " + " | ".join(MEMORIES) + " |"
     yield "|" + "---|" * (4 + len(MEMORIES))
     for model, simulator in found.items():
@@ -119,7 +119,7 @@ def fitting(found: dict[str, Simulator]) -> Iterator[str]:
 
 
 def speeds(found: dict[str, Simulator]) -> Iterator[str]:
-    """Model x card."""
+    """Yield the table of model x card."""
     yield "| model | TFLOP an image | " + " | ".join(GPUS[card].title for card in CARDS) + " |"
     yield "|" + "---|" * (2 + len(CARDS))
     own = setting(WAYS[0])
@@ -137,7 +137,7 @@ def speeds(found: dict[str, Simulator]) -> Iterator[str]:
 
 
 def measured() -> Iterator[str]:
-    """Real steps on this CPU."""
+    """Yield the table of real steps on this CPU."""
     yield (
         "| model | px | images x masks | checkpoint_blocks | precision | MiB planned "
         "| MiB measured | ratio | GFLOP planned | measured |"

@@ -46,7 +46,7 @@ class Run:
     threads: int
     folder: Path
     whole: bool
-    """Whether it trains to the end rather than to the end of the plateau."""
+    """True where it trains to the end rather than to the end of the plateau."""
 
     def left_plateau(self) -> int | None:
         """Return the step at which the run left the plateau of empty masks, if it has."""

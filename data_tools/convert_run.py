@@ -1,4 +1,4 @@
-"""From records to SA-1B samples: one image at a time, in order, on several processes."""
+"""The conversion of records to SA-1B samples, in order, on several processes."""
 
 from __future__ import annotations
 
@@ -123,6 +123,7 @@ def samples(listing: Listing, config: ConvertConfig, tally: Tally) -> Iterator[S
         if result.sample is None:
             continue
         if not listing.keeps_ids:
+            # SA-1B's ids are unique over the whole data set, not within an image.
             for number, annotation in enumerate(result.sample.annotations, start=1):
                 annotation["id"] = tally.masks + number
         tally.images += 1

@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def download(args: argparse.Namespace) -> Answer:
-    """Do what the command line says.
+    """Download as the command line says.
 
     Raises:
         UserError: the list, the folder or the space does not allow it, or the disk became full.
@@ -128,7 +128,7 @@ def _first(lines: list[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0, 1 where files are missing, 2 after an error the user can mend."""
+    """Run the command; return 0, 1 where files are missing, 2 after an error the user can mend."""
     return command.run(
         lambda: download(parser().parse_args(argv)),
         stopped="stopped; what arrived is kept: run the same command again to go on",

@@ -52,7 +52,7 @@ class Checksum:
 
 
 def read_checksums(path: Path) -> dict[str, Checksum]:
-    """Digests by file name: lines of md5sum, sha1sum, sha256sum or sha512sum, or BSD's form.
+    """Read digests by file name from lines of md5sum, sha1sum, sha256sum, sha512sum or BSD's form.
 
     Raises:
         UserError: it cannot be read, or holds a line of another form.
@@ -77,7 +77,7 @@ def read_checksums(path: Path) -> dict[str, Checksum]:
 
 
 def tar_damage(path: Path) -> str | None:
-    """Why a tar cannot be walked to its end, or None. Reads the headers only, not the photos."""
+    """Return why a tar cannot be walked to its end, or None. Read the headers only."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return list_members(

@@ -15,8 +15,8 @@ from data_tools.download_part import Arrival, PartialFile
 MADE_PROGRESS = 1000
 """A try that brings a file on by this fraction of it is no failure: its server does work."""
 WHOLE_TRIES = 2
-"""A file that turns out wrong is fetched once more from its first byte, not eight times: as a rule
-it is so on the server, and it may have 10 GB."""
+"""Tries from the first byte of a file that turns out wrong: it may have 10 GB, and as a rule it is
+wrong on the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Retry:
         self._failures = 0
 
     def reset(self) -> None:
-        """Something went well."""
+        """Forget the failures so far, after something went well."""
         self._failures = 0
 
     def after(self, error: TransferError) -> None:
@@ -130,7 +130,7 @@ class Fetch:
                     self._wrong += 1
                 here = self._part.position()
                 size = (self._expected and self._expected.size) or 0
-                # Against the best so far: a server that only ever starts anew must not go on so.
+                # Against the best so far: a server that only ever starts anew makes no progress.
                 if here > best + size // MADE_PROGRESS:
                     retry.reset()
                 best = max(best, here)

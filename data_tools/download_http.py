@@ -49,7 +49,7 @@ class TransferError(Exception):
         super().__init__(reason)
         self.fault = fault
         self.anew = anew
-        """Whether what is there of the file cannot be continued."""
+        """True where the bytes that are there cannot be continued."""
         self.wait = wait
         """Seconds that the server asks for before the next try."""
 
@@ -97,12 +97,12 @@ class Body:
     ) -> None:
         self.remote = remote
         self.offset = offset
-        """Where the first byte belongs: 0 if the server would not continue."""
+        """Place of the first byte in the file, 0 if the server would not continue."""
         self.end_is_told = (
             remote.size is not None
             or response.headers.get("Transfer-Encoding", "").lower() == "chunked"
         )
-        """Whether the end of the file can be told from a cut."""
+        """True where the end of the file can be told from a cut."""
         self._announced = _number(response.headers.get("Content-Length"))
         self._is_empty = response.status == 416  # its bytes would be an error page
         self._response = response
@@ -142,7 +142,7 @@ class Body:
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             if any(isinstance(cause, urllib3.exceptions.IncompleteRead) for cause in error.args):
                 return b""  # fewer than announced: `chunks` counts, and tells more
-            # ValueError: reading goes on in another thread while `close` is called.
+            # ValueError: another thread still reads while `close` is called.
             raise TransferError(Fault.NETWORK, f"connection cut ({_root(error)})") from None
         return data
 

@@ -29,7 +29,7 @@ class Link:
     file_name: str
     """Plain name without folders."""
     url: str
-    """With its signature: never print it whole."""
+    """The link with its signature: never print it whole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class Item:
     have: int = 0
     """Bytes that are there."""
     fault: TransferError | None = None
-    """Why it is not to be had."""
+    """The reason why it is not to be had."""
 
     @property
     def lacking(self) -> int:
@@ -153,7 +153,11 @@ def free_bytes(folder: Path) -> int:
 
 
 def checksums_fit(links: Sequence[Link], checksums: Mapping[str, Checksum], source: Path) -> None:
-    """Raises UserError if the checksums are of quite other files."""
+    """Refuse checksums of quite other files.
+
+    Raises:
+        UserError: `checksums` names none of `links`.
+    """
     if not any(link.file_name in checksums for link in links):
         raise UserError(f"{source} has the checksum of none of the files: is it another list's?")
 

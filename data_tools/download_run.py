@@ -25,7 +25,7 @@ from sam_train.errors import UserError
 from sam_train.runtime.text import count
 
 _LINE_SECONDS = 60.0
-"""Between lines about the progress where there is no terminal for a bar."""
+"""Seconds between lines about the progress where there is no terminal for a bar."""
 
 _DRAW_SECONDS = 0.1
 

@@ -1,4 +1,4 @@
-"""What no test may leave to the next one of its process."""
+"""The state that no test may leave to the next one of its process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from sam_train.runtime.lean_start import postpone_torchmetrics
 
 
 def pytest_configure() -> None:
-    """The same on every machine, for the tests and for all that they start: one thread, whose sums
-    do not depend on the number of cores and which waits for no other; Ctrl-C, which a suite that is
-    started in the background ignores; no import of metrics, as in every verb."""
+    """Set the same surroundings on every machine, for the tests and for all that they start.
+
+    One thread: its sums do not depend on the number of cores. Ctrl-C: a suite that is started in
+    the background ignores it. No import of metrics, as in every verb."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     postpone_torchmetrics()
@@ -27,9 +28,12 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    """The environment, which child processes inherit and where Lightning leaves a rank; its process
-    group, which it keeps until the process ends; the log's handlers, which would write to the
-    captured stdout of a test that is over; torch's precision and threads, which a recipe sets."""
+    """Restore what a test changes in its process.
+
+    The environment: child processes inherit it, and Lightning leaves a rank there. Lightning's
+    process group: it keeps that until the process ends. The log's handlers: they would write to the
+    captured stdout of a test that is over. torch's precision and threads: a recipe sets them.
+    """
     logger = logging.getLogger("sam_train")
     environment = dict(os.environ)
     yield

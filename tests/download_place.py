@@ -1,4 +1,4 @@
-"""A hostile server with four tars and a folder to fetch them into: what the download's tests use.
+"""A hostile server with four tars, and a folder to fetch them into, for the download's tests.
 
 Import it with `from download_place import Place, made`: pytest has `tests` on its path.
 """
@@ -25,9 +25,9 @@ FIRST = "sa_000000.tar"
 SIZE = 206_848
 """Bytes of each tar."""
 QUICK = Policy(retries=3, stall_seconds=60, first_wait=0.01, longest_wait=0.02)
-"""Of a server that answers: a slow machine is not a stalled one."""
+"""Patience with a server that answers: a slow machine is not a stalled one."""
 IMPATIENT = replace(QUICK, stall_seconds=0.3)
-"""Of a server that stalls on purpose."""
+"""Patience with a server that stalls on purpose."""
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class Place:
 
 
 def write_tar(path: Path, seed: int) -> None:
-    """A tar of SIZE bytes."""
+    """Make a tar of SIZE bytes."""
     rng = np.random.default_rng(seed)
     with tarfile.open(path, "w") as tar:
         for k, suffix in enumerate(("jpg", "json")):
@@ -89,7 +89,7 @@ def write_tar(path: Path, seed: int) -> None:
 
 @contextmanager
 def made(tmp_path: Path) -> Iterator[Place]:
-    """The place, with its server running."""
+    """Yield the place, with its server running."""
     source = tmp_path / "source"
     source.mkdir()
     for k in range(4):

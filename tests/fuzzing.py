@@ -1,4 +1,4 @@
-"""What the fuzz tests share: how many inputs, true inputs with damage, and a bound on memory.
+"""The common parts of the fuzz tests: number of inputs, true inputs with damage, bound on memory.
 
 A few hundred inputs, always the same ones, run with every other test. `make fuzz` runs 100,000 of
 each kind; SAM_TRAIN_FUZZ=N says how many.
@@ -25,7 +25,7 @@ LONG = int(os.environ.get("SAM_TRAIN_FUZZ", "0"))
 
 
 def fuzz(*, short: int, each: int = 1) -> settings:
-    """How many inputs a test draws, and that the few are the same everywhere.
+    """Set how many inputs a test draws; few are the same everywhere.
 
     Args:
         each: inputs that are drawn at a time, on average.
@@ -49,7 +49,7 @@ class Edit:
     payload: bytes
 
     def apply(self, data: bytes) -> bytes:
-        """The bytes with the edit."""
+        """Return the bytes with the edit."""
         at = self.at % (len(data) + 1)
         after = at + len(self.payload)
         return (
@@ -68,21 +68,21 @@ _ANY_BYTES = st.binary(max_size=8)
 def edits(
     *, most: int = 4, payload: st.SearchStrategy[bytes] = _ANY_BYTES
 ) -> st.SearchStrategy[list[Edit]]:
-    """None to some edits: true inputs must be among what is drawn."""
+    """Draw none to some edits: true inputs must be among what is drawn."""
     one = st.builds(Edit, st.integers(0, 5), st.integers(0, 1 << 16), payload)
     return st.lists(one, max_size=most)
 
 
 def damaged(data: bytes, changes: list[Edit]) -> bytes:
-    """The bytes after all edits, one after the other."""
+    """Return the bytes after all edits, one after the other."""
     for change in changes:
         data = change.apply(data)
     return data
 
 
 def within(most: int, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """What a function answers, having never held more than `most` bytes of Python's and numpy's
-    memory at a time."""
+    """Return a function's result; fail if it ever held more than `most` bytes of Python's and
+    numpy's memory."""
     tracemalloc.start()
     try:
         return function(*args, **kwargs)
@@ -94,8 +94,8 @@ def within(most: int, function: Callable[P, T], /, *args: P.args, **kwargs: P.kw
 
 @contextmanager
 def address_space(room: int) -> Iterator[None]:
-    """No more than `room` bytes beyond what the process has mapped: an absurd allocation is a
-    MemoryError at once, whoever makes it."""
+    """Limit memory to `room` bytes beyond what is mapped: an absurd allocation is a MemoryError at
+    once, whoever makes it."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room, hard))

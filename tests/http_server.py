@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass(slots=True, kw_only=True)
 class Behaviour:
-    """What goes wrong with the answers for one path; several things may at once."""
+    """The faults of the answers for one path; several things may at once."""
 
     status: int | None = None
     """Answer with this status (403, 404, 500, 503, 429) and a short page instead of the file."""
@@ -74,7 +74,7 @@ class Seen:
     """Requests of one kept-alive connection have the same number."""
     headers: dict[str, str]
     went_wrong: bool
-    """Whether the answer was one of those that `behave` asked for."""
+    """True where the answer was one of those that `behave` asked for."""
 
 
 @dataclass(slots=True)
@@ -141,11 +141,11 @@ class HostileServer:
         return f"http://127.0.0.1:{self._http.server_port}"
 
     def url(self, name: str) -> str:
-        """Of a file in the folder."""
+        """Return the address of a file in the folder."""
         return f"{self.address}/{name}"
 
     def behave(self, name: str, behaviour: Behaviour) -> None:
-        """From now on answer for `name` like this; `*` means every path without its own."""
+        """Answer from now on for `name` like this; `*` means every path without its own."""
         with self._state.lock:
             self._state.behaviours[name] = behaviour
 
@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def log_message(self, *_: object) -> None:
-        """Not into the test's output."""
+        """Print nothing into the test's output."""
 
     def _answer(self, *, with_body: bool) -> None:
         name = unquote(urlsplit(self.path).path).lstrip("/")

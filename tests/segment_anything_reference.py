@@ -73,7 +73,7 @@ def _stand_ins() -> dict[str, ModuleType]:
 
 
 def load() -> Any:
-    """The package segment-anything 1.0 on the stand-ins, which nobody else gets to see.
+    """Import segment-anything 1.0 on the stand-ins, which nobody else gets to see.
 
     Its own `cv2` is imported in the moment of use: see `with_cv2`.
     """
@@ -99,5 +99,5 @@ def load() -> Any:
 
 
 def with_cv2() -> ModuleType:
-    """What to put into `sys.modules["cv2"]` while the reference removes small regions."""
+    """Return what to put into `sys.modules["cv2"]` while the reference removes small regions."""
     return _stand_ins()["cv2"]

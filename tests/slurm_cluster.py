@@ -54,7 +54,7 @@ NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=
 
 
 def missing() -> list[str]:
-    """The programs that a cluster needs and that this machine lacks."""
+    """List the programs that a cluster needs and that this machine lacks."""
     return [name for name in PROGRAMS if _program(name) is None]
 
 
@@ -73,7 +73,7 @@ def _free_ports(count: int) -> list[int]:
 def wait_until(
     true: Callable[[], object], *, what: str, seconds: float, pause: float = 0.5
 ) -> None:
-    """Look again and again.
+    """Wait until a condition holds, and look again and again.
 
     Raises:
         TimeoutError: it did not become so; says `what`.
@@ -94,12 +94,12 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a user of this cluster."""
+        """The environment of a user of this cluster."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
         return {**kept, "SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def call(self, *command: str, check: bool = True) -> str:
-        """What a Slurm command printed, on both streams."""
+        """Return what a Slurm command printed, on both streams."""
         done = subprocess.run(
             command,
             env=self.environment,
@@ -114,12 +114,12 @@ class Cluster:
         return done.stdout.strip()
 
     def job(self, job: str) -> dict[str, str]:
-        """`scontrol show job`, field by field."""
+        """Read `scontrol show job`, field by field."""
         words = self.call("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def submit(self, script: Path, arguments: Sequence[str], *options: str, cwd: Path) -> str:
-        """The number of the job that `sbatch` made of it."""
+        """Submit a script by `sbatch`, and return the job's number."""
         done = subprocess.run(
             ["sbatch", "--parsable", *options, str(script), *arguments],
             env=self.environment,
@@ -160,11 +160,11 @@ class Cluster:
             raise TimeoutError(f"{error}\n{self.logs()}") from error
 
     def start_node(self, node: str) -> None:
-        """Its slurmd."""
+        """Start a node's slurmd."""
         self._spawn("slurmd", "-D", "-N", node, "-f", f"{self.folder}/slurm.conf", name=node)
 
     def ranks(self, job: str) -> dict[int, int]:
-        """Rank -> process of the training of a job, wherever it runs."""
+        """Map rank -> process of the training of a job, wherever it runs."""
         found: dict[int, tuple[int, int]] = {}
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
@@ -184,7 +184,7 @@ class Cluster:
         return {rank: pid for rank, (_, pid) in found.items()}
 
     def steps(self, job: str) -> list[int]:
-        """The processes through which the nodes run a job's tasks, also of a node that is lost."""
+        """List the processes by which the nodes run a job's tasks, also those of a lost node."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -193,17 +193,17 @@ class Cluster:
         return found
 
     def kill_node(self, node: str) -> None:
-        """`kill -9` of its slurmd; what that had started lives on, as after a real one."""
+        """Send `kill -9` to a node's slurmd; its children live on, as after a real one."""
         self.daemons[node].kill()
         self.daemons.pop(node).wait()
 
     def idle(self) -> bool:
-        """Whether both nodes wait for work."""
+        """Return True if both nodes wait for work."""
         said = self.call("sinfo", "--noheader", "--Node", "--format=%t", check=False)
         return said.split() == ["idle", "idle"]
 
     def logs(self) -> str:
-        """The end of each daemon's log."""
+        """Return the end of each daemon's log."""
         parts = []
         for path in sorted(self.folder.glob("*.log")):
             lines = path.read_text(errors="replace").splitlines()
@@ -211,7 +211,7 @@ class Cluster:
         return "\n".join(parts)
 
     def stop(self) -> None:
-        """Jobs first, then daemons."""
+        """Stop the jobs first, then the daemons."""
         with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
             self.call("scancel", "--signal=KILL", "--full", "--user", _user())
             self.call("scancel", "--user", _user())
@@ -269,7 +269,7 @@ def _user() -> str:
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """A cluster that is up, and gone afterwards."""
+    """Yield a cluster that is up, and gone afterwards."""
     made = Cluster(folder)
     try:
         made.start()

@@ -20,7 +20,7 @@ class Import:
     module: str
     line: int
     late: bool
-    """Inside a function, so it runs when the function is called."""
+    """True inside a function, so it runs when the function is called."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def tiny(**overrides: Any) -> Sam:
 
 @functools.cache
 def _template() -> Sam:
-    """Built once: drawing initial values takes longer than all that is tested."""
+    """Build it once: drawing initial values takes longer than all that is tested."""
     return build_sam("vit_b", image_size=64, **TINY)
 
 

@@ -15,7 +15,7 @@ class Background:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self.error: BaseException | None = None
-        """What the last finished job raised."""
+        """The exception of a finished job."""
 
     def start(self, job: Callable[[], None]) -> None:
         """Run `job` when the one before is done. Not a daemon: the end of the program waits."""

@@ -31,6 +31,7 @@ def try_lock(path: Path) -> BinaryIO | None:
     except BaseException:
         file.close()
         raise
+    # Append mode opens at the end; whoever holds the lock reads first.
     file.seek(0)
     return file
 

@@ -21,7 +21,7 @@ class Process:
     """Equal where process numbers mean the same; empty where that cannot be known."""
     pid: int
     started: str
-    """With `pid`, no other process of the machine: numbers are used again."""
+    """The start of the process; process numbers are used again, the pair with `pid` is not."""
     job: str = ""
     """The Slurm job, with its cluster."""
     life: int = 0

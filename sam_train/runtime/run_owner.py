@@ -33,7 +33,7 @@ from sam_train.runtime.processes import Process
 log = logging.getLogger("sam_train")
 
 FOLDER = "owners"
-"""In run_dir: `N.json` for the N-th process that trained there."""
+"""The folder in run_dir that has `N.json` for the N-th process that trained there."""
 BEAT, PATIENCE = 5.0, 60.0
 """Seconds between signs of life, and without one until an owner elsewhere counts as dead."""
 KEPT = 8
@@ -85,7 +85,7 @@ class RunOwner:
         self.beat = beat
         self.path: Path | None = None
         self.lost = ""
-        """Why this process must stop writing, if another has taken its place."""
+        """The reason to stop writing, if another process has taken the place of this one."""
         self._record = Record(process=self.me, since="", token="")
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -115,6 +115,7 @@ class RunOwner:
         for old in _numbers(self.folder):
             if old <= number + 1 - KEPT:
                 (self.folder / f"{old}.json").unlink(missing_ok=True)
+        # Processes that Lightning starts inherit it, and so know that they belong to this owner.
         os.environ[TOKEN] = self._record.token
         self._thread = threading.Thread(target=self._beat, name="owner", daemon=True)
         self._thread.start()
@@ -136,7 +137,7 @@ class RunOwner:
 
     def _beat(self) -> None:
         while not self._end.wait(self.beat) and not self.lost:
-            # A file system that does not answer for a while costs a beat, not the run.
+            # A file system that does not answer for a while costs a heartbeat, not the run.
             with suppress(OSError):
                 self._show_life()
 
@@ -166,6 +167,8 @@ class RunOwner:
         # Opened and closed each time: that is when network file systems pass it on.
         handle = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         try:
+            # One write of constant length: a reader never finds a shorter text's tail behind a
+            # longer one.
             os.pwrite(handle, self._record.text(), 0)
         finally:
             os.close(handle)
@@ -259,7 +262,7 @@ def is_dead(seen: Seen, *, me: Process, patience: float = PATIENCE) -> bool:
         if now is None or now.path != seen.path:
             return True
         if now.text != seen.text:
-            # A first beat, or the rest of a file that was being written.
+            # A first heartbeat, or the rest of a file that was being written.
             return is_dead(now, me=me, patience=patience) if record is None else _ended(now)
     return True
 

@@ -1,4 +1,4 @@
-"""A moving average of the weights: what is measured and handed on, if `optim.ema` asks for it."""
+"""A moving average of the weights, which is measured and handed on if `optim.ema` is set."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ log = logging.getLogger("sam_train")
 class WeightAverage(Callback):
     """Follows the weights after each update; training never sees it.
 
-    Belongs before the callbacks that measure. Each rank keeps what it keeps of the weights
-    themselves: all of them, or its part under fsdp2.
+    It comes before the callbacks that measure. Each rank averages the weights that it holds: all of
+    them, or its part under fsdp2.
     """
 
     def __init__(self, decay: float) -> None:
@@ -39,12 +39,14 @@ class WeightAverage(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the run's average until the weights have their places."""
+        # Whole tensors: they can be split only when the strategy has split the weights.
         self._stored = checkpoint.get(AVERAGE_RECORD)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Store whole tensors by parameter name; a collective where the weights are split."""
+        # On every rank, before the first one is asked: gathering is a collective.
         whole = {name: whole_tensor(value) for name, value in self._average.items()}
         if trainer.is_global_zero:
             checkpoint[AVERAGE_RECORD] = whole
@@ -67,18 +69,20 @@ class WeightAverage(Callback):
     ) -> None:
         """Move the average towards the weights after an update."""
         step = trainer.global_step
+        # Between two micro-batches the weights are as they were.
         if step == self._seen:
             return
         self._seen = step
         # The random weights of the beginning must not weigh on it for 1 / (1 - decay) steps.
         decay = min(self.decay, (1 + step) / (10 + step))
         average = [_own(value) for value in self._average.values()]
+        # Elementwise, so every rank can do it on its own part.
         torch._foreach_lerp_(average, [_own(w) for w in self._weights.values()], 1 - decay)
 
     @contextmanager
     def in_place(self, pl_module: LightningModule) -> Iterator[None]:
         """Put the average into the model while open, then its own weights again, bit for bit."""
-        # A run whose last step was behind it already has not begun.
+        # A run that had finished before it resumed never called `on_train_start`.
         self._begin(pl_module)
         self._exchange()
         try:
@@ -91,6 +95,7 @@ class WeightAverage(Callback):
         if self._average:
             return
         stored = self._stored or {}
+        # Frozen weights are their own average.
         trained = ((n, p.detach()) for n, p in pl_module.named_parameters() if p.requires_grad)
         self._weights = dict(trained)
         self._average = {
@@ -101,7 +106,7 @@ class WeightAverage(Callback):
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        # One after the other: there need not be room for a third copy.
+        # One tensor after the other: there need not be room for a third copy of the model.
         for name, weight in self._weights.items():
             here, there = _own(weight), _own(self._average[name])
             kept = here.clone()
@@ -119,11 +124,12 @@ def check(decay: float, *, strategy: str, deepspeed: str) -> None:
 
     Args:
         decay: `optim.ema`.
-        strategy, deepspeed: of `trainer`.
+        strategy, deepspeed: the settings of `trainer`.
 
     Raises:
         UserError: names the two settings.
     """
+    # Under ZeRO 3 a parameter holds nothing between two passes.
     if not decay or strategy != "deepspeed":
         return
     zero = deepspeed_config(deepspeed, offload=False, clip=0.0).get("zero_optimization", {})

@@ -51,7 +51,7 @@ class TrainerConfig:
     deepspeed: str = setting("zero2", path="one")
     """deepspeed: zero1, zero2 or zero3 of launch/deepspeed, or the path of another .json."""
     offload: bool = False
-    """deepspeed: the optimizer's state and work on the CPU: less GPU memory, slower updates."""
+    """deepspeed: the optimizer's state and work on the CPU; less GPU memory, slower updates."""
     compile: bool = False
     """torch.compile for each encoder block: a minute at the start, faster steps on GPUs."""
     precision: str = setting("32-true", choices=PRECISIONS, resume="applies")
@@ -113,7 +113,7 @@ def check_strategy(
     """Refuse what a strategy cannot do.
 
     Args:
-        name, precision, deepspeed, offload: of `trainer`.
+        name, precision, deepspeed, offload: the settings of `trainer`.
         optimizer: `optim.name`.
 
     Raises:
@@ -121,6 +121,7 @@ def check_strategy(
     """
     if offload and name != "deepspeed":
         raise UserError("trainer.offload is DeepSpeed's: set trainer.strategy=deepspeed, too")
+    # auto and ddp keep whole tensors on every rank, so everything works with them.
     if name not in ("fsdp2", "deepspeed"):
         return
     if optimizer == "muon":
@@ -149,6 +150,7 @@ def deepspeed_config(name: str, *, offload: bool, clip: float) -> dict[str, Any]
     """
     path = Path(name)
     if path.suffix != ".json":
+        # `launch` lies beside the package in a checkout and inside it when installed.
         package = Path(__file__).resolve().parents[1]
         folders = [root / "launch" / "deepspeed" for root in (package.parent, package)]
         known = next((f for f in folders if f.is_dir()), folders[0])
@@ -162,9 +164,11 @@ def deepspeed_config(name: str, *, offload: bool, clip: float) -> dict[str, Any]
         ) from error
     except ValueError as error:
         raise UserError(f"trainer.deepspeed={name}: {path} is not JSON: {error}") from error
+    # A value in the file stands: a person who wrote one there meant it.
     config.setdefault("gradient_clipping", clip)
     if offload:
         zero = config.setdefault("zero_optimization", {})
+        # DeepSpeed would else insist on its own CPU Adam, which is compiled at the first start.
         config["zero_force_ds_cpu_optimizer"] = False
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return config
@@ -180,6 +184,7 @@ def _check_run(cfg: RunConfig) -> None:
         deepspeed=cfg.trainer.deepspeed,
         offload=cfg.trainer.offload,
     )
+    # Ranks are divided out later, when their number is known.
     if cfg.data.batch_size % cfg.trainer.accumulate:
         raise UserError(
             f"data.batch_size={cfg.data.batch_size} is not divisible by "

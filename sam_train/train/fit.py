@@ -52,7 +52,9 @@ def fit(overrides: Sequence[str]) -> None:
     config = compose_config(overrides)
     cfg = typed(config)
     check_config(cfg)
+    # Not among the settings' own checks: `averaging` imports Lightning, which takes seconds.
     check_average(cfg.optim.ema, strategy=cfg.trainer.strategy, deepspeed=cfg.trainer.deepspeed)
+    # Before the first worker or connection takes a file.
     allow_many()
     run_dir = prepare_run_dir(Path(cfg.run_dir))
     # Before anything of an earlier run is read, added to or built.
@@ -73,6 +75,7 @@ def train(cfg: RunConfig, *, config: DictConfig, run_dir: Path, owner: RunOwner 
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     start_log(run_dir / "log.txt")
     found = find_resume(cfg.resume, run_dir)
+    # A resumed run keeps the config.yaml of its beginning; what differs now goes to the log.
     if rank_zero() and (found is None or not (run_dir / "config.yaml").exists()):
         with one_line(run_dir):
             (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
@@ -98,13 +101,16 @@ def _train(
     owner: RunOwner | None,
     loggers: Loggers,
 ) -> None:
+    # Initial weights are drawn from this; training itself draws from (seed, step, id) alone.
     seed_everything(cfg.seed, verbose=False)
     module = SamModule(cfg)
     report_start(cfg, module, run_dir)
     if found is not None:
+        # Before the data are opened: a wrong model shows within seconds, not after minutes.
         check_model(found, module)
         report_resume(cfg, found)
         report_differences(found.settings, plain, source=str(found.path))
+    # A checkpoint replaces all weights, so initial ones are not even read.
     if cfg.init_from and found is None:
         log.info("%s", initialise(module.sam, cfg.init_from, cfg.init))
     data = SamDataModule(
@@ -131,11 +137,13 @@ def _train(
     )
     # weights_only: a checkpoint is data, nothing in it is ever run.
     path = str(found.path) if found else None
+    # Late: until here a SIGTERM may end the process at once, nothing would be lost.
     notice.install()
     try:
         with one_line(run_dir), memory_advice(cfg):
             trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped:
+        # An asked-for stop is no error, but a status of 0 would tell the cluster that all is done.
         raise SystemExit(exit_status(trainer)) from None
     finally:
         notice.restore()
@@ -161,6 +169,7 @@ def run_callbacks(
     """
     return [
         notice,
+        # Before everything that measures: those put the average in place, of this very step.
         *([WeightAverage(cfg.optim.ema)] if cfg.optim.ema else []),
         *build_callbacks(
             cfg.callbacks, run_dir=run_dir, log_every=cfg.trainer.log_every, health=cfg.health
@@ -168,6 +177,8 @@ def run_callbacks(
         Saver(
             replace(
                 cfg.checkpoint,
+                # `auto` is decided here, where prompts and clicks are known; the Saver reads a
+                # column's name.
                 metric=metric_of(
                     cfg.checkpoint, prompts=cfg.prompts, clicks=cfg.callbacks.validation.clicks
                 ),

@@ -52,7 +52,7 @@ class TermConfig:
     name: str = ""
     """The name under which a plug-in file registers it."""
     weight: float = setting(1.0, minimum=0)
-    """Its factor in the mask loss, beside 20 focal + 1 dice."""
+    """The factor of the term in the mask loss, beside 20 focal + 1 dice."""
 
 
 @section("loss", order=60, resume="applies")
@@ -97,12 +97,14 @@ def check(cfg: LossConfig) -> None:
     from sam_train.train.losses import MASK_TERMS, weights_of  # noqa: PLC0415
 
     weights = weights_of(cfg)
+    # A name that stands twice leaves one entry in a dict. `iou` is a column of its own.
     if len(weights) < 2 + len(cfg.terms) or "iou" in weights:
         raise UserError(
             "loss.terms: a term stands there once, and focal, dice and iou have weights of their "
             "own: loss.focal_weight, loss.dice_weight and loss.iou_weight"
         )
     for name in weights:
+        # For its error, which lists the known names.
         MASK_TERMS[name]
 
 

@@ -1,7 +1,7 @@
 """The loss of one round: 20 focal + 1 dice of the best mask, and the error of the predicted IoU.
 
-Paper A, "Training algorithm" 6. The functions are pure: they log nothing and normalise nothing over
-ranks. `types` has the shapes and frames.
+Paper A, "Training algorithm" 6. The functions are pure: they neither log nor normalise over ranks.
+`types` has the shapes and frames.
 
 A term of masks is a function under `@MASK_TERMS.named(NAME)`, in this file or in a plug-in.
 `loss.terms` gives it a weight, and metrics.csv shows it in the columns `loss_NAME_rRR`.
@@ -64,6 +64,7 @@ class Compared:
     def wrong(self) -> Tensor:
         """[M, P] the logit of the wrong answer; -inf outside the photo."""
         logits = self.logits if self.logits.dtype == torch.float64 else self.logits.float()
+        # -inf makes e, its gradient and the cross-entropy exactly 0 outside the photo.
         return torch.where(self.target, -logits, logits).masked_fill(~self.valid, -torch.inf)
 
     @cached_property
@@ -92,6 +93,7 @@ def focal(places: Compared, cfg: LossConfig) -> Tensor:
     error = places.error
     alpha = torch.where(places.target, cfg.focal_alpha, 1 - cfg.focal_alpha)
     sums = (alpha * error.pow(cfg.focal_gamma) * places.cross_entropy).sum(1)
+    # Over the photo, not the padded square: a narrow photo would else learn from small losses.
     return sums / places.valid.sum(1).clamp(min=1)
 
 
@@ -102,6 +104,7 @@ def dice(places: Compared, cfg: LossConfig) -> Tensor:
     1 - (2 sum(p t) + s) / (sum(p) + sum(t) + s) = sum(e) / (2 sum(p t) + sum(e) + s). Places
     outside the photo drop out, because e is 0 there.
     """
+    # sum(p t) = sum(t) - sum(e t), because e = 1 - p on foreground; no second sigmoid.
     overlap = (places.target & places.valid).sum(1) - (places.error * places.target).sum(1)
     errors = places.error.sum(1)
     return errors / (2 * overlap + errors + cfg.dice_smoothing)
@@ -136,6 +139,7 @@ def _at_points(
     important = int(cfg.importance * cfg.number)
     candidates = int(cfg.oversample * important)
     count = candidates + cfg.number - important
+    # Width and height of the photo in cells, so no point is drawn from the padding.
     extent = torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=1)
     places = draw.uniform(Stream.LOSS_POINTS, index=r, count=2 * count).view(M, count, 2)
     # Only now to the logits' type: a float32 of a float64 below 1 may round up to 1 itself.
@@ -154,8 +158,10 @@ def _at_points(
     with torch.no_grad():
         undecided = sample(places[:, :candidates]).abs()
         chosen = undecided.topk(important, dim=1, largest=False, sorted=False).indices
+        # By index and without a graph; the chosen logits are sampled again with one below.
         kept = places[:, :candidates].gather(1, chosen[..., None].expand(-1, -1, 2))
         places = torch.cat([kept, places[:, candidates:]], dim=1)
+        # Nearest cell: a target between two cells would be no bool any more.
         cells = places.long().clamp(0, R - 1)
         target = targets.flatten(1).gather(1, cells[..., 1] * R + cells[..., 0])
     return Compared(logits=sample(places), target=target, valid=torch.ones_like(target))
@@ -210,6 +216,7 @@ def mask_losses(
     M, K, g, _ = prediction.mask_logits.shape
     logits, predicted = prediction.mask_logits, prediction.iou
     if logits.dtype != torch.float64:
+        # float16 cannot hold the sum over 65,536 cells.
         logits, predicted = logits.float(), predicted.float()
     targets = targets != 0
 
@@ -218,6 +225,7 @@ def mask_losses(
 
     best = torch.zeros(M, dtype=torch.long, device=logits.device)
     chosen = logits[:, 0]
+    # A single mask is the best of one: half the forward work of the loss is spared.
     if K > 1:
         with torch.no_grad():
             best = torch.stack([weighted(terms_of(m), cfg) for m in logits.unbind(1)]).argmin(0)
@@ -226,6 +234,7 @@ def mask_losses(
 
     # On the grid whatever `resolution` is: this is the IoU of the mask that is fed back.
     real_iou = mask_iou(logits, to_grid(targets, g), to_grid(valid, g))
+    # The real IoU carries no gradient: thresholding at 0 has none.
     squared = (predicted - real_iou).square()
     every = IouMasks(cfg.iou_masks) == IouMasks.all
     iou_loss = squared.mean(1) if every else squared.gather(1, best[:, None])[:, 0]

@@ -44,13 +44,16 @@ class SamModule(LightningModule):
             recompute=recompute_of(cfg.model),
             compiled=cfg.trainer.compile,
         )
+        # After `prepare`, which decides what is trained.
         groups = parameter_groups(self.sam, cfg=cfg.optim)
         # Noted while the parameters are whole: strategies change their shapes.
         self.optimizer_names = grouped_names(self, groups)
+        # Lightning calls `configure_model` once per verb, and a split model cannot be split again.
         self._split = False
         self.last_rounds: RoundLog | None = None
         self.last_grad_norm: Tensor | None = None
         self.stopwatch = Stopwatch()
+        # Not a buffer: a checkpoint's tensors are the model's alone, and the plugin stores it.
         self.loss_scale: LossScale | None = None
         """The loss scale of 16-mixed; None with any other precision."""
 
@@ -70,23 +73,26 @@ class SamModule(LightningModule):
     def whole_sam(self) -> Sam:
         """Return a model that a rank may use alone: `sam`, or a copy where it is split.
 
-        A forward pass of a split model needs all ranks at once. So does this call, then.
+        A forward pass of a split model needs all ranks at once, and so does this call then.
         """
         strategy: Any = self.trainer.strategy
         if not getattr(strategy, "splits_weights", False):
             return self.sam
         weights = strategy.whole_weights(everywhere=True)
+        # No memory and no initial values: all of them are replaced.
         with torch.device("meta"):
             copy = build_from_config(self.cfg.model)
         values = {name.removeprefix("sam."): value for name, value in weights.items()}
+        # assign: meta tensors have no storage to copy into.
         copy.load_state_dict(values, assign=True)
+        # Buffers that no checkpoint holds, such as position codes, exist on meta only.
         for name, buffer in self.sam.named_buffers():
             owner, _, own_name = name.rpartition(".")
             copy.get_submodule(owner).register_buffer(own_name, buffer, persistent=name in values)
         return copy.train(self.sam.training)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Compute the loss of a micro-batch; `objectives/interactive.py` tells the paper's step.
+        """Compute the loss of a micro-batch; `objectives/interactive.py` has the paper's step.
 
         Args:
             batch: B images and M masks, see `types.Batch`.
@@ -97,6 +103,8 @@ class SamModule(LightningModule):
             float32 scalar whose mean over ranks and micro-batches is the loss: the mean over rounds
             and over the masks of the whole step.
         """
+        # Finished updates, the same for all micro-batches of a step, so a split step draws the
+        # same.
         step = self.global_step
         at = At(seed=self.cfg.seed, step=step, progress=step / self.cfg.trainer.max_steps)
         embeddings = self.objective.encode(self.sam, batch, at)
@@ -115,10 +123,11 @@ class SamModule(LightningModule):
                 log=log,
                 loss_scale=None if scale is None else scale.on(embeddings.device),
             )
+        # A multiple begins a step; a process that resumes within one has no log yet.
         if self.last_rounds is None or batch_idx % self.cfg.trainer.accumulate == 0:
             self.last_rounds = log
         else:
-            self.last_rounds.add_turn(log)
+            self.last_rounds.add_micro_batch(log)
         return spoil_if_nonfinite(loss)
 
     def step_under_autocast(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -139,11 +148,13 @@ class SamModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the model's sizes in plain types, so that `ckpt=` needs no `model=` beside it."""
+        # In plain types: loading runs no code, so a dataclass could not come back.
         checkpoint[MODEL_RECORD] = asdict(self.cfg.model)
         name_parameters(checkpoint, self.optimizer_names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Align the run to whole updates, whatever `trainer.accumulate` is now."""
+        # Before Lightning reads the counters, which it does right after this hook.
         align_batch_counters(checkpoint, accumulate=self.trainer.accumulate_grad_batches)
         number_parameters(checkpoint, self.optimizer_names)
 
@@ -153,5 +164,6 @@ class SamModule(LightningModule):
         An update whose norm is not finite is skipped. DeepSpeed clips and skips by itself.
         """
         if not isinstance(self.trainer.strategy, ZeroStrategy):
+            # inf measures without limiting: the norm is needed to skip, whatever grad_clip says.
             self.last_grad_norm = clip_gradients(self, self.cfg.optim.grad_clip or math.inf)
             skip_if_nonfinite(optimizer, self.last_grad_norm)

@@ -26,6 +26,7 @@ class MuonWithAdamW(Optimizer):
         """
         self._parts: list[Optimizer] = []
         self._betas = betas
+        # No defaults: a group without `momentum` is AdamW's, and a default would give it one.
         super().__init__(groups, defaults={})
         self._share()
 
@@ -35,10 +36,12 @@ class MuonWithAdamW(Optimizer):
         adamw = [group for group in self.param_groups if "momentum" not in group]
         self._parts = []
         if muon:
+            # match_rms_adamw: an update's size is AdamW's, so one schedule fits both.
             self._parts.append(Muon(muon, adjust_lr_fn="match_rms_adamw"))
         if adamw:
             self._parts.append(AdamW(adamw, betas=self._betas, fused=True))
         for part in self._parts:
+            # One dictionary for both: each touches only its own parameters' entries.
             part.state = self.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -52,6 +55,7 @@ class MuonWithAdamW(Optimizer):
         loss = None
         if closure is not None:
             with torch.enable_grad():
+                # Once, and not by the parts: each would run forward and backward again.
                 loss = closure()
         for part in self._parts:
             part.step()

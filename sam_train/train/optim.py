@@ -1,5 +1,4 @@
-"""AdamW with layer-wise decay, warm-up and a schedule (paper A, "Training recipe"); Muon for small
-models trained from scratch."""
+"""AdamW with layer-wise decay and schedule (paper A, "Training recipe"); Muon for small models."""
 
 from __future__ import annotations
 
@@ -38,6 +37,7 @@ def roles_of(sam: Sam) -> dict[str, Role]:
     """Give each parameter of `sam` its role, by name, in the order of `named_parameters`."""
     encoder = sam.image_encoder
     units = encoder.units()
+    # By identity: encoders differ in their names, but each knows its own parameters.
     layers = {id(parameter): 0 for parameter in encoder.stem()}
     for i, unit in enumerate(units, start=1):
         layers |= {id(parameter): i for parameter in unit.parameters()}
@@ -46,6 +46,7 @@ def roles_of(sam: Sam) -> dict[str, Role]:
     roles = {}
     for name, parameter in sam.named_parameters():
         layer = layers.get(id(parameter), last)
+        # Norms and biases have one dimension; position tables have more, but are no products.
         decays = parameter.ndim > 1 and id(parameter) not in tables
         inside = 0 < layer < last or _FEATURES.search(name) is not None
         roles[name] = Role(
@@ -81,6 +82,7 @@ def parameter_groups(sam: Sam, *, cfg: OptimConfig) -> list[dict[str, Any]]:
             | ({"momentum": cfg.muon_momentum} if muon else {}),
         )
         group["params"].append(parameter)
+    # Sorted, so that a checkpoint's groups mean the same whatever the model's order of names.
     return [groups[key] for key in sorted(groups)]
 
 
@@ -91,9 +93,11 @@ def learning_rate_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], fl
         # (step + 1): the first update already moves, so no step is spent at a rate of zero.
         warm = min(1.0, (step + 1) / cfg.warmup_steps) if cfg.warmup_steps else 1.0
         if cfg.schedule == "step":
+            # round: the paper's 60,000 of 90,000 is a fraction that a float may miss by a hair.
             passed = sum(step >= round(m * max_steps) for m in cfg.milestones)
             return warm * cfg.decay_factor**passed
         progress = (step - cfg.warmup_steps) / max(1, max_steps - cfg.warmup_steps)
+        # Below 0 during warm-up, where the other factor rules.
         progress = min(1.0, max(0.0, progress))
         left = (
             0.5 * (1 + math.cos(math.pi * progress)) if cfg.schedule == "cosine" else 1 - progress
@@ -111,5 +115,6 @@ def build_optimizer(sam: Sam, *, cfg: OptimConfig, max_steps: int) -> tuple[Opti
     if cfg.name == "muon":
         optimizer = MuonWithAdamW(groups, betas=(beta1, beta2))
     else:
+        # fused: one kernel a group, and a flag on the device by which an update is skipped.
         optimizer = AdamW(groups, lr=cfg.lr, betas=(beta1, beta2), fused=True)
     return optimizer, LambdaLR(optimizer, learning_rate_factor(cfg, max_steps))

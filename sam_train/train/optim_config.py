@@ -78,6 +78,7 @@ def check(cfg: OptimConfig) -> None:
     TUNINGS[cfg.tune]
     if len(cfg.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.betas):
         raise UserError(f"optim.betas={cfg.betas} must be two numbers from 0 to below 1")
+    # Fractions, so that the schedule follows `trainer.max_steps`; steps here would be above 1.
     if any(not 0 < m <= 1 for m in cfg.milestones):
         raise UserError(f"optim.milestones={cfg.milestones} are fractions of max_steps, 0 to 1")
 

@@ -25,7 +25,7 @@ class RoundFigures:
     predicted_iou: list[float]
     """The IoU that the head predicts for that mask."""
     terms: dict[str, list[float]]
-    """Each term of the loss by name, unweighted."""
+    """The terms of the loss by name, unweighted."""
 
 
 @dataclass(slots=True)
@@ -44,8 +44,11 @@ class RoundLog:
         """Add one round of M masks."""
         terms = outcome.terms
         with torch.no_grad():
+            # The mask of highest predicted IoU is the one that is fed back and shown, not the best
+            # one.
             predicted, carried = outcome.prediction.iou.detach().float().max(dim=1, keepdim=True)
             real = terms.real_iou.detach().float().gather(1, carried)
+            # On the device: a host number would be copied there, and the copy waits.
             count = predicted.new_full((), predicted.shape[0])
             named = [term.detach().float().sum() for term in terms.named.values()]
             total = terms.total.detach().float().sum()
@@ -53,7 +56,7 @@ class RoundLog:
         self.numbers.append(outcome.r)
         self.names = list(terms.named)
 
-    def add_turn(self, other: RoundLog) -> None:
+    def add_micro_batch(self, other: RoundLog) -> None:
         """Add the same rounds of another micro-batch of the step."""
         self.sums = [a + b for a, b in zip(self.sums, other.sums, strict=True)]
 
@@ -63,9 +66,11 @@ class RoundLog:
         Waits for the device and is a collective: call it on every rank, on logging steps only.
         """
         sums = torch.stack(self.sums)
+        # Sums first: ranks have different numbers of masks, so a mean of means would be wrong.
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(sums)
         loss, iou, predicted_iou, count, *terms = sums.cpu().unbind(1)
+        # A step may have no masks at all on any rank.
         masks = count.clamp(min=1)
         return RoundFigures(
             numbers=self.numbers,

@@ -3,8 +3,8 @@
 Logits are fed back without gradient by default, so given the image embedding each round's graph
 stands alone. Running its backward at once frees about 45 tensors of 4096 x 256 per mask and round
 (66 GB at 64 masks and 11 rounds in bf16) at no extra arithmetic. All of it hides behind one
-autograd node whose inputs are the embedding and the parameters, so DDP, FSDP2 and DeepSpeed see an
-ordinary backward in which every parameter gets a gradient, zero where no round used it.
+autograd node whose inputs are the embedding and the parameters. DDP, FSDP2 and DeepSpeed see an
+ordinary backward, in which every parameter gets a gradient, zero where no round used it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class _RoundByRound(torch.autograd.Function):
         inputs = (embeddings.detach().requires_grad_(), *parameters)
         # Sums over rounds leave float16's range sooner than their terms.
         wide = torch.float32 if loss_scale is not None else None
+        # Zeros for parameters that no round uses: DDP waits for a gradient of each.
         gradients = [torch.zeros_like(t, dtype=wide) for t in inputs]
         losses = []
         # Autograd switches itself off inside a Function's forward.
@@ -46,7 +47,9 @@ class _RoundByRound(torch.autograd.Function):
                     # None where no prompt of this round used the parameter.
                     if term is not None:
                         sum_.add_(term)
+                # Detached at once: a loss with its graph would keep the whole round alive.
                 losses.append(loss.detach())
+        # Already gradients: the outer backward only has to scale them.
         ctx.save_for_backward(*gradients)
         ctx.loss_scale = loss_scale
         return torch.stack(losses).sum()
@@ -57,6 +60,7 @@ class _RoundByRound(torch.autograd.Function):
         if ctx.loss_scale is not None:
             # The gradients hold the loss scale already. Powers of two: nothing is rounded.
             scale = scale / ctx.loss_scale
+        # None for `play`, `joined` and `loss_scale`, in the order of `forward`.
         return None, None, None, *(gradient * scale for gradient in ctx.saved_tensors)
 
 
@@ -86,6 +90,7 @@ def backward_round_by_round(
     Returns:
         scalar; its backward reaches `embeddings` and `parameters`.
     """
+    # A Function's forward would enable gradients and do the backward work for nothing.
     if not torch.is_grad_enabled():
         return torch.stack([loss.detach() for loss in play(embeddings)]).sum()
     apply: Callable[..., Tensor] = cast(Any, _RoundByRound).apply

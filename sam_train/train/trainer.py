@@ -38,7 +38,7 @@ PROFILERS: dict[str, type[Profiler]] = {
 def build_profiler(name: str, *, run_dir: Path) -> Profiler | None:
     """Build a profiler that writes `fit-profile.txt` into run_dir.
 
-    Lightning's own printing is silenced with its tips.
+    Lightning would also print it; that is silenced with its tips.
     """
     return PROFILERS[name](dirpath=run_dir, filename="profile") if name else None
 
@@ -90,6 +90,7 @@ def build_trainer(
     device = "cpu" if accelerator == "cpu" else "cuda"
     own = precision_plugin(cfg.precision, strategy=strategy, device=device)
     plugins += [own] if own is not None else []
+    # Lightning refuses a precision beside a plugin of one.
     precision: dict[str, Any] = {} if own is not None else {"precision": cfg.precision}
     try:
         return Trainer(
@@ -116,5 +117,6 @@ def build_trainer(
             num_sanity_val_steps=0,
             enable_model_summary=False,
         )
+    # Only its first line: the rest is advice about Lightning's own arguments.
     except (ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error

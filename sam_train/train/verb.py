@@ -14,6 +14,7 @@ from sam_train.settings.verbs import verb
 )
 def fit(overrides: Sequence[str]) -> None:
     """Train a model."""
+    # Late: Lightning takes seconds to import, and `--help` must not.
     from sam_train.train.fit import fit as run
 
     run(overrides)

@@ -39,7 +39,7 @@ class CheckpointConfig:
     keep_every: int = setting(0, minimum=0)
     """Checkpoints at multiples of this step are kept for good; 0: none."""
     background: bool = True
-    """Training goes on while a copy in CPU memory is written; false spares the copy."""
+    """Training continues while a copy in CPU memory is written; false spares the copy."""
     grace_seconds: float = setting(60.0, minimum=0, below=math.inf)
     """Seconds between SIGTERM or SIGUSR1 and the end: what is not saved by then is given up, so
     that the job can still requeue itself. Below what the cluster grants; 0: no limit."""

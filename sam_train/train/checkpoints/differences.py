@@ -23,7 +23,7 @@ _EFFECTS: dict[Resume, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A setting that the checkpoint was made under another value of."""
+    """A setting that had another value when the checkpoint was written."""
 
     name: str
     then: Any
@@ -42,6 +42,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differe
     effects = {name: said.resume for name, said in settings_of(schema())}
     return [
         Difference(name=name, then=old[name], now=new[name], resume=effect)
+        # A name that one side lacks was added or dropped by another version, and has no value to
+        # compare.
         for name in new
         if name in old and old[name] != new[name]
         # A setting without a declared effect may well have one.
@@ -63,6 +65,7 @@ def report_differences(then: Mapping[str, Any], now: Mapping[str, Any], *, sourc
                 "set it as it was, or start afresh with init_from= and another run_dir="
             )
     harmless = [one for one in found if one.resume == "harmless"]
+    # Restored and applied ones: a person who set them must know which of the two happened.
     rows = [one for one in found if one not in harmless]
     if rows:
         log.warning("settings that differ from the checkpoint's\n%s", _table(rows))
@@ -83,6 +86,7 @@ def _table(rows: list[Difference]) -> str:
 
 def _short(value: Any) -> str:
     text = str(value)
+    # Both ends of a long value: paths differ at the end, lists at the beginning.
     return text if len(text) <= 32 else f"{text[:14]}...{text[-15:]}"
 
 

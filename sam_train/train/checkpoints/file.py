@@ -1,7 +1,7 @@
-"""Checkpoint files: written atomically, and checked against their checksums when read.
+"""Checkpoint files that are written atomically, and that show it when a bit of them is lost.
 
-The format is torch's own: a zip file with a CRC32 of every record, which torch writes and never
-looks at again. `check_checksums` does, so files of other programs are checked as well as ours.
+The format is torch's own, a zip file with a CRC32 of every record. torch writes these checksums and
+never looks at them again. `check_checksums` does, for files of other programs as well as ours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sam_train.runtime.files import atomic, link, sync
 
 _FORBIDDEN = re.compile(r"GLOBAL\s+([\w.]+)")
 PARTIAL = ".partial"
-"""Ending of an unfinished file's name."""
+"""The ending of an unfinished file's name."""
 
 
 class DamagedFileError(Exception):
@@ -32,16 +32,17 @@ class _Remembering:
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write, or pretend to after the first error: it is raised when torch is done."""
+        """Write, or pretend to after the first error, which is raised when torch is done."""
         if self.error is None:
             try:
                 self._file.write(data)
             except OSError as error:
+                # Raised in here it would come out of torch's C++ writer without its cause.
                 self.error = error
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing; torch calls it at the end."""
+        """Leave it to `write_checkpoint`; torch calls this at the end."""
 
 
 def write_checkpoint(content: dict[str, Any], path: Path, *, also: Path | None = None) -> None:
@@ -57,6 +58,7 @@ def write_checkpoint(content: dict[str, Any], path: Path, *, also: Path | None =
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path, ending=PARTIAL, durable=True) as partial:
         with partial.open("wb") as file:
+            # A full disk must read as ENOSPC, by which `fit` words its advice.
             remembering = _Remembering(file)
             torch.save(content, cast(Any, remembering))
             if remembering.error is not None:
@@ -67,6 +69,7 @@ def write_checkpoint(content: dict[str, Any], path: Path, *, also: Path | None =
         # Something in it that only running code could bring back would be noticed months later.
         read_outline(partial)
         if also is not None:
+            # `also` first: killed in between, the run resumes from the newer of the two.
             link(partial, also, ending=PARTIAL)
 
 
@@ -83,9 +86,11 @@ def check_checksums(path: Path) -> None:
         DamagedFileError: something is missing or changed.
         OSError: the file cannot be opened.
     """
+    # For an OSError of its own: below, every error counts as damage.
     path.open("rb").close()
     try:
         with zipfile.ZipFile(path) as archive:
+            # Decompresses and checks all records, in the order of the file: one sequential read.
             bad = archive.testzip()
             # torch would read a record that claims to be a folder as one without content.
             folders = [info.filename for info in archive.infolist() if info.external_attr & 0x10]
@@ -105,6 +110,7 @@ def read_outline(path: Path) -> Any:
     """
     path.open("rb").close()
     try:
+        # mmap: the outline of a checkpoint of 8 GB takes no more memory than its names.
         return torch.load(path, map_location="meta", mmap=True, weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise DamagedFileError(_first_line(error)) from error

@@ -1,4 +1,4 @@
-"""The checkpoint from which a run resumes, fitted to how the run is split now."""
+"""Finds the checkpoint from which a run resumes, and fits it to how the run is split now."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from sam_train.train.checkpoints.retention import LAST, path_of, steps_in
 log = logging.getLogger("sam_train")
 
 RUN_RECORD = "run"
-"""Under this name: the settings, the versions and the number of processes of the run."""
+"""The checkpoint's entry with the settings, the versions and the number of processes of the run."""
+# Weights alone have some of these keys; only training state has all of them.
 _WRITTEN_BY_FIT = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
 _WAY_OUT = "give resume= another checkpoint of the run, or resume=never to start afresh"
 
@@ -28,7 +29,7 @@ class Found:
 
     path: Path
     outline: dict[str, Any]
-    """Content without the tensors' values."""
+    """The whole content but the tensors' values."""
 
     @property
     def step(self) -> int:
@@ -37,14 +38,16 @@ class Found:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of the run that wrote it; {} where they were not recorded yet."""
+        """The settings of the run that wrote it; {} where they were not recorded yet."""
+        # The file may come from an older version or another program, so nothing is taken for
+        # granted.
         record = self.outline.get(RUN_RECORD)
         settings = record.get("config") if isinstance(record, dict) else None
         return settings if isinstance(settings, dict) else {}
 
 
 def find_resume(resume: str, run_dir: Path) -> Found | None:
-    """Find the checkpoint to resume from; None means to start afresh.
+    """Find the checkpoint from which to resume; None to start afresh.
 
     auto takes the newest of run_dir/checkpoints that is whole, and says so where that is not the
     newest of all.
@@ -69,6 +72,7 @@ def find_resume(resume: str, run_dir: Path) -> Found | None:
         try:
             found = inspect(path)
         except (DamagedFileError, OSError) as error:
+            # The newest one's fault is reported, because that is the file a person expects.
             first = first or f"{path} {_reason(error)}"
             continue
         if first is not None:
@@ -102,6 +106,7 @@ def inspect(path: Path) -> Found:
         OSError: it cannot be opened.
     """
     try:
+        # Before the checksums: those read every byte, the outline a few kilobytes.
         outline = read_outline(path)
     except DamagedFileError as error:
         raise DamagedFileError(f"cannot be read as a checkpoint ({error})") from error
@@ -117,7 +122,7 @@ def inspect(path: Path) -> Found:
 
 
 def check_model(found: Found, module: nn.Module) -> None:
-    """Refuse to continue with a model or an optimizer that Lightning would stumble over.
+    """Refuse to resume with a model or an optimizer that Lightning would stumble over.
 
     Raises:
         UserError: names the first tensor that differs, or the setting that chooses the others.
@@ -131,6 +136,8 @@ def check_model(found: Found, module: nn.Module) -> None:
                 f"{here or 'missing'} here): set model= as in the run's config.yaml, or {_WAY_OUT}"
             )
     groups = [g for state in found.outline["optimizer_states"] for g in state["param_groups"]]
+    # Moments fit only the tensors that they were made for. torch's own error speaks of group
+    # sizes, not of a setting.
     trained = sum(len(group["params"]) for group in groups)
     trainable = sum(p.requires_grad for p in module.parameters())
     if trained != trainable:
@@ -159,6 +166,7 @@ def align_batch_counters(checkpoint: dict[str, Any], *, accumulate: int) -> None
     finished = counters["completed"]
     # Saved in the hook at the end of a micro-batch, which Lightning counts as completed on resume.
     finished += counters["ready"] == counters["processed"] == finished + 1
+    # The same shift for all: their differences say where in a micro-batch the file was written.
     shift = checkpoint["global_step"] * accumulate - finished
     for name in ("ready", "started", "processed", "completed"):
         counters[name] += shift

@@ -1,4 +1,4 @@
-"""Retention: the checkpoints that stay, by the files, the settings and metrics.csv alone."""
+"""Retention of checkpoints, a function of the files, the settings and metrics.csv alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sam_train.prompts.config import PromptsConfig
 from sam_train.train.checkpoints.config import AUTO, CheckpointConfig
 
 LAST = "last.ckpt"
-"""The newest checkpoint, always."""
+"""The name of the newest checkpoint."""
 GIVEN_UP = ".old"
-"""Added to the name of a checkpoint beyond the step from which a run was taken up again."""
+"""The ending of a checkpoint beyond the step from which a run resumed."""
 
 
 def metric_of(cfg: CheckpointConfig, *, prompts: PromptsConfig, clicks: Sequence[int]) -> str:
@@ -26,27 +26,29 @@ def metric_of(cfg: CheckpointConfig, *, prompts: PromptsConfig, clicks: Sequence
     """
     if cfg.metric != AUTO:
         return cfg.metric
+    # A model that was only ever given boxes scores near chance at clicks.
     return "val/box" if prompts.box_probability == 1 else f"val/miou_{min(clicks)}"
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Return the path of a step's checkpoint."""
+    """Return the path of the checkpoint of a step."""
     return folder / f"step={step}.ckpt"
 
 
 def steps_in(folder: Path) -> list[int]:
-    """List the steps that have a checkpoint, damaged ones included, in order."""
+    """List the steps of which there is a checkpoint, whole or not, in order."""
     names = (re.fullmatch(r"step=(\d+)\.ckpt", path.name) for path in folder.glob("step=*.ckpt"))
+    # As numbers: by name, step=1000 would come before step=200.
     return sorted(int(name[1]) for name in names if name)
 
 
 def to_keep(
     steps: Iterable[int], *, scores: Mapping[int, float], cfg: CheckpointConfig
 ) -> set[int]:
-    """Choose the newest, the best and the permanent ones of `steps`.
+    """Select the newest, the best and the permanent ones of `steps`.
 
     Args:
-        steps: of which there are checkpoints.
+        steps: the steps with a checkpoint.
         scores: step -> `cfg.metric`, where it was measured; NaN counts as not measured.
         cfg: how many of each.
     """

@@ -14,7 +14,7 @@ import torch
 
 
 def rng_state() -> dict[str, Any]:
-    """Collect the states of Python, numpy, torch and this process's GPU."""
+    """Return the states of Python, numpy, torch and this process's GPU."""
     version, numbers, gauss = random.getstate()
     numpy: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
     name, keys, *rest = numpy
@@ -24,17 +24,20 @@ def rng_state() -> dict[str, Any]:
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
     }
+    # Asking first: a process without a GPU's context must not make one for this.
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore what `rng_state` collected."""
+    """Set the generators to what `rng_state` returned."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     name, keys, *rest = state["numpy"]
+    # int64 in the file, because torch has had no uint32 for most of its life.
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    # Lightning may have loaded the file onto the GPU; generators take CPU tensors only.
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.set_rng_state(state["cuda"].cpu())

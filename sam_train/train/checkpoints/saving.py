@@ -1,4 +1,4 @@
-"""Saves the whole state of a run so that no more than the steps since the last save can be lost."""
+"""Saves the whole state of a run: no more than the steps since the last save can be lost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from sam_train.train.watch.signals import Notice, Stopped, requeue
 log = logging.getLogger("sam_train")
 
 RNG_RECORD = "rng_states"
-"""Under this name: `rng_state()` of each rank."""
+"""The checkpoint's entry with `rng_state()` of each rank."""
 
 
 class Wish(IntEnum):
@@ -79,7 +79,7 @@ class Saver(Checkpoint):
         run_dir: its `checkpoints` are written, its `metrics.csv` says which are the best.
         notice: asked after each step whether the run has to end.
         record: settings and versions, in plain types, kept in each checkpoint.
-        resume_from: what the run continues; the ranks must agree on it.
+        resume_from: the checkpoint from which it resumes; the ranks must agree on it.
         owner: the right to write run_dir; where it is lost the run ends.
         """
         self.cfg = cfg
@@ -96,7 +96,7 @@ class Saver(Checkpoint):
         self._rng: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make sure that all ranks continue the same file.
+        """Ensure that all ranks resume from the same file.
 
         Raises:
             UserError: they found different ones.
@@ -115,14 +115,16 @@ class Saver(Checkpoint):
     ) -> None:
         """Remember the generators' state of this rank; another number of ranks has none for it."""
         states = checkpoint.get(RNG_RECORD, [])
+        # Training draws nothing from them, so a run on other ranks loses nothing.
         if len(states) == trainer.world_size:
             self._rng = states[trainer.global_rank]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock; clear away what belongs to a course that is not continued."""
+        """Start the clock; clear away the files of a course that is given up."""
         self._seen = self._saved_at = trainer.global_step
         self._saved_time = time.monotonic()
         found = [c for c in trainer.callbacks if isinstance(c, Recorder)]  # type: ignore[attr-defined]
+        # Looked up, not passed in: its figures decide whether a measured step is saved.
         self._recorder = found[0] if found else None
         if trainer.is_global_zero:
             begin_course(self.folder, step=trainer.global_step)
@@ -130,8 +132,9 @@ class Saver(Checkpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set the generators: not earlier, the start of the loaders draws from them."""
+        """Set the generators, once the loaders have started."""
         if self._rng is not None:
+            # Not in on_train_start: the start of the loaders draws from them.
             set_rng_state(self._rng)
             self._rng = None
 
@@ -147,26 +150,29 @@ class Saver(Checkpoint):
 
         Raises:
             UserError: a checkpoint could not be written, or another process took run_dir over.
-            Stopped: the run was asked to end and is saved.
+            Stopped: the run was stopped on request and is saved.
         """
         step = trainer.global_step
         if step == self._seen:
             return
         self._seen = step
+        # Clocks and signals differ between ranks, and a rank that saves alone waits for ever.
         agreed = dist.largest(self._wish(trainer, step))
         if agreed == Wish.FAIL:
             self._fail()
         if agreed == Wish.NOTHING:
             return
         stop = agreed == Wish.SAVE_AND_STOP
+        # In the foreground before a stop: the process must not end with a file half written.
         self._save(trainer, step, background=self.cfg.background and not stop)
         if stop:
             self._stop(trainer, step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finish writing; the last measurement may have made another one the best."""
+        """Finish writing, and apply retention by the last measurement."""
         self._writer.wait()
         self._agree_on_failure()
+        # The last measurement may have made another file the best.
         if trainer.is_global_zero and self._saved_at >= 0:
             self._retain()
 
@@ -185,6 +191,7 @@ class Saver(Checkpoint):
         if self._writer.error is not None or self._is_lost():
             return Wish.FAIL
         cfg, minutes = self.cfg, (time.monotonic() - self._saved_time) / 60
+        # Figures of this very step: validation comes before this callback.
         measured = self._recorder.latest if self._recorder is not None else {}
         due = (
             step >= trainer.max_steps
@@ -197,6 +204,7 @@ class Saver(Checkpoint):
 
     def _save(self, trainer: Trainer, step: int, *, background: bool) -> None:
         self._saved_at, self._saved_time = step, time.monotonic()
+        # Collectives on every rank, in the same order; only the first one writes.
         content = full_state(trainer)
         content[RNG_RECORD] = dist.gather(rng_state())
         content[RUN_RECORD] = {**self.record, "processes": trainer.world_size}
@@ -205,6 +213,7 @@ class Saver(Checkpoint):
             self._writer.wait()
             if background and self._writer.error is None:
                 content = snapshot(content)
+            # In a thread either way, so that an error of the disk takes one path.
             self._writer.start(partial(self._write, content, step))
         if not background:
             self._writer.wait()
@@ -217,6 +226,7 @@ class Saver(Checkpoint):
     def _retain(self) -> None:
         """Apply the retention: remove what is neither new nor good nor permanent."""
         metrics = self.run_dir / "metrics.csv"
+        # From the file, not from memory: retention must not depend on how often the run resumed.
         scores: dict[int, float] = {}
         if self.cfg.keep_best and metrics.is_file():
             columns = read_columns(metrics)
@@ -241,6 +251,7 @@ class Saver(Checkpoint):
         if error is None:
             # The first rank says it, once.
             raise SystemExit(2)
+        # A fault of the program: a traceback is worth more than a line.
         if not isinstance(error, OSError):
             raise error
         raise UserError(
@@ -252,6 +263,7 @@ class Saver(Checkpoint):
     def _stop(self, trainer: Trainer, step: int) -> None:
         reason = "another process"
         if self.notice is not None and self.notice.received is not None:
+            # This rank's signal; the others learn of the stop through `dist.largest`.
             reason = self.notice.received.name
         if trainer.is_global_zero:
             log.info("%s: saved at step %d; the same command goes on from there", reason, step)
@@ -267,6 +279,7 @@ class Saver(Checkpoint):
 def identity(found: Found) -> str:
     """Describe a checkpoint by name, step and content, to tell it from others of its name."""
     with zipfile.ZipFile(found.path) as archive:
+        # The zip's directory alone: a few kilobytes of a file that may have 8 GB.
         records = [(info.filename, info.CRC) for info in archive.infolist()]
     content = zlib.crc32(repr(records).encode())
     return f"{found.path.name} of step {found.step}, checksum {content:08x}"
@@ -275,13 +288,14 @@ def identity(found: Found) -> str:
 def begin_course(folder: Path, *, step: int) -> None:
     """Make `step` the newest in a folder of checkpoints.
 
-    Files beyond it belong to a course that was given up: by resume=never, by going back to an
+    Files beyond it belong to a course that was given up by resume=never, by going back to an
     earlier file, or because they are damaged. They would be taken for the newest, so they get
     another name.
     """
     if not folder.is_dir():
         return
     remove_unfinished(folder)
+    # Renamed, never removed: going back may itself be the mistake.
     beyond = [path_of(folder, s) for s in steps_in(folder) if s > step]
     last, here = folder / LAST, path_of(folder, step)
     if last.is_file() and _step_of(last) == step:
@@ -289,6 +303,7 @@ def begin_course(folder: Path, *, step: int) -> None:
             # Killed between the two names.
             link(last, here, ending=PARTIAL)
     elif last.is_file():
+        # The run went back to an older file, which is the newest of its course now.
         if here.is_file():
             link(here, last, ending=PARTIAL)
         else:

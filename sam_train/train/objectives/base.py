@@ -52,9 +52,8 @@ class RoundOutcome:
 class Objective(ABC):
     """A way to turn a batch into losses.
 
-    The two halves of a step are apart because the image embedding is where gradients are cut: the
-    encoder runs once, and each round goes back to the embedding by itself
-    (`backward_round_by_round`).
+    A step has two halves, because gradients are cut at the image embedding. The encoder runs once,
+    and each round goes back to the embedding by itself (`backward_round_by_round`).
     """
 
     def __init__(self, cfg: RunConfig) -> None:
@@ -63,6 +62,7 @@ class Objective(ABC):
     def encode(self, model: Sam, batch: Batch, at: At) -> Tensor:
         """Encode each image once, whatever the number of its masks: [B, C, h, w]."""
         draws = drop_path_draws(model, batch, at) if self.cfg.model.drop_path else None
+        # The sizes say where the padding begins, which is zeroed after normalisation.
         return model.encode(batch.images, batch.image_sizes, draws=draws)
 
     @abstractmethod
@@ -122,6 +122,7 @@ def loss_of_step(
     Returns:
         scalar; its backward reaches the embeddings and the decoder's parameters.
     """
+    # The mean over rounds, so that their number does not act like a learning rate.
     share = weight / objective.number(at)
 
     def losses(embeddings: Tensor) -> Iterator[Tensor]:
@@ -131,6 +132,7 @@ def loss_of_step(
             # Else this round's logits would live on beside those of the next.
             del outcome
 
+    # Not the encoder: its gradient arrives through the embeddings, once for all rounds.
     parts = (model.prompt_encoder, model.mask_decoder)
     return backward_round_by_round(
         losses,
@@ -144,9 +146,9 @@ def loss_of_step(
 def mask_weight(batch: Batch, *, accumulate: int, device: torch.device) -> Tensor:
     """Return the factor of one mask's loss that makes every mask of a step count the same.
 
-    Gradients are averaged over ranks and micro-batches. So the sum over a micro-batch is divided by
-    the number of masks of all, and multiplied by the number of ranks and micro-batches. The count
-    stays on the device: no host sync.
+    Gradients are averaged over ranks and micro-batches. The sum over a micro-batch is therefore
+    divided by the number of masks of all, and multiplied by the number of ranks and micro-batches.
+    The count stays on the device, so the host does not wait.
     """
     masks = batch.num_masks if batch.step_masks is None else batch.step_masks
     # Filled on the device: a tensor made on the host would wait for the encoder.
@@ -159,11 +161,13 @@ def mask_weight(batch: Batch, *, accumulate: int, device: torch.device) -> Tenso
 
 
 def drop_path_draws(model: Sam, batch: Batch, at: At) -> Tensor:
-    """Draw float32 [B, units, branches] from (seed, step, image), whatever ranks and resume."""
+    """Draw float32 [B, units, branches] from (seed, step, image), whatever ranks there are."""
+    # Per image, not per rank's batch: the draw must not depend on how a step is split.
     encoder = model.image_encoder
     shape = (len(batch.keys), len(encoder.units()), encoder.branches)
     # A mask's id is its image's place in the sample order and its own number, see types.Sample.
     places = batch.mask_ids >> MASK_ID_BITS
+    # An image without masks keeps 0: nothing is learnt from it, so any draw will do.
     ids = places.new_zeros(shape[0]).scatter_(0, batch.image_index, places)
     count = shape[1] * shape[2]
     draws = uniform(at.seed, at.step, Stream.DROP_PATH, ids, count=count)

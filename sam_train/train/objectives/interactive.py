@@ -1,6 +1,6 @@
 """THE STEP of the paper (A, "Training algorithm"): a simulated person corrects every mask.
 
-`prompts/rounds.py` says which prompts a round has, `losses.py` what an answer costs.
+`prompts/rounds.py` chooses the prompts of a round, `losses.py` computes the loss of an answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Interactive(Objective):
     def rounds(
         self, model: Sam, batch: Batch, at: At, embeddings: Tensor
     ) -> Iterator[RoundOutcome]:
-        """Prompt, predict, compare, and prompt again where the prediction is wrong."""
+        """Yield each round after its answer, and prompt the next where that answer is wrong."""
         rounds = Rounds(
             self.cfg.prompts,
             batch,
@@ -43,6 +43,8 @@ class Interactive(Objective):
                 embeddings,
                 batch.image_index,
                 prompts,
+                # Both from the host's knowledge of the round: a look at tensors would wait for the
+                # device.
                 multimask=rounds.multimask(r),
                 all_present=rounds.all_present(r),
             )
@@ -55,6 +57,7 @@ class Interactive(Objective):
                 r=r,
             )
             yield RoundOutcome(r=r, prompts=prompts, prediction=prediction, terms=terms)
+            # After the yield: by then the caller has run this round's backward and freed its graph.
             if r + 1 < rounds.number:
                 prompts = rounds.next(r + 1, prompts, prediction)
 

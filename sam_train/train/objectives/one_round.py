@@ -29,7 +29,7 @@ class OneRound(Interactive):
     def rounds(
         self, model: Sam, batch: Batch, at: At, embeddings: Tensor
     ) -> Iterator[RoundOutcome]:
-        """Play up to a drawn round without gradient and yield that round."""
+        """Run the rounds up to a drawn one without gradient, and yield that one."""
         rounds = super().rounds(model, batch, at, embeddings)
         number = super().number(at)
         # On the host, because it decides which kernels run; the same for all masks and ranks.

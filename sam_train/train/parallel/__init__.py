@@ -1,1 +1,1 @@
-"""How the work of a step is divided among processes; all that is private to DeepSpeed."""
+"""The division of a step's work among processes; all that is private to DeepSpeed."""

@@ -1,7 +1,7 @@
 """The steps between a model and its training, in the order in which they must be taken.
 
 freeze -> recompute activations -> compile -> split over the ranks. Recomputation belongs inside
-what is compiled (the compiler then fuses it), and what is split must be the compiled block, whose
+what is compiled, because the compiler then fuses it. The compiled block is what must be split: its
 weights arrive before and leave after one compiled call.
 """
 
@@ -47,7 +47,11 @@ def split(sam: Sam, mesh: DeviceMesh, *, precision: str) -> None:
     """
     low = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     units = MixedPrecisionPolicy(
-        param_dtype=low, reduce_dtype=torch.float32 if low else None, cast_forward_inputs=False
+        # Inputs are cast by autocast alone; cast again here they would leave the float32 residual
+        # stream.
+        param_dtype=low,
+        reduce_dtype=torch.float32 if low else None,
+        cast_forward_inputs=False,
     )
     for unit in sam.image_encoder.units():
         fully_shard(unit, mesh=mesh, mp_policy=units)

@@ -1,4 +1,4 @@
-"""How the work of a step is divided among processes: ddp, fsdp2 or deepspeed.
+"""The division of a step's work among processes: ddp, fsdp2 or deepspeed.
 
 All three take the same local gradients and leave their mean over the ranks, so they differ in
 memory and in what they send, not in what is learnt:
@@ -10,8 +10,8 @@ memory and in what they send, not in what is learnt:
                decoder is whole).
 
 Decoder and prompt encoder are whole because their backward runs round by round inside one
-autograd node (`rounds_backward`), which needs their weights from the forward of the first round
-to the backward of the last: splitting them would gather them once per round.
+autograd node (`rounds_backward`). It needs their weights from the first round's forward to the
+last one's backward, so split weights would be gathered once per round.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from sam_train.train.parallel.zero import ZeroStrategy
 class Fsdp2Strategy(ModelParallelStrategy):
     """Lightning's strategy for `fully_shard`, with one mesh over all ranks.
 
-    `SamModule.configure_model` does the splitting (see `parallel`).
+    `SamModule.configure_model` does the splitting (`prepare.split`).
     """
 
     def __init__(self) -> None:
@@ -64,6 +64,7 @@ class Fsdp2Strategy(ModelParallelStrategy):
         def averaged() -> Any:
             loss = closure()
             assert self.model is not None
+            # Inside the closure: clipping comes right after it, and must see the averaged ones.
             average_whole_gradients(self.model)
             return loss
 
@@ -79,13 +80,14 @@ class Fsdp2Strategy(ModelParallelStrategy):
         return self.whole_weights(everywhere=False)
 
     splits_weights = True
-    """Whether a forward pass needs all ranks at once."""
+    """True: a forward pass needs all ranks at once."""
 
     def whole_weights(self, *, everywhere: bool) -> dict[str, Tensor]:
         """Gather the model's whole tensors on every rank, or in the first one's CPU memory."""
         assert self.model is not None
         whole = {}
         for name, value in self.model.state_dict().items():
+            # On every rank, also those that keep nothing: it is a collective.
             tensor = whole_tensor(value)
             if everywhere or self.is_global_zero:
                 # One at a time: a card that holds its part only has no room for all of them.
@@ -94,6 +96,7 @@ class Fsdp2Strategy(ModelParallelStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Gather the state as torch's optimizer has it, on the first rank; a collective."""
+        # Lightning's wrapper or torch's own; both number the parameters alike.
         state = getattr(optimizer, "_optimizer", optimizer).state_dict()
         whole = {}
         for number, moments in state["state"].items():
@@ -124,6 +127,8 @@ class Fsdp2Strategy(ModelParallelStrategy):
             parts = {
                 number: {
                     key: part_for(parameters[number], value)
+                    # Step counters are scalars and whole everywhere; moments have the parameter's
+                    # shape.
                     if torch.is_tensor(value) and value.shape == parameters[number].shape
                     else value
                     for key, value in moments.items()
@@ -143,6 +148,7 @@ def part_for(place: Tensor, whole: Tensor) -> Tensor:
     if not isinstance(place, DTensor):
         return whole.to(place.device, place.dtype)
     moved = whole.to(place.device, place.dtype)
+    # src_data_rank=None: each rank cuts its part from its own copy, without a broadcast.
     return distribute_tensor(moved, place.device_mesh, place.placements, src_data_rank=None)
 
 
@@ -153,6 +159,7 @@ def average_whole_gradients(model: nn.Module) -> None:
     ]
     if not gradients:
         return
+    # One message for hundreds of small gradients.
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
@@ -162,13 +169,14 @@ def average_whole_gradients(model: nn.Module) -> None:
 
 
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:
-    """Scale all gradients so that their norm is at most `limit`; returns the norm before.
+    """Scale all gradients so that their norm is at most `limit`, and return the norm before.
 
-    The same norm on every rank, split gradients or not (torch's own takes no mixture of both).
+    It is the same on every rank, split gradients or not (torch's own takes no mixture of both).
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     split = [g.to_local() for g in gradients if isinstance(g, DTensor)]
     whole = [g for g in gradients if not isinstance(g, DTensor)]
+    # The whole ones are equal on all ranks by now, so their norm is not summed over ranks.
     norm = torch.nn.utils.get_total_norm(whole)
     if split:
         square = torch.nn.utils.get_total_norm(split).square()

@@ -1,6 +1,6 @@
 """DeepSpeed's ZeRO under Lightning: whole gradients in, whole and named states out.
 
-DeepSpeed takes over what Lightning else does itself: averaging, clipping and the update.
+DeepSpeed takes averaging, clipping and the update over from Lightning.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class ZeroPrecision(DeepSpeedPrecision):
     """
 
     def __init__(self, precision: str, *, device: str) -> None:
+        # So that Lightning tells DeepSpeed nothing of bf16, and casts neither model nor batch.
         super().__init__("32-true")
         self._autocast = torch.bfloat16 if precision == "bf16-mixed" else None
         self._device = device
@@ -69,10 +70,10 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """Set up as Lightning does, which would refuse CPUs."""
-        # Of DeepSpeed's calls, hundreds; and that it clips, which is wanted.
+        # Hundreds of them come from DeepSpeed's own calls; that it clips is wanted.
         warnings.filterwarnings("ignore", message=".*`torch.distributed.* is deprecated.*")
         warnings.filterwarnings("ignore", message=".*handles gradient clipping internally.*")
-        # ZeRO 3 replaces it for the whole process.
+        # ZeRO 3 replaces it for the whole process; `teardown` puts it back.
         self._linear = torch.nn.functional.linear
         self._spare_kept_products()
         if self._on_cpu:
@@ -81,22 +82,22 @@ class ZeroStrategy(DeepSpeedStrategy):
 
             # Its own all-reduce would be compiled first, which takes a compiler and minutes.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-            # The parent of the refusal.
+            # The class above the one that refuses.
             DDPStrategy.setup_environment(self)
         else:
             super().setup_environment()
 
     def teardown(self) -> None:
-        """Tear down as Lightning does, and restore torch for the rest of this process."""
+        """Close as Lightning does, and restore torch for the rest of this process."""
         super().teardown()
         torch.nn.functional.linear = self._linear
 
     def _spare_kept_products(self) -> None:
-        """Selective recomputation: torch's own linear layers.
+        """Use torch's own linear layers where recomputation is selective.
 
-        ZeRO 3's add the bias in place, to products that were kept for the backward pass, where it
-        would be added once more: gradients would be wrong. They exist to let go of a block's whole
-        weights after its forward pass, which recomputation does anyway.
+        ZeRO 3's add the bias in place, to products that were kept for the backward pass. There it
+        would be added once more, and gradients would be wrong. They exist to let go of a block's
+        whole weights after its forward pass, which recomputation does anyway.
         """
         assert self.lightning_module is not None
         units = (m for m in self.lightning_module.modules() if isinstance(m, Unit))
@@ -133,6 +134,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Step as Lightning does, then give the module the norm that DeepSpeed clipped by."""
         result = super().optimizer_step(optimizer, closure, model, **kwargs)
         module: Any = self.lightning_module
+        # None before DeepSpeed's first update.
         if (norm := self.deepspeed_engine.get_global_grad_norm()) is not None:
             module.last_grad_norm = torch.as_tensor(norm)
         # DeepSpeed does so behind an update, but not behind one that it skips.
@@ -140,7 +142,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         return result
 
     def _bring_back(self) -> None:
-        """ZeRO 3: give every rank what it shall hold whole, where something took it away."""
+        """Restore the weights that every rank holds whole under ZeRO 3, if something took them."""
         zero = self.deepspeed_engine.optimizer
         if self.zero_stage_3 and zero.persistent_parameters:
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
@@ -151,6 +153,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
         if self.zero_stage_3:
             units = {type(m) for m in model.modules() if isinstance(m, Unit)}
+            # As leaves, units are fetched in one piece each: one message a unit, not one a weight.
             deepspeed.utils.set_z3_leaf_modules(model, list(units))
         engine, zero = super()._setup_model_and_optimizer(model, *optimizer)
         if self.zero_stage_3:
@@ -159,7 +162,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Lightning shall hand the optimizer's state to `load_optimizer_state_dict`."""
+        """True: Lightning hands the optimizer's state to `load_optimizer_state_dict`."""
         return True
 
     def _parameters(self) -> list[nn.Parameter]:
@@ -173,7 +176,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     @property
     def splits_weights(self) -> bool:
-        """Whether a forward pass needs all ranks at once."""
+        """True where a forward pass needs all ranks at once."""
         return bool(self.zero_stage_3)
 
     def whole_weights(self, *, everywhere: bool) -> dict[str, Tensor]:
@@ -181,6 +184,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         assert self.lightning_module is not None
         whole = {}
         for name, value in self.lightning_module.state_dict(keep_vars=True).items():
+            # Every rank opens it, in the same order: gathering is a collective.
             with self._gathered(value):
                 if not (everywhere or self.is_global_zero):
                     continue
@@ -195,10 +199,13 @@ class ZeroStrategy(DeepSpeedStrategy):
     def _gathered(self, value: Tensor, *, write: bool = False) -> AbstractContextManager[Any]:
         import deepspeed  # noqa: PLC0415 - an extra
 
+        # Buffers, and all weights of ZeRO 1 and 2, are whole already.
         if not hasattr(value, "ds_id"):
             return nullcontext()
         gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
-            [value], modifier_rank=0 if write else None
+            # With a writer DeepSpeed sends the first rank's values to all when it closes.
+            [value],
+            modifier_rank=0 if write else None,
         )
         return gathered
 
@@ -214,6 +221,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         for number, parameter in enumerate(self._parameters() if flat else []):
             whole: dict[str, Any] = {
                 key: value.detach().clone()
+                # The step counter, which DeepSpeed has once per flat part and torch once per
+                # parameter.
                 if value.ndim == 0
                 else safe_get_full_optimizer_state(parameter, key).cpu()
                 for key, value in flat[0].items()
@@ -223,6 +232,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         module: Any = self.lightning_module
         groups, first = [], 0
         for names, group in zip(module.optimizer_names, inner.param_groups, strict=True):
+            # The inner groups hold one flat tensor each; a checkpoint lists parameters.
             numbers = list(range(first, first + len(names)))
             first += len(numbers)
             groups.append(
@@ -258,6 +268,7 @@ class ZeroStrategy(DeepSpeedStrategy):
                 with self._gathered(value, write=True):
                     value.data.copy_(stored[name])
         self._bring_back()
+        # Its own float32 copy would overwrite what was just loaded at the first update.
         self.deepspeed_engine.optimizer.refresh_fp32_params()
 
     @torch.no_grad()
@@ -274,6 +285,8 @@ class ZeroStrategy(DeepSpeedStrategy):
             return
         moments = state["state"][0]
         for flat in _flat_parts(zero):
+            # Empty moments of the flat part's size, into which the loop below writes each
+            # parameter's.
             inner.state[flat] = {
                 key: value.to(flat.device, copy=True) if value.ndim == 0 else torch.zeros_like(flat)
                 for key, value in moments.items()
@@ -289,7 +302,7 @@ WHOLE = (PromptEncoder, MaskDecoder)
 
 
 def _keep_whole(zero: Any, modules: list[nn.Module]) -> None:
-    """ZeRO 3: weights that stay on every rank; updates of their parts arrive after each step."""
+    """Keep weights whole on every rank under ZeRO 3; their parts are gathered after each step."""
     parameters: list[Any] = [p for module in modules for p in module.parameters()]
     for parameter in parameters:
         if not parameter.ds_persist:
@@ -297,8 +310,8 @@ def _keep_whole(zero: Any, modules: list[nn.Module]) -> None:
             zero.persistent_parameters.append(parameter)
     parameters[0].all_gather(parameters)
     for part in (part for module in modules for part in module.modules()):
-        # They would fetch and release weights, and note in which order: of rounds that differ from
-        # step to step, each with a backward pass of its own within the forward pass.
+        # DeepSpeed's hooks fetch and release weights in a recorded order. Rounds differ from step
+        # to step, and each has a backward pass of its own within the forward pass.
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
 
@@ -311,6 +324,7 @@ def _inner(zero: Any) -> Any:
 
 def _flat_parts(zero: Any) -> list[Tensor]:
     """List this rank's parts of the weights, as torch's optimizer sees them."""
+    # ZeRO 3's name, then that of ZeRO 1 and 2.
     for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
         if hasattr(zero, name):
             return list(getattr(zero, name))

@@ -1,1 +1,1 @@
-"""What a person sees of a run: progress, metrics.csv, scores, pictures."""
+"""The parts of a run that a person sees: progress, metrics.csv, scores, pictures."""

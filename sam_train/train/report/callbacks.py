@@ -31,13 +31,16 @@ def build_callbacks(
     watched = cfg.evaluate.every > 0
     evaluation = [TaskEvaluation(cfg.evaluate, run_dir=run_dir, meter=meter)] if watched else []
     return [
+        # First, so that a hang in any later callback is seen, too.
         Watchdog(health, run_dir=run_dir),
         MemoryBase(),
         recorder,
         nonfinite,
+        # Before the meter, which must not count the time of measuring as waiting for data.
         ClickValidation(cfg.validation, run_dir=run_dir, meter=meter),
         *evaluation,
         meter,
+        # Behind the meter, whose figures it shows.
         TrainingProgress(cfg.progress, meter),
         SkipReport(),
     ]

@@ -1,4 +1,4 @@
-"""Settings of what a person sees of a run."""
+"""Settings of the reports that a person sees of a run."""
 
 from __future__ import annotations
 

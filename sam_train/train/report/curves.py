@@ -26,6 +26,7 @@ def draw_curves(metrics: Path, out: Path) -> None:
     """
     columns = read_columns(metrics)
     figure = Figure(figsize=(15, 8), layout="constrained")
+    # Not pyplot: it keeps every figure, and may look for a screen.
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3).flatten()
     _rounds(axes[0], columns, "loss", "loss per round")
@@ -37,6 +38,7 @@ def draw_curves(metrics: Path, out: Path) -> None:
         axes[4].plot(*_series(columns, "muon_lr"), color="#e0762f", label="muon_lr")
         axes[4].legend(frameon=False)
     _line(axes[5], columns, "grad_norm", "gradient norm (before clipping)")
+    # Without a positive value a logarithmic axis has nothing to show, and warns.
     if any(value > 0 for value in columns.get("grad_norm", [])):
         axes[5].set_yscale("log")
     for axis in axes:
@@ -48,6 +50,7 @@ def draw_curves(metrics: Path, out: Path) -> None:
 
 def _series(columns: Columns, name: str) -> tuple[list[float], list[float]]:
     pairs = zip(columns.get("step", []), columns.get(name, []), strict=False)
+    # A column that came later, or a score measured now and then, is NaN elsewhere.
     kept = [(step, value) for step, value in pairs if math.isfinite(value)]
     return [step for step, _ in kept], [value for _, value in kept]
 
@@ -66,14 +69,17 @@ def _smooth(values: list[float]) -> list[float]:
 
 
 def _colour(share: float) -> Any:
+    # The last tenth of viridis is a yellow that white paper hides.
     return colormaps["viridis"](0.9 * share)
 
 
 def _rounds(axis: Any, columns: Columns, quantity: str, title: str) -> None:
     axis.set_title(title)
+    # Exactly `loss_r00`: the terms have columns such as `loss_focal_r00`.
     names = sorted(name for name in columns if re.fullmatch(rf"{quantity}_r\d+", name))
     for r, name in enumerate(names):
         steps, values = _series(columns, name)
+        # Eleven labels would hide the curves; the colours in between say the order.
         ends = r in (0, len(names) - 1)
         axis.plot(
             steps,
@@ -110,6 +116,7 @@ def _scores(axis: Any, columns: Columns, name: str, *, color: Any, **style: Any)
     axis.plot(*_series(columns, name), marker="o", markersize=4, color=color, **style)
     steps, low = _series(columns, f"{name}_low")
     _, high = _series(columns, f"{name}_high")
+    # Older files have scores without intervals.
     if low and len(low) == len(high):
         axis.fill_between(steps, low, high, color=color, alpha=0.13, linewidth=0)
 
@@ -117,6 +124,7 @@ def _scores(axis: Any, columns: Columns, name: str, *, color: Any, **style: Any)
 def _predicted(axis: Any, columns: Columns) -> None:
     axis.set(title="predicted (dashed) and real IoU", ylim=(0, 1))
     names = sorted(name for name in columns if re.fullmatch(r"iou_r\d+", name))
+    # First and last round; one of them where there is only one round.
     for name in dict.fromkeys(names[:1] + names[-1:]):
         last = name != names[0]
         colour = _colour(1.0 if last else 0.0)

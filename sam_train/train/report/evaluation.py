@@ -30,7 +30,7 @@ from sam_train.types import Batch
 log = logging.getLogger("sam_train")
 
 _LINES = 8
-"""Of one panel, at most."""
+"""Lines in one panel, at most."""
 
 
 class TaskEvaluation(Callback):
@@ -51,6 +51,7 @@ class TaskEvaluation(Callback):
         """Refuse settings that a task cannot work with before anything is trained."""
         for name in self.cfg.tasks:
             try:
+                # A task that fails at step 5,000 costs a night; its own check takes seconds.
                 load_task(name).check(self._settings(pl_module))
             except UserError as error:
                 raise UserError(f"callbacks.evaluate: {error}") from error
@@ -68,7 +69,7 @@ class TaskEvaluation(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Measure every so many updates; the last one is left to the end."""
+        """Measure at every `every`-th update; the last one is left to the end."""
         step = trainer.global_step
         if 0 < step < trainer.max_steps and step % self.cfg.every == 0:
             with self.meter.pause():
@@ -83,7 +84,9 @@ class TaskEvaluation(Callback):
 
     def _settings(self, pl_module: LightningModule) -> Any:
         cfg: Any = pl_module.cfg
+        # No bootstrap: its intervals are not drawn over the steps.
         part = replace(cfg.eval, images=self.cfg.images, masks=self.cfg.masks, bootstrap=0)
+        # NoC takes twice as many clicks as all else (`EvaluationConfig.tasks`).
         points = replace(cfg.points, first=["centre"], noc=[])
         return replace(cfg, eval=part, points=points)
 
@@ -91,6 +94,7 @@ class TaskEvaluation(Callback):
         step = trainer.global_step
         if step == self._measured_at:
             return
+        # A run may end, or resume, at a step that was measured already.
         self._measured_at = step
         with averaged(trainer, pl_module), trainer.precision_plugin.forward_context():
             sam = whole_sam(pl_module)
@@ -98,6 +102,7 @@ class TaskEvaluation(Callback):
             run = Run(
                 cfg=self._settings(pl_module),
                 run_dir=self.folder,
+                # Not from the environment: Lightning may have started the ranks itself.
                 part=Part(index=trainer.global_rank, count=trainer.world_size),
                 model=sam.eval(),
                 source=f"step {step}",
@@ -115,7 +120,7 @@ class TaskEvaluation(Callback):
     def _run(self, name: str, run: Any, trainer: Trainer) -> None:
         task = load_task(name)
         run_task(task, run, on_item=lambda: PULSE.beat("measuring"))
-        # Whoever was last has written the result.
+        # The rank that finished last has written the result.
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             figures = trend_figures(TaskResult.read(run.folder(task)).figures)
@@ -126,7 +131,7 @@ class TaskEvaluation(Callback):
 
 
 def trend_figures(figures: Mapping[str, Value]) -> dict[str, float]:
-    """Those worth a line over the steps: no counts, no ends of intervals."""
+    """Select the figures worth a line over the steps: no counts, no ends of intervals."""
     return {
         name: float(value)
         for name, value in figures.items()
@@ -135,7 +140,7 @@ def trend_figures(figures: Mapping[str, Value]) -> dict[str, float]:
 
 
 def draw_trend(metrics: Path, out: Path) -> None:
-    """One panel per task: its figures over all data sets, by step.
+    """Draw one panel per task with its figures over all data sets, by step.
 
     Args:
         metrics: a run's metrics.csv with columns `eval/TASK/NAME`; without any, nothing is drawn.
@@ -151,6 +156,7 @@ def draw_trend(metrics: Path, out: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(found), squeeze=False)[0]
     for axis, (task, names) in zip(axes, found.items(), strict=True):
+        # `eval/TASK/NAME` is over all data sets; more slashes are single data sets.
         whole = [name for name in names if name.count("/") == 2] or names
         for name in whole[:_LINES]:
             pairs = zip(columns["step"], columns[name], strict=True)

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases: opened before anything is built, and gone on with on resume."""
+"""TensorBoard and Weights & Biases, opened before anything is built and continued on resume."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class RunWandb(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add to the row of `step`, unless an earlier life of the run sent it already."""
+        """Add to the row of `step`, unless an earlier process of the run sent it already."""
+        # W&B ignores rows below its own newest step, with a warning for each.
         first = getattr(self.experiment, "starting_step", 0)
         if step is not None and isinstance(first, int) and step < first:
             return
@@ -56,12 +57,12 @@ class RunWandb(WandbLogger):
 def open_loggers(
     cfg: LoggerConfig, *, run_dir: Path, name: str, config: Any, resume: str, found: Found | None
 ) -> Iterator[Loggers]:
-    """Open what was asked for, and close it at the run's end, however that comes.
+    """Open the chosen loggers, and close them at the run's end, however that comes.
 
     Args:
         name, config: what W&B calls the run and shows as its settings.
         resume: the setting; `never` starts a new run in both.
-        found: the checkpoint that the run goes on from.
+        found: the checkpoint from which the run resumes.
 
     Raises:
         UserError: W&B is asked for and has no account, or does not take the run.
@@ -69,7 +70,7 @@ def open_loggers(
     loggers = Loggers()
     if cfg.tensorboard:
         folder = tensorboard_folder(run_dir / "tensorboard", fresh=resume == "never")
-        # Readers drop what an earlier life wrote beyond the step that is continued.
+        # Readers drop what an earlier process wrote beyond the step of the checkpoint.
         purge = found.step + 1 if found is not None else 0
         loggers.all.append(TensorBoardLogger(folder, name="", version="", purge_step=purge))
     if not cfg.wandb:
@@ -79,11 +80,13 @@ def open_loggers(
     loggers.all.append(logger)
     if logger.version:
         loggers.record[WANDB_RECORD] = logger.version
+    # Until the run has ended well: a crash must not look like a success on W&B's page.
     status = 1
     try:
         yield loggers
         status = 0
     except SystemExit as end:
+        # 75 of a run that is resumed later, so that W&B does not call it finished.
         status = end.code if isinstance(end.code, int) else 1
         raise
     finally:
@@ -106,9 +109,10 @@ def tensorboard_folder(root: Path, *, fresh: bool) -> Path:
 
 
 def wandb_id(run_dir: Path, *, resume: str, found: Found | None) -> str:
-    """Return the W&B run that goes on: run_dir's, else the checkpoint's, else a new one's."""
+    """Return the W&B run to resume: run_dir's, else the checkpoint's, else a new one's."""
     if resume == "never":
         return uuid.uuid4().hex[:8]
+    # run_dir first: the checkpoint may be another run's, given by resume=PATH.
     path = run_dir / WANDB_RECORD
     known = path.read_text().strip() if path.is_file() else ""
     if not known and found is not None:
@@ -133,15 +137,18 @@ def _open_wandb(
         config=config,
         id=number,
     )
+    # On other ranks the logger opens no run, but must exist as on the first.
     if not rank_zero():
         return logger
     try:
+        # W&B would ask for a key on the terminal, and a batch job waits for ever.
         disabled = _check_account(wandb.setup().settings)
         run: Any = logger.experiment
     except wandb.errors.Error as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"logger=wandb: {line}: {_WAY_OUT}") from error
     if not disabled:
+        # At once: a run that dies before its first checkpoint must resume the same W&B run.
         (run_dir / WANDB_RECORD).write_text(f"{number}\n")
         begun, first = getattr(run, "starting_step", 0), found.step + 1 if found is not None else 0
         if isinstance(begun, int) and begun > first:
@@ -150,7 +157,7 @@ def _open_wandb(
 
 
 def _check_account(settings: Any) -> bool:
-    """Refuse to go on without an account, before W&B asks for one; return whether it is off.
+    """Refuse a missing account, before W&B asks for one; return True where W&B is off.
 
     Raises:
         UserError: W&B is to go online, and there is no key for it anywhere.

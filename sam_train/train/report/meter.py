@@ -29,9 +29,9 @@ class StepFigures:
     loss: float
     """Mean over the rounds."""
     images_per_second: float
-    """Over all ranks, since the last logging step, validation and checkpoints not counted."""
+    """Rate over all ranks since the last logging step, without validation and checkpoints."""
     data_wait: float
-    """Share of that time in which this process waited for the next batch, 0 to 1."""
+    """Share of the same time in which this process waited for the next batch, 0 to 1."""
     seconds_per_step: float
     skipped: int = 0
     """Updates skipped since the run's beginning because they were not finite."""
@@ -60,9 +60,12 @@ class Recorder(Callback):
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
+        # Several callbacks record figures of one step; the Saver looks for its metric in all of
+        # them.
         known = self.latest if self.latest.get("step") == step else {"step": step}
         self.latest = {**known, **values}
         self.file.write(step, values)
+        # TensorBoard and W&B group by the part before the slash.
         named = {name if "/" in name else f"train/{name}": v for name, v in values.items()}
         for logger in trainer.loggers:
             logger.log_metrics(named, step=step)
@@ -137,6 +140,7 @@ class StepMeter(Callback):
         batch_idx: int,
     ) -> None:
         """Count the step; on a logging step, read, record and start anew."""
+        # The ranks' batches are of one size, so no rank is asked.
         self._images += batch.images.shape[0] * trainer.world_size
         step = trainer.global_step
         if step != self._last_step:
@@ -164,6 +168,7 @@ class StepMeter(Callback):
         if log is None:
             return
         rounds: RoundFigures = log.figures()
+        # Reading the figures above waited for the device, so the clock shows work that is done.
         elapsed = time.perf_counter() - self._batch_began + self._busy + self._waited
         self.latest = StepFigures(
             step=step,
@@ -192,6 +197,7 @@ class StepMeter(Callback):
         if figures.ranks is not None:
             values |= figures.ranks.columns()
         if (norm := getattr(pl_module, "last_grad_norm", None)) is not None:
+            # Waits for the device; only logging steps come here.
             values["grad_norm"] = float(norm)
         if (scaling := getattr(pl_module, "loss_scale", None)) is not None:
             values["loss_scale"] = float(scaling.used)
@@ -207,6 +213,7 @@ class StepMeter(Callback):
         stopwatch = getattr(pl_module, "stopwatch", None)
         if self.ranks is None or stopwatch is None:
             return None
+        # A collective follows, so every rank calls it at the same steps.
         work = stopwatch.read()
         return self.ranks.look(work=work, data_wait=data_wait)
 
@@ -221,4 +228,5 @@ def _rates(trainer: Trainer) -> dict[str, float]:
     muon = [group["lr"] for group in groups if "momentum" in group]
     adamw = [group["lr"] for group in groups if "momentum" not in group]
     found = {"lr": adamw, "muon_lr": muon}
+    # The highest is that of the last layer; the others decay from it by depth.
     return {name: float(max(rates)) for name, rates in found.items() if rates}

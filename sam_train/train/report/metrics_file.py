@@ -40,6 +40,8 @@ class MetricsFile:
         row = {"step": str(step), **{name: _text(value) for name, value in values.items()}}
         if new := row.keys() - set(self._columns):
             rows = read_rows(self.path)
+            # A new column changes the header, so the file is written anew; it happens a few times a
+            # run.
             self._columns = _ordered({*self._columns, *new})
             self._rewrite(rows)
         if self._last.get("step") == row["step"]:
@@ -62,6 +64,7 @@ class MetricsFile:
         self._last_at = self.path.stat().st_size - len(lines[-1].encode()) if lines else 0
 
     def _line(self, row: Mapping[str, str]) -> str:
+        # Through csv, because a name may hold a comma or a quote.
         out = io.StringIO()
         csv.writer(out, lineterminator="\n").writerow(row.get(name, "") for name in self._columns)
         return out.getvalue()
@@ -88,6 +91,7 @@ def read_columns(path: Path) -> dict[str, list[float]]:
 
 
 def _text(value: float) -> str:
+    # Six digits, as many as a float32 holds for certain.
     return f"{value:.6g}"
 
 
@@ -95,6 +99,7 @@ def _ordered(names: Iterable[str]) -> list[str]:
     def place(name: str) -> tuple[int, int, str]:
         if name in _FIRST_COLUMNS:
             return 0, _FIRST_COLUMNS.index(name), name
+        # Scores such as val/box come last: their names have a slash.
         return (2 if "/" in name else 1), 0, name
 
     return sorted(names, key=place)

@@ -35,17 +35,18 @@ class TrainingProgress(ProgressBar):
         self._pace: float | None = None
 
     def enable(self) -> None:
-        """Show (Lightning's switch)."""
+        """Show the bar (Lightning's switch)."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Hide; Lightning calls it on all processes but the first."""
+        """Hide the bar; Lightning calls it on all processes but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar."""
         console = get_console()
         if self._enabled and self.cfg.bar and console.is_terminal and not console.is_dumb_terminal:
+            # rich, on the console of the log: lines of the log then move above the bar.
             self._bar = Progress(
                 TextColumn("step {task.completed}/{task.total}"),
                 BarColumn(bar_width=24),
@@ -66,7 +67,7 @@ class TrainingProgress(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Advance the bar; new figures come with logging steps."""
+        """Advance the bar, and show new figures on logging steps."""
         if not self._enabled:
             return
         figures = self.meter.latest
@@ -83,6 +84,7 @@ class TrainingProgress(ProgressBar):
             self._bar.update(self._task, description=text)
             return
         now = time.monotonic()
+        # The last line always, whatever the pause: it is the one that people look for.
         last = figures.step >= trainer.max_steps
         if last or self._last_line == 0.0 or now - self._last_line >= self.cfg.line_seconds:
             self._last_line = now
@@ -119,6 +121,7 @@ def duration(seconds: float) -> str:
     """Format seconds as 0:07, 12:31, 3:05:00 or 2 d 04:11."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
+    # Days: 61:07:00 is hard to read as two and a half.
     if hours >= 24:
         return f"{hours // 24} d {hours % 24:02d}:{minutes:02d}"
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

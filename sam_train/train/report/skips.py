@@ -30,6 +30,7 @@ class SkipReport(Callback):
     @staticmethod
     def _report(trainer: Trainer, *, together: bool) -> None:
         data = getattr(trainer, "datamodule", None)
+        # Other data modules are trained with, too, and count no skips.
         if not isinstance(data, SamDataModule):
             return
         lines = data.skip_report(_over_ranks if together else lambda tally: tally)

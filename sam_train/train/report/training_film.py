@@ -30,6 +30,7 @@ def training_film(
         objective: its rounds at the end of training, beyond every stage of a curriculum.
         rows: masks to show.
     """
+    # Not the step of now: the same draws give the same first prompts in every picture.
     at = At(seed=objective.cfg.seed, step=0, progress=1.0)
     device = next(sam.parameters()).device
     was_training = sam.training
@@ -73,6 +74,7 @@ def _choose(batch: Batch, objective: Objective, at: At, *, box: bool) -> int:
     draw = Draw(seed=at.seed, step=at.step, ids=batch.mask_ids)
     first = first_prompts(batch, cfg=objective.cfg.prompts, draw=draw)
     starts_with_box = first.labels[:, 0] == BOX_TOP_LEFT
+    # Neither kind need occur: with prompts.box_probability=1 every mask starts with a box.
     wanted = [k for k, has_box in enumerate(starts_with_box.tolist()) if has_box == box]
     areas = batch.masks.flatten(1).sum(1, dtype=torch.int64).tolist()
     # By number where areas are equal, so that pictures of different steps show the same mask.

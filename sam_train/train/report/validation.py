@@ -51,7 +51,7 @@ class ClickValidation(Callback):
         self._batches = self._take(trainer)
         if trainer.is_global_zero:
             self.pictures.mkdir(parents=True, exist_ok=True)
-            # Of a run that was shorter; there are none until this one has ended.
+            # Left by a shorter run; there are no scores until this one has ended.
             self._after_file.unlink(missing_ok=True)
         if self._batches is not None and trainer.global_step == 0:
             scores = self._measure(trainer, pl_module)
@@ -66,8 +66,9 @@ class ClickValidation(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Measure every so many updates; the last one is left to the end."""
+        """Measure at every `every`-th update; the last one is left to the end."""
         step = trainer.global_step
+        # `step != measured_at`: with accumulation several batches end at one step.
         due = self.cfg.every and step % self.cfg.every == 0 and step != self._measured_at
         if self._batches is not None and due and 0 < step < trainer.max_steps:
             with self.meter.pause():
@@ -84,7 +85,7 @@ class ClickValidation(Callback):
         self._draw_curves(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what training was good for, and where the pictures are."""
+        """Log the scores before and after training, and the paths of the pictures."""
         self._catch_up(trainer, pl_module)
         if not trainer.is_global_zero:
             return
@@ -113,7 +114,7 @@ class ClickValidation(Callback):
                 log.info("%s", picture)
 
     def _catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure what a process that was killed behind its last step left unmeasured."""
+        """Measure a run whose process was killed between its last step and its last measurement."""
         if self._trained or self._after_file.is_file() or trainer.global_step == 0:
             return
         self._batches = self._take(trainer)
@@ -121,7 +122,7 @@ class ClickValidation(Callback):
             return
         if trainer.is_global_zero:
             self.recorder.file.resume_at(trainer.global_step)
-        # Lightning has taken it from the device by now.
+        # Lightning has moved the model off the device by now.
         pl_module.to(trainer.strategy.root_device)
         self.on_train_end(trainer, pl_module)
 
@@ -142,12 +143,13 @@ class ClickValidation(Callback):
         return self.pictures / "calibration.png"
 
     def _take(self, trainer: Trainer) -> list[Batch] | None:
-        """This rank's share of the fixed subset, kept in memory; None without data.val."""
+        """Load this rank's share of the fixed subset into memory; return None without data.val."""
         datamodule: Any = getattr(trainer, "datamodule", None)
         if datamodule is None or not datamodule.cfg.val:
             log.info("data.val is not set: nothing will be validated")
             return None
         self._groups = datamodule.val_groups()
+        # Rounded up: the first ranks take one image more where the number does not divide.
         own = -(-(self.cfg.images - trainer.global_rank) // trainer.world_size)
         return take_images(datamodule.val_dataloader(), own)
 
@@ -157,8 +159,11 @@ class ClickValidation(Callback):
 
     def _measure_weights(self, trainer: Trainer, pl_module: LightningModule) -> ClickScores:
         film = ClickFilm(rows=self.cfg.film_rows, shown=self.cfg.clicks)
+        # Before the loop: under fsdp2 it is a collective, and ranks loop different numbers of
+        # times.
         sam = whole_sam(pl_module)
         cfg: Any = getattr(pl_module, "cfg", None)
+        # One rank's images make the film; others would only spend memory on frames.
         filmed = trainer.is_global_zero and self.cfg.film_rows > 0
         with trainer.precision_plugin.forward_context():
             scores = evaluate_clicks(
@@ -168,6 +173,8 @@ class ClickValidation(Callback):
                 first=self.cfg.first,
                 max_masks=self.cfg.max_masks,
                 boxes=True,
+                # As in training: a model that never gave three masks at first has not learnt to
+                # rank them.
                 multimask=cfg is None or cfg.prompts.multimask_first_round,
                 groups=self._groups,
                 device=pl_module.device,
@@ -206,13 +213,13 @@ class ClickValidation(Callback):
 
 
 def whole_sam(pl_module: LightningModule) -> Sam:
-    """A model that one rank may use alone: ranks have different numbers of images."""
+    """Return a model that one rank may use alone; ranks have different numbers of images."""
     whole: Any = getattr(pl_module, "whole_sam", None)
     return cast(Sam, pl_module.sam if whole is None else whole())
 
 
 def take_images(batches: Iterable[Batch], images: int) -> list[Batch]:
-    """The first batches until they hold `images` images; the last may go beyond."""
+    """Take the first batches until they hold `images` images; the last may go beyond."""
     taken: list[Batch] = []
     if images <= 0:
         return taken

@@ -1,4 +1,4 @@
-"""Settings of what counts as ill, and of when a run gives up."""
+"""Settings of the limits beyond which a run is ill, and of when it gives up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @section("health", order=190, resume="harmless")
 @dataclass
 class HealthConfig:
-    """Limits beyond which a run is ill. It then says where, and ends rather than burn GPU hours."""
+    """Limits beyond which a run is ill. It then names the place, and ends rather than burn time."""
 
     max_nonfinite: int = setting(10, minimum=1)
     """Updates in a row that may be skipped because the loss or a gradient is NaN or infinite; then
@@ -40,6 +40,7 @@ def check(cfg: HealthConfig) -> None:
         UserError: names the setting and what it may be.
     """
     check_section(cfg)
+    # A bound that a median rank itself reaches would name somebody at every look.
     if not (cfg.slow_rank == 0 or 1 < cfg.slow_rank < math.inf):
         raise UserError(f"health.slow_rank={cfg.slow_rank} must be above 1, or 0 for never")
 

@@ -1,7 +1,7 @@
 """Heartbeats: a small file per process, rewritten every few seconds, with its progress.
 
-Files in run_dir rather than torch's store: they answer whichever process is lost, the first too.
-No two machines' clocks are compared: a process lives if its counter moves.
+They are files in run_dir, because torch's store dies with the first process. No two machines'
+clocks are compared: a process lives if its counter moves.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Heartbeat:
     step: int = 0
     stage: str = ""
     stuck: bool = False
-    """Its main thread made no progress for longer than it ever should."""
+    """True where its main thread has been stalled for longer than it ever should."""
     state: str = "running"
     """running, alarm (agrees that the run hangs), spoken (has said so) or ended."""
     where: str = ""
     """Place of its main thread in the code."""
     waits: bool = False
-    """It stands in a call that waits for another process."""
+    """True where that place is a call that waits for another process."""
 
 
 class Heartbeats:
@@ -63,6 +63,7 @@ class Heartbeats:
         """Read the heartbeat of each rank that has written one."""
         found: dict[int, Heartbeat] = {}
         for rank in range(world_size):
+            # A rank may not have begun, or may run another version whose fields differ.
             with suppress(OSError, ValueError, TypeError):
                 found[rank] = Heartbeat(**json.loads(self._path(rank).read_text()))
         return found
@@ -70,6 +71,8 @@ class Heartbeats:
     def close(self, world_size: int) -> None:
         """Remove them all once every process has ended; the last to end does it."""
         found = self.read(world_size)
+        # The ranks end in any order, and a file that is gone too early reads as a process that
+        # never gave a sign.
         if len(found) < world_size or any(beat.state != "ended" for beat in found.values()):
             return
         with suppress(OSError):
@@ -90,6 +93,7 @@ def silent(
         for rank in range(world_size)
         if rank not in after
         or (
+            # A process that ended by itself writes no more, which is no silence.
             after[rank].state != "ended"
             and rank in before
             and before[rank].count == after[rank].count
@@ -105,6 +109,7 @@ def started(pid: int) -> int:
 def condition(beat: Heartbeat) -> str:
     """Describe the state of a silent process of this machine, by the kernel, for a sentence."""
     fields = _stat(beat.pid)
+    # Another process may have the number by now.
     if not fields or started(beat.pid) != beat.started:
         return f"is gone (pid {beat.pid})"
     what = {
@@ -112,6 +117,7 @@ def condition(beat: Heartbeat) -> str:
         "t": "is stopped by a debugger",
         "D": "waits for the kernel, as for a disk",
         "Z": "is dead",
+        # R or S: its other threads are free to run, so one thread keeps the interpreter's lock.
     }.get(fields[0], "runs code that lets no other thread run")
     return f"{what} (pid {beat.pid})"
 
@@ -119,6 +125,7 @@ def condition(beat: Heartbeat) -> str:
 def kill(beat: Heartbeat) -> None:
     """End a silent process of this machine, which would keep its GPU for ever."""
     with suppress(OSError):
+        # Where the start time is unknown, the number may belong to somebody else's process.
         if beat.started and started(beat.pid) == beat.started:
             os.kill(beat.pid, signal.SIGKILL)
 
@@ -136,6 +143,8 @@ def place(frame: FrameType | None) -> tuple[str, bool]:
     # The innermost says what it does, the innermost of ours why.
     ours = next((f for f in frames if f.filename.startswith(_PACKAGE)), frames[0])
     words = [_name(f) for f in ([ours] if ours is frames[0] else [frames[0], ours])]
+    # Four frames: torch wraps a collective in decorators, and outer ones are the caller's own
+    # work.
     waits = any(part in f.filename for f in frames[:4] for part in _WAITING)
     return ", called by ".join(words), waits
 
@@ -158,8 +167,10 @@ def _name(frame: traceback.FrameSummary) -> str:
 
 
 def _stat(pid: int) -> list[str]:
-    """/proc/PID/stat from its third field, the state, on; empty where there is none."""
+    """Read /proc/PID/stat from its third field, the state, on; empty where there is none."""
     try:
+        # The second field is the program's name in brackets, and may hold blanks and brackets
+        # itself.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []

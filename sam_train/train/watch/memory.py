@@ -32,6 +32,7 @@ _SIGNS = (
     "Cannot allocate memory",
     "can't start new thread",
 )
+# Lightning passes the text of torch's loader on; no exception class tells this death from another.
 _KILLED = "killed by signal: Killed"
 """torch's words for a data worker that the kernel ended, as it does where memory ends."""
 GIB = 2.0**30
@@ -43,7 +44,7 @@ class MemoryBase(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Measure once."""
+        """Measure once, before the first step of this process."""
         if not PULSE.in_use:
             PULSE.in_use.update(_in_use())
 
@@ -59,6 +60,7 @@ def memory_advice(cfg: RunConfig) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
+        # First: this text is no allocator's, and nothing of this process's memory explains it.
         if _KILLED in str(error):
             raise UserError(
                 "a data worker was killed: this machine's memory is full; lower data.workers, set "
@@ -72,6 +74,7 @@ def memory_advice(cfg: RunConfig) -> Iterator[None]:
 
 
 def _let_go(error: BaseException | None) -> None:
+    # An error in a handler keeps the first one's frames as its context.
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
@@ -83,6 +86,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
+    # Allocators below torch raise a bare RuntimeError, so its text is all there is.
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
@@ -92,23 +96,26 @@ def measure() -> MemoryInUse:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return MemoryInUse(
             used=torch.cuda.max_memory_allocated(),
-            # Without what other programs and the driver hold.
+            # Free plus ours: what other programs and the driver hold is not to be had.
             total=torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved(),
             base=base.get("gpu", 0.0),
             on_gpu=True,
         )
     status = _kibibytes("/proc/self/status")
     totals = [_kibibytes("/proc/meminfo").get("MemTotal", math.inf)]
+    # A container's limit, in cgroup v2 and v1; "max" is no number and means none.
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):
             totals.append(float(Path(path).read_text()))
+    # The peak of resident pages: by now the step's memory is free again.
     used, resident = status.get("VmHWM", 0.0), base.get("resident", 0.0)
     found = [MemoryInUse(used=used, base=resident, total=total) for total in totals]
+    # `ulimit -v` counts mapped pages, resident or not, so it has a measure of its own.
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         used, mapped = status.get("VmPeak", 0.0), base.get("mapped", 0.0)
         found.append(MemoryInUse(used=used, base=mapped, total=float(limit)))
-    # The one that it came closest to.
+    # The limit that it came closest to is the one that it hit.
     return max(found, key=lambda memory: memory.used / memory.total)
 
 
@@ -123,6 +130,7 @@ def _in_use() -> dict[str, float]:
 def out_of_memory(cfg: RunConfig, memory: MemoryInUse) -> OutOfMemoryError:
     """Describe the end of memory in a line, and keep the figures that a way out is counted from."""
     ranks = world_size()
+    # The images of one micro-batch of one rank; `data.batch_size` counts those of a whole step.
     images = max(1, cfg.data.batch_size // (ranks * cfg.trainer.accumulate))
     return OutOfMemoryError(
         f"out of memory on rank {rank()} behind step {PULSE.step}, {PULSE.stage}: "

@@ -1,4 +1,4 @@
-"""Counts the updates that were skipped, keeps what made them so, and ends a run that is lost."""
+"""Counts skipped updates, records the cause of each, and ends a run that is lost."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from sam_train.types import Batch
 log = logging.getLogger("sam_train")
 
 FOLDER = "nonfinite"
-"""In run_dir: `step=N.json` for each skipped update N."""
+"""The folder in run_dir that has `step=N.json` for each skipped update N."""
 
 
 @dataclass(slots=True)
-class _Turn:
+class _MicroBatch:
     """The marks by which a micro-batch is found again."""
 
     keys: list[str]
@@ -52,14 +52,14 @@ class _Update:
     rounds: RoundLog | None
     scale: OnHost | None = None
     """The loss scale that its gradients were made under, with 16-mixed."""
-    turns: list[_Turn] = field(default_factory=list)
+    micro_batches: list[_MicroBatch] = field(default_factory=list)
 
 
 class NonfiniteWatch(Callback):
-    """Looks at each update's gradient norm: on a GPU one step later, so that nothing waits for it.
+    """Looks at each update's gradient norm, on a GPU one step later, so that nothing waits for it.
 
     On logging steps, and when a checkpoint is made, it looks at once. Belongs before the callbacks
-    that show or save.
+    that show or save a step.
     """
 
     def __init__(self, cfg: HealthConfig, *, run_dir: Path, log_every: int) -> None:
@@ -70,26 +70,28 @@ class NonfiniteWatch(Callback):
         """Updates skipped since the run's beginning, resumed or not."""
         self.in_a_row = 0
         self._seen = -1
-        self._turns: list[_Turn] = []
+        self._micro_batches: list[_MicroBatch] = []
         self._names: list[str] = []
         self._each: Tensor | None = None
         self._pending: _Update | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Meet the other ranks."""
+        """Connect to the other ranks, which exchange records when an update was skipped."""
         dist.start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin at the step that is continued."""
+        """Begin at the step from which the run resumes."""
         self._seen = trainer.global_step
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Keep each gradient's norm, on the device: the gradients are gone when it is known that
-        they matter."""
+        """Keep each gradient's norm, on the device."""
+        # By the time the norm is read the gradients are gone; one number each says which were bad.
         found = [(n, p.grad) for n, p in pl_module.named_parameters() if p.grad is not None]
         self._names = [name for name, _ in found]
+        # A collective in here would stall the backward pass that it follows; this rank's part names
+        # the layer as well.
         local = [g.to_local() if isinstance(g, DTensor) else g for _, g in found]
         self._each = torch.stack(torch._foreach_norm(local)).detach() if local else None
 
@@ -101,17 +103,19 @@ class NonfiniteWatch(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """After an update: judge the one before, or this one too where it is needed now.
+        """Check the update before this one, and this one too where it is needed now.
 
         Raises:
             UserError: too many in a row were skipped.
         """
-        self._turns.append(_Turn(batch.keys, batch.positions, batch.mask_ids))
+        self._micro_batches.append(_MicroBatch(batch.keys, batch.positions, batch.mask_ids))
         step = trainer.global_step
+        # Between two micro-batches nothing was updated.
         if step == self._seen:
             return
         self._seen = step
         self._judge(trainer)
+        # Modules other than `SamModule` are watched too, and have no norm.
         norm = getattr(pl_module, "last_grad_norm", None)
         scaling = getattr(pl_module, "loss_scale", None)
         if norm is not None:
@@ -122,9 +126,10 @@ class NonfiniteWatch(Callback):
                 each=self._each,
                 rounds=getattr(pl_module, "last_rounds", None),
                 scale=None if scaling is None else OnHost(scaling.used),
-                turns=self._turns,
+                micro_batches=self._micro_batches,
             )
-        self._turns, self._each = [], None
+        self._micro_batches, self._each = [], None
+        # As in `StepMeter`: the row of a step must hold its own skip.
         shown = step % self.log_every == 0 or step in (1, trainer.max_steps)
         if self._pending is not None and (shown or not self._pending.norm.later):
             self._judge(trainer)
@@ -146,6 +151,7 @@ class NonfiniteWatch(Callback):
         self.in_a_row = state_dict["in_a_row"]
 
     def _judge(self, trainer: Trainer) -> None:
+        # Cleared first: the error below must not leave an update that is judged twice.
         update, self._pending = self._pending, None
         if update is None:
             return
@@ -154,6 +160,7 @@ class NonfiniteWatch(Callback):
             return
         self.skipped += 1
         self.in_a_row += 1
+        # Every rank comes here together, because the norm is the same on all of them.
         records = dist.gather(_record(trainer.global_rank, update))
         text = _summary(update.step, records)
         scale = None if update.scale is None else float(update.scale.read())
@@ -194,6 +201,7 @@ def _record(rank: int, update: _Update) -> dict[str, Any]:
     losses: list[float] = []
     if update.rounds is not None:
         sums = torch.stack(update.rounds.sums).cpu()
+        # Columns of `RoundLog.sums`: the loss's sum and the number of masks.
         losses = (sums[:, 0] / sums[:, 3].clamp(min=1)).tolist()
     spoilt: list[str] = []
     if update.each is not None:
@@ -202,9 +210,9 @@ def _record(rank: int, update: _Update) -> dict[str, Any]:
     return {
         "rank": rank,
         "host": socket.gethostname(),
-        "keys": [key for turn in update.turns for key in turn.keys],
-        "positions": [position for turn in update.turns for position in turn.positions],
-        "mask_ids": [number for turn in update.turns for number in turn.mask_ids.tolist()],
+        "keys": [key for each in update.micro_batches for key in each.keys],
+        "positions": [place for each in update.micro_batches for place in each.positions],
+        "mask_ids": [number for each in update.micro_batches for number in each.mask_ids.tolist()],
         # JSON knows neither NaN nor infinity.
         "loss_by_round": [x if math.isfinite(x) else str(x) for x in losses],
         "nonfinite_gradients": spoilt,

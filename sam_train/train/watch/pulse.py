@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 STAGES = ("start", "forward", "backward", "update", "measuring", "between steps", "end")
-"""Stages of a step, in order; two ranks are compared by step and stage."""
+"""The stages of a step, in order. The progress of two ranks is compared by step and stage."""
 
 
 @dataclass(slots=True)
@@ -21,16 +21,16 @@ class Pulse:
     """Finished updates."""
     stage: str = STAGES[0]
     at: float = field(default_factory=time.monotonic)
-    """`time.monotonic()` of it."""
+    """`time.monotonic()` of the latest sign."""
     longest: float = 0.0
-    """Seconds between two of them, so far."""
+    """The most seconds between two signs, so far."""
     steps: int = 0
-    """Finished by this process, since its start."""
+    """Updates finished by this process, since its start."""
     in_use: dict[str, float] = field(default_factory=dict)
     """Bytes before the first step, by kind of memory."""
 
     def restart(self) -> None:
-        """Begin anew, for a run in this process."""
+        """Forget an earlier run of this process."""
         self.step, self.stage, self.at = 0, STAGES[0], time.monotonic()
         self.longest, self.steps = 0.0, 0
         self.in_use.clear()
@@ -40,12 +40,14 @@ class Pulse:
         now = time.monotonic()
         self.longest = max(self.longest, now - self.at)
         if step is not None:
+            # A resumed run begins at a high step, of which this process did none.
             self.steps += step > self.step
             self.step = step
         self.stage, self.at = stage, now
 
     def forgive(self, seconds: float) -> None:
-        """Do not count a time in which this process was not allowed to run."""
+        """Discard a time in which this process was not allowed to run."""
+        # Never in the future: the main thread may have beaten meanwhile.
         self.at = min(self.at + seconds, time.monotonic())
 
     @property
@@ -54,18 +56,23 @@ class Pulse:
         return time.monotonic() - self.at
 
     def patience(self, limit: float) -> float:
-        """Seconds without a sign after which this process is stuck: `limit`, longer where it is
-        known to need longer, and twice as long while nothing is known (compilation, cold disks)."""
+        """Return the seconds without a sign after which this process is stuck.
+
+        That is `limit`, or longer where it is known to need longer.
+        """
+        # Five times the longest gap, but at most four limits; always more than the gap itself, or a
+        # slow evaluation would be killed every time.
         known = max(1.5 * self.longest, min(5 * self.longest, 4 * limit))
+        # The first step compiles and reads cold disks, for which no gap is known yet.
         return max(limit if self.steps else 2 * limit, known)
 
 
 PULSE = Pulse()
-"""The pulse of this process: what takes long lies deep in parts that know of no watchdog."""
+"""The pulse of this process. Parts that take long note it, and know of no watchdog."""
 
 
 def beating(parts: Iterable[T], *, stage: str) -> Iterator[T]:
-    """Yield the parts of a long job, each of them as a sign of progress."""
+    """Yield the parts of a long job, each of them a sign of progress."""
     for part in parts:
         PULSE.beat(stage)
         yield part

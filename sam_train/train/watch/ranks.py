@@ -1,4 +1,4 @@
-"""Slow processes and those that wait for photos: all of a step's processes wait for them."""
+"""The slowest process and the one that waits most for photos: all others wait for them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ log = logging.getLogger("sam_train")
 
 
 class Stopwatch:
-    """Times the same work on every process, in which none waits for another; on a GPU by events,
-    so that nothing waits for it before `read`."""
+    """Times the same work on every process, in which none waits for another.
+
+    On a GPU it times by events, so that nothing waits for the device before `read`.
+    """
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -37,6 +39,7 @@ class Stopwatch:
         if device.type == "cuda":
             begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            # Events are queued with the kernels, so they time the GPU's work and not the host's.
             begin.record()
             yield
             end.record()
@@ -47,9 +50,10 @@ class Stopwatch:
         self._seconds += time.perf_counter() - began
 
     def read(self) -> float:
-        """Seconds per unit since the last reading; waits for the device."""
+        """Return seconds per unit since the last reading; waits for the device."""
         for begin, end in self._events:
             end.synchronize()
+            # CUDA counts milliseconds.
             self._seconds += begin.elapsed_time(end) / 1000
         mean = self._seconds / max(1, self._units)
         self._seconds, self._units, self._events = 0.0, 0, []
@@ -58,19 +62,19 @@ class Stopwatch:
 
 @dataclass(frozen=True, kw_only=True)
 class RankFigures:
-    """The extremes of all processes since the last logging step."""
+    """The figures of all processes since the last logging step."""
 
     slowest: int
     """The rank that takes longest for a mask's rounds."""
     slow_share: float
-    """Its time over the median rank's, from 1."""
+    """The slowest rank's time over the median rank's, from 1."""
     waiting: int
     """The rank that waits most for its photos."""
     data_wait: float
-    """The share of its time, 0 to 1."""
+    """The share of that rank's time, 0 to 1."""
 
     def columns(self) -> dict[str, float]:
-        """Return the columns of metrics.csv."""
+        """Return the columns for metrics.csv."""
         return {
             "slowest_rank": self.slowest,
             "slowest_rank_share": self.slow_share,
@@ -83,8 +87,8 @@ def compare(work: Sequence[float], waits: Sequence[float]) -> RankFigures:
     """Find the slowest rank and the one that waits most.
 
     Args:
-        work: of each rank, its time over the median's, see `shares`.
-        waits: of each rank, the share of its time in which it waited for data.
+        work: each rank's time over the median's, see `shares`.
+        waits: each rank's share of its time in which it waited for data.
     """
     slowest = max(range(len(work)), key=work.__getitem__)
     waiting = max(range(len(waits)), key=waits.__getitem__)
@@ -94,7 +98,7 @@ def compare(work: Sequence[float], waits: Sequence[float]) -> RankFigures:
 
 
 def shares(seconds: Sequence[float]) -> list[float]:
-    """Divide each rank's time for the same work by that of the median rank."""
+    """Divide each rank's time for the same work by the median rank's."""
     # Of two ranks the faster one: the slower must not be its own measure.
     median = statistics.median_low(seconds)
     return [each / median if median > 0 else 1.0 for each in seconds]
@@ -103,7 +107,7 @@ def shares(seconds: Sequence[float]) -> list[float]:
 class RankWatch:
     """Compares the processes on logging steps, and names one that holds the others up.
 
-    ranks.csv in run_dir has the figures of each, of the newest logging step and on average since
+    ranks.csv in run_dir has each rank's figures at the newest logging step, and their means since
     the processes began.
     """
 
@@ -116,14 +120,15 @@ class RankWatch:
         self._looks = 0
 
     def start(self) -> None:
-        """Learn the machines' names; every rank calls it."""
+        """Learn the machines' names. A collective: every rank calls it."""
         self._hosts = gather(socket.gethostname())
 
     def look(self, *, work: float, data_wait: float) -> RankFigures | None:
-        """Compare all ranks; every rank calls it with its own figures. None for one process."""
+        """Compare the ranks' figures, in a collective; return None for a process that is alone."""
         if world_size() == 1:
             return None
         seconds, waits = zip(*gather((work, data_wait)), strict=True)
+        # In shares of the median, so that columns of different models and machines compare.
         work_shares = shares(seconds)
         figures = compare(work_shares, waits)
         if own_rank() == 0:
@@ -141,13 +146,15 @@ class RankWatch:
         ]
         lines = ["rank,host,work,data_wait,work_mean,data_wait_mean"]
         for rank, now in enumerate(zip(work, waits, strict=True)):
+            # The mean of shares, not of seconds: a step with many masks weighs no more.
             mean = (total / self._looks for total in self._sums[rank])
             host = self._hosts[rank] if rank < len(self._hosts) else ""
             lines.append(",".join([str(rank), host, *(f"{x:.4g}" for x in (*now, *mean))]))
+        # An atomic write: people watch this file while it is replaced.
         write_text(self.path, "\n".join(lines) + "\n")
 
     def summarise(self) -> None:
-        """Say at the end of training who was slow and who waited on average."""
+        """Log at the end of training who was slow and who waited on average."""
         if not self._looks:
             return
         means = [[total / self._looks for total in sums] for sums in self._sums]
@@ -163,7 +170,7 @@ class RankWatch:
         )
 
     def judge(self, figures: RankFigures) -> None:
-        """Say it the second time in a row that the same rank is over the limit; once is chance."""
+        """Warn of a rank that is over a limit at two logging steps in a row; once is chance."""
         cfg = self.cfg
         if self._again("slow", figures.slowest, figures.slow_share, cfg.slow_rank):
             log.warning(
@@ -187,6 +194,7 @@ class RankWatch:
         before, times = self._over.get(kind, (rank, 0))
         times = times + 1 if before == rank else 1
         self._over[kind] = rank, times
+        # Exactly then: at every further look it would be the same line again.
         return times == 2
 
     def _name(self, rank: int) -> str:

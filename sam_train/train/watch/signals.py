@@ -1,7 +1,7 @@
 """SIGTERM and SIGUSR1: the job's time is over or another job comes first.
 
-The run finishes its step, saves and ends with status 75, which means: the same command goes on.
-`engine.saving` asks `Notice.received` after each step; Lightning's own handling is off.
+The run finishes its step, saves and ends with status 75, "run the same command again". `Saver`
+asks `Notice.received` after each step; Lightning's own handling is off.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 log = logging.getLogger("sam_train")
 
 STATUS_CONTINUE = 75
-"""EX_TEMPFAIL of sysexits.h: nothing is wrong, call again."""
+"""EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -48,8 +48,10 @@ class Notice(Callback):
         self._owner = os.getpid()
 
     def install(self) -> None:
-        """Take the signals over, from Lightning too; only the main thread may."""
+        """Take the signals over, from Lightning too. Only the main thread may call it."""
         for number in SIGNALS:
+            # `install` runs twice, before and after Lightning; only the first finds what was there
+            # before.
             before = signal.signal(number, self._handle)
             self._before.setdefault(number, before)
 
@@ -58,15 +60,18 @@ class Notice(Callback):
         if self._timer is not None:
             self._timer.cancel()
         for number, handler in self._before.items():
+            # None stands for a handler that C code installed, which Python cannot put back.
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before.clear()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals back: Lightning's handler broadcasts from within, in whatever
-        collective training stands, and its loop asks the GPU before each step if there was one.
-        """
+        """Take the signals back from Lightning, which installs its own handler meanwhile."""
+        # Lightning's handler broadcasts from within, in the middle of any collective, and two
+        # different collectives deadlock.
         self.install()
         loop: Any = trainer.fit_loop.epoch_loop
+        # Its loop would ask the GPU before each step whether any rank got one: a wait that `Saver`
+        # does without.
         loop._broadcast_sigterm_tensor = lambda: None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -75,6 +80,7 @@ class Notice(Callback):
             # its photos, but not its parent, who ends workers by SIGTERM.
             signal.alarm(max(1, round(self.grace_seconds)))
             return
+        # A second SIGTERM changes nothing: the deadline counts from the first.
         if self.received is not None:
             return
         self.received = signal.Signals(number)
@@ -89,13 +95,15 @@ class Notice(Callback):
             "newest checkpoint continues the run",
             self.grace_seconds,
         )
+        # One process of the job only, and before the end: the first to leave ends the others.
         if self.requeues and int(os.environ.get("SLURM_PROCID", "0")) == 0:
             requeue()
+        # Not sys.exit: this is a timer's thread, and the main thread may hang in a collective.
         os._exit(STATUS_CONTINUE)
 
     @property
     def requeues(self) -> bool:
-        """True if the run has to put its own job back into the queue.
+        """True where the run has to put its own job back into the queue.
 
         Only for SIGUSR1, which `sbatch --signal=USR1@120` sends before the time is over. SIGTERM
         comes with pre-emption and `scontrol requeue`, where Slurm requeues by itself, and with
@@ -105,9 +113,10 @@ class Notice(Callback):
 
 
 def requeue() -> None:
-    """Put this job back into the queue (`scontrol requeue`) and log that, or why not."""
+    """Put this job back into Slurm's queue, and log the success or the reason of a failure."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
+        # One task's own SLURM_JOB_ID is the array's, and scontrol would requeue all of it.
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     try:
         done = subprocess.run(

@@ -1,12 +1,12 @@
-"""Leaves an update out where its loss or a gradient is not finite, on all ranks, without asking.
+"""Skips an update whose loss or gradient is not finite, on all ranks and without a collective.
 
-A loss that is not finite is made to spoil its gradients (`spoil_if_nonfinite`), averaging carries
-a spoilt gradient of one rank to all of them, and so the norm of the averaged gradients, which every
-step measures anyway, is the flag: the same on every rank, at no collective of its own.
+A loss that is not finite is made to spoil its gradients (`spoil_if_nonfinite`). Averaging carries
+a spoilt gradient of one rank to all of them. The norm of the averaged gradients, which every step
+measures anyway, is therefore a flag that is the same on every rank.
 
 A skipped update counts as a step: `global_step`, the schedule and the place in the sample order
 advance, weights, moments and the optimizer's own counters do not. All that a step draws is a
-function of its number, so a run resumed behind a skipped update goes on as the unbroken one.
+function of its number, so a run resumed behind a skipped update equals the unbroken one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from torch.optim import AdamW, Optimizer
 
 
 def spoil_if_nonfinite(loss: Tensor) -> Tensor:
-    """Return the same loss; where it is NaN or infinite its whole gradient becomes NaN.
+    """Return the same loss, whose whole gradient becomes NaN where it is NaN or infinite.
 
-    Otherwise bitwise the same gradients: they are multiplied by exactly 1.
+    Finite losses keep their gradients bit for bit: they are multiplied by exactly 1.
     """
+    # 0 * inf and 0 * NaN are NaN. A branch on the value would wait for the device.
     return loss * (1 + 0 * loss.detach())
 
 
@@ -40,6 +41,7 @@ def skip_if_nonfinite(optimizer: Optimizer, norm: Tensor) -> None:
         # for the backward pass to end before it prepares the next step.
         optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
     elif not bool(norm.isfinite()):
+        # Without gradients the optimizer touches neither weights nor moments, and counts no step.
         for parameter in _parameters(optimizer):
             parameter.grad = None
 
@@ -65,20 +67,22 @@ class OnHost:
         value = value.detach()
         self._event: torch.cuda.Event | None = None
         if value.is_cuda:
+            # Pinned, or the copy would wait; the event says when the host may look.
             self._value = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
             self._value.copy_(value, non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
         else:
+            # On a CPU too the caller's tensor may change before it is read.
             self._value = value.clone()
 
     @property
     def later(self) -> bool:
-        """True if reading it now would wait for the device."""
+        """True where reading it now would wait for the device."""
         return self._event is not None
 
     def read(self) -> Tensor:
-        """Its value."""
+        """Return the value, once it has arrived."""
         if self._event is not None:
             self._event.synchronize()
         return self._value

@@ -8,23 +8,24 @@ from sam_train.train.watch.heartbeats import Heartbeat, condition
 from sam_train.train.watch.pulse import STAGES
 
 _NAMED = 3
-"""So many processes are named in a line; a rack that lost its power is more."""
+"""Processes named in a line, at most; a rack that lost its power has more."""
 
 
 def hanging(beats: Mapping[int, Heartbeat], silent: Iterable[int]) -> list[int]:
     """Decide which of several stalled ranks caused the stall; all if that cannot be told.
 
-    Who is silent is the reason. Otherwise who does not itself wait for others, and of those who is
-    least far: a GPU's process may be ahead of what it has computed, but not of the slowest.
+    Silent ranks are the cause. Without any, it is the least advanced of those ranks that do not
+    themselves wait for others.
 
     Args:
-        beats: of all ranks that have given a sign.
+        beats: the heartbeats of all ranks that have given one.
         silent: ranks that give none any more.
     """
     if silent := sorted(silent):
         return silent
     live = [beat for beat in beats.values() if beat.state != "ended"]
     busy = [beat for beat in live if not beat.waits] or live
+    # A GPU's process may be ahead of what its card has computed, but never of the slowest rank.
     least = min((_progress(beat) for beat in busy), default=(0, 0))
     return sorted(beat.rank for beat in busy if _progress(beat) == least)
 
@@ -42,11 +43,12 @@ def sentence(
     Args:
         beats, silent: see `hanging`.
         world_size: number of ranks.
-        host: this machine's name; of its own processes the kernel can say more.
-        minutes: without progress.
+        host: this machine's name; the kernel can say more of its own processes.
+        minutes: time without progress.
     """
     silent = set(silent)
     ranks = hanging(beats, silent)
+    # Then nobody is to blame, and one place says as much as a thousand.
     if len(ranks) == world_size > 1 and not silent:
         who = f"all {world_size} processes stand still: {_describe(beats[ranks[0]])}"
     else:

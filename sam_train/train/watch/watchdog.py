@@ -1,9 +1,9 @@
-"""Ends a run that hangs, and says which process hangs where, instead of waiting in silence.
+"""Ends a stalled run, and says which process hangs where, instead of waiting in silence.
 
-A thread in each process publishes a beat every few seconds. If its main thread made no progress
-for `health.hang_minutes`, it looks at the others' beats; once all processes that live are stuck,
-each writes its stacks to run_dir/hang/rank=N.txt, the first of them says who is the reason, and all
-end. A rank that is merely ahead of a busy one is not stuck: the busy one says so.
+A thread in each process publishes a heartbeat every few seconds. If its main thread made no
+progress for `health.hang_minutes`, it reads the others' heartbeats. Once all processes that live
+are stuck, each writes its stacks to run_dir/hang/rank=N.txt. The first of them names the cause, and
+all end. A rank that merely waits for a busy one does not end the run: the busy one is not stuck.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ from sam_train.train.watch.pulse import PULSE
 from sam_train.train.watch.verdict import sentence
 
 STATUS_HUNG = 70
-"""EX_SOFTWARE of sysexits.h: the end of a run that hung."""
+"""EX_SOFTWARE of sysexits.h: the exit status of a run that hung."""
 FOLDER = "hang"
-"""In run_dir: the stacks."""
+"""The folder of the stacks in run_dir."""
 _LONGEST_INTERVAL = 15.0
 
 
 class Watchdog(Callback):
-    """Watches this process's main thread, with those of the other ranks. Belongs first."""
+    """Watches this process's main thread, with those of the other ranks. It comes first."""
 
     def __init__(self, cfg: HealthConfig, *, run_dir: Path) -> None:
         self.limit = 60 * cfg.hang_minutes
         self.run_dir = run_dir
+        # A tenth of the limit: a silent rank must be told from a slow one well within it.
         self.interval = min(_LONGEST_INTERVAL, self.limit / 10)
         self._beats = Heartbeats(run_dir / "beats")
         self._over = threading.Event()
@@ -70,19 +71,20 @@ class Watchdog(Callback):
         self._file = self._stack_file(self._beat.rank).open("a")
         PULSE.restart()
         self._say_state("running")
+        # A daemon: a main thread that dies of an error must not wait for its own watchdog.
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note that a batch has come."""
+        """Note that a batch has arrived."""
         PULSE.beat("forward", step=trainer.global_step)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Note that the loss is there."""
+        """Note that the forward pass is over."""
         PULSE.beat("backward")
 
     def on_before_optimizer_step(
@@ -99,21 +101,21 @@ class Watchdog(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Note the end of a step: measuring, saving or waiting for the next batch follows."""
+        """Note the end of the step; measuring, saving or waiting for a batch comes next."""
         PULSE.beat("between steps", step=trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the end: the last measurement may be long, too."""
+        """Note the end of training; the last measurement may be long, too."""
         PULSE.beat("end")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Tell the other processes that this one ends."""
+        """Tell the other ranks that this process has ended; its own error says why."""
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Training is over."""
+        """Stop watching at the end of training."""
         self._stop()
 
     def _stop(self) -> None:
@@ -122,12 +124,14 @@ class Watchdog(Callback):
         self._over.set()
         self._thread.join()
         self._thread = None
+        # It would write into the file that is closed next.
         faulthandler.cancel_dump_traceback_later()
         rank = self._beat.rank
         if self._file is not None:
             self._file.close()
         with suppress(OSError):
             path = self._stack_file(rank)
+            # A run without a hang leaves no folder; rmdir fails while another rank's file is in it.
             if path.stat().st_size == 0:
                 path.unlink()
             (self.run_dir / FOLDER).rmdir()
@@ -147,19 +151,22 @@ class Watchdog(Callback):
             self._say_state("running", stuck=PULSE.stalled > patience)
             if not self._beat.stuck:
                 continue
+            # Two looks, four intervals apart: a rank is silent if its counter stands at both.
             before = self._beats.read(self._world_size)
             if self._pause(4):
                 return
             after = self._beats.read(self._world_size)
             lost = silent(before, after, self._world_size)
             live = [b for r, b in after.items() if r not in lost and b.state != "ended"]
+            # Asked again: the main thread may have moved during the pause.
             if PULSE.stalled > patience and all(b.stuck for b in live):
                 self._alarm(lost)
 
     def _rearm(self, patience: float) -> None:
-        """Let the stacks be written by a thread that needs no Python, should this one never get to
-        run again: code in C that keeps the interpreter's lock."""
+        """Let C code write the stacks, should this thread never get to run again."""
         if self._file is not None:
+            # Code in C that keeps the interpreter's lock stops this thread too. Armed anew at each
+            # heartbeat, so it fires only then.
             faulthandler.dump_traceback_later(patience + 10 * self.interval, file=self._file)
 
     def _say_state(self, state: str, *, stuck: bool = False) -> None:
@@ -171,7 +178,7 @@ class Watchdog(Callback):
         self._beats.write(beat)
 
     def _pause(self, intervals: int, *, state: str = "running") -> bool:
-        """Go on beating meanwhile; whether training is over."""
+        """Publish heartbeats for some intervals; return True as soon as training is over."""
         for _ in range(intervals):
             if self._over.wait(self.interval):
                 return True
@@ -179,17 +186,19 @@ class Watchdog(Callback):
         return False
 
     def _alarm(self, lost: list[int]) -> None:
-        """Write the stacks, let the first that lives say who hangs, and end this process."""
+        """Write the stacks, let the first living rank name the cause, and end this process."""
         self._write_stacks()
         self._say_state("alarm", stuck=True)
         live = [r for r in range(self._world_size) if r not in lost]
         speaker = min(live, default=self._beat.rank)
+        # A bounded wait: the ranks that should answer may die meanwhile.
         for _ in range(10):
             if self._pause(1, state="alarm"):
                 return
             beats = self._beats.read(self._world_size)
             states = {r: beats[r].state for r in live if r in beats}
             if speaker == self._beat.rank:
+                # Their stacks are written, so the line may point to them.
                 if all(state != "running" for state in states.values()):
                     break
             elif states.get(speaker) == "spoken":
@@ -199,6 +208,7 @@ class Watchdog(Callback):
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
+        # The main thread hangs in C code: nothing that unwinds it would return.
         os._exit(STATUS_HUNG)
 
     def _write_stacks(self) -> None:
@@ -236,6 +246,8 @@ class Watchdog(Callback):
         self._say_state("spoken", stuck=True)
         for rank in lost:
             if rank in beats and beats[rank].host == host:
+                # Last: a process that is gone can no longer be described. Slurm ends those of other
+                # machines.
                 kill(beats[rank])
 
     def _stack_file(self, rank: int) -> Path:
