@@ -49,6 +49,7 @@ def tune(sam: Sam, name: str, *, frozen_blocks: int) -> None:
             f"optim.frozen_blocks={frozen_blocks} must be from 0 to {len(units)}, the encoder's "
             "depth"
         )
+    # A trained stem would need the backward pass through the frozen units after all.
     if frozen_blocks:
         for parameter in sam.image_encoder.stem():
             parameter.requires_grad_(False)

@@ -118,6 +118,7 @@ def refuse_shape(name: str, tensor: Tensor, shape: torch.Size, *, path: Path) ->
 
 
 def _shape_in(architecture: str, name: str) -> torch.Size | None:
+    # No memory is taken: even ViT-H is built for the sake of one shape.
     with torch.device("meta"):
         tensor = build_from_config(ModelConfig(name=architecture)).state_dict().get(name)
     return None if tensor is None else tensor.shape
@@ -216,6 +217,7 @@ def check_finite(tensors: StateDict, *, path: Path) -> None:
     Raises:
         UserError: names the first tensor and counts the others.
     """
+    # In float32, which the model has: a float64 can be finite and too large.
     bad = [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
     if bad:
         raise UserError(

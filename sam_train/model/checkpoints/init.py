@@ -2,7 +2,7 @@
 
 Reading is `weight_files.py`, choosing between copies `copies.py`, renaming `state_dicts.py`. This
 file decides what a file is and fits its tensors to the model. It takes all that fits, or refuses
-the file before touching anything; `init_checks.py` has the refusals.
+the file before touching anything; `checks.py` has the refusals.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class _Kind:
     """Found only in names of this layout."""
 
 
+# Tried in this order: Hugging Face's names include `mask_decoder.`, and SAM's include MAE's
+# `blocks.0.attn.qkv.`.
 _KINDS = {
     "huggingface": _Kind(
         title="Hugging Face SAM",
@@ -130,6 +132,7 @@ def initialise(sam: nn.Module, init_from: str, cfg: InitConfig) -> InitReport:
     plan = _plan(target, init_from, cfg)
     report = plan.report
     report.at_random = _entries(target, without=plan.fitted)
+    # A prefix asked for the encoder alone; only other files can lack it by mistake.
     if plan.kind not in ENCODER_ONLY:
         check_start(report, named=cfg.modules, path=plan.path)
     _copy(plan.fitted, target)
@@ -159,6 +162,7 @@ def load_whole(
     reports = [top.report]
     fitted = dict(top.fitted)
     if missing and beneath:
+        # `init.modules` chooses from the first file alone.
         below = _plan(target, beneath, InitConfig())
         given = {name: tensor for name, tensor in below.fitted.items() if name in missing}
         fitted |= given
@@ -204,6 +208,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     modules = _check_modules(cfg.modules)
     wanted, path = _split(init_from)
     entries = _with_module_names(read_weights(path))
+    # Only relatives that cannot be used at all; additions are judged once the kind is known.
     refuse_relative((".".join(e.parts) for e in entries), path=path, wanted=())
     # Relatives first: their files hold SAM's names beside their own.
     kind, choice = _recognise(entries, wanted=wanted, path=path)
@@ -228,6 +233,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     ]
     chosen = {n: t for n, t in conversion.tensors.items() if n.split(".", 1)[0] in modules}
     for name in (name for name in chosen if name in target):
+        # Before any shape: packed or empty weights have odd ones, and those would be blamed.
         check_numbers(name, chosen[name], path=path)
     check_sizes(chosen, target, path=path)
     fitted = _fit(chosen, target, report=report, path=path)
@@ -284,6 +290,7 @@ def _is_ours(name: str) -> bool:
 def _check_modules(names: list[str]) -> list[str]:
     for name in names:
         if name not in MODULES:
+            # Cutoff 0 always guesses: there are three names only.
             near = difflib.get_close_matches(name, MODULES, n=1, cutoff=0.0)[0]
             raise UserError(
                 f"init.modules: {name!r} is not one of {', '.join(MODULES)}; meant {near}?"
@@ -292,6 +299,7 @@ def _check_modules(names: list[str]) -> list[str]:
 
 
 def _split(init_from: str) -> tuple[str | None, Path]:
+    # Any other colon is part of the path.
     prefix, colon, rest = init_from.partition(":")
     if colon and prefix in ENCODER_ONLY:
         return prefix, Path(rest).expanduser()
@@ -347,6 +355,7 @@ def _fit(source: StateDict, target: StateDict, *, report: InitReport, path: Path
 
 def _resize(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
     """Resize `tensor` to `shape` where only the resolution changes, else return None."""
+    # Nothing outside the encoder has a shape that depends on the resolution.
     if tensor.dim() != len(shape) or not name.startswith(f"{ENCODER}."):
         return None
     if name.endswith(".pos_embed") and tensor.shape[3] == shape[3]:

@@ -37,5 +37,6 @@ def scale_relu(state: Mapping[str, Tensor], scale: float) -> StateDict:
 def recorded_scale(config: Mapping[str, Any]) -> float:
     """Read k from our section of an exported config.json; 1 if it is no power of two."""
     value = config.get(RELU_SCALE, 1)
+    # The file may be anyone's, and any other factor would cost bits.
     powers = {2.0**k for k in range(32)}
     return float(value) if isinstance(value, int | float) and value in powers else 1.0

@@ -1,4 +1,4 @@
-"""Every foreign checkpoint layout to ours and back: pure functions from names to tensors.
+"""Foreign checkpoint layouts to ours and back: pure functions from names to tensors.
 
 Our names are segment-anything's, so its checkpoints need no conversion at all. The functions here
 rename, join and fold; they know nothing of files (`weight_files.py`) nor of the model that will
@@ -30,7 +30,7 @@ class Conversion:
     skipped: dict[str, str] = field(default_factory=dict)
     """Source name -> why it was left out. Together with `tensors` nothing is unaccounted for."""
     notes: list[str] = field(default_factory=list)
-    """What was folded or joined on the way, for the report."""
+    """The tensors that were folded or joined on the way, for the report."""
 
 
 # Official SAM -----------------------------------------------------------------------------------
@@ -62,6 +62,7 @@ def _common_prefix(state: Mapping[str, Tensor], anchors: list[str]) -> str:
     for name in state:
         for anchor in anchors:
             at = name.find(anchor)
+            # Between dots only: `my_mask_decoder.` is no anchor.
             if at == 0 or (at > 0 and name[at - 1] == "."):
                 return name[:at]
     return ""
@@ -150,6 +151,7 @@ def from_huggingface(state: Mapping[str, Tensor]) -> Conversion:
             tensors[_rename(name, to_hf=False)] = tensor
     shared = state.get(prefix + _HF_SHARED)
     if shared is not None:
+        # Either copy may be missing. Two that differ would place points and image differently.
         if not torch.equal(tensors.setdefault(_GAUSSIAN, shared), shared):
             raise ValueError(f"{_HF_SHARED} differs from its copy in the prompt encoder")
         skipped[prefix + _HF_SHARED] = "same as the prompt encoder's"
@@ -165,6 +167,7 @@ def _rename(name: str, *, to_hf: bool) -> str:
         old, new = (ours, theirs) if to_hf else (theirs, ours)
         if not name.startswith(f"{old}."):
             continue
+        # A dot at either end, so that the last part is matched whole, too.
         inner = name[len(old) :] + "."
         for a, b in _HF_NAMES[ours]:
             source, target = (a, b) if to_hf else (b, a)
@@ -362,6 +365,7 @@ def resize_patch_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     the scale of the embeddings by the ratio of areas.
     """
     p, q = kernel.shape[2:]
+    # float64: the pseudo-inverse of a large kernel would lose digits that show in float32.
     basis = torch.eye(p * q, dtype=torch.float64).reshape(p * q, 1, p, q)
     resize = F.interpolate(basis, size, mode="bilinear", align_corners=False)
     inverse = torch.linalg.pinv(resize.reshape(p * q, -1))  # of R^T: [size, p * q]

@@ -41,17 +41,19 @@ _OTHER_FOLDERS = {
 }
 _WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "*.ckpt", "*.bin", "*.npz")
 MODEL_RECORD = "model_config"
-"""Under this name our own checkpoints (.ckpt) and weights (.safetensors, as JSON in the header)
-keep the fields of their `ModelConfig`."""
+"""Name of the `ModelConfig` fields in our own checkpoints (.ckpt) and weights (.safetensors, as
+JSON in the header)."""
 AVERAGE_RECORD = "average"
-"""Under this name a checkpoint keeps averaged weights, by parameter name; they come before those
-of its state dict wherever a model is only used."""
+"""Name of a checkpoint's averaged weights, by parameter name. They come before those of its state
+dict wherever a model is only used."""
 EXPORTED = "sam_train"
-"""Under this key the `.json` of an exported model keeps the same fields (as `model`)."""
+"""Key in the `.json` of an exported model that holds the same fields (as `model`)."""
 BESIDE = ".json"
 """Ending of the file beside an exported `.pth`."""
 _LARGEST_BESIDE = 1_000_000
+# A small zip can unpack to a thousand times its size.
 _LARGEST_NPZ = 20e9
+# Torch's magic number, 0x1950a86a20f9469cfc6c, as a pickle writes it.
 _TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 _FORBIDDEN = re.compile(r"GLOBAL\s+([\w.]+)")
 
@@ -105,6 +107,7 @@ def read_model_record(path: Path) -> dict[str, Any]:
 
 def _read_beside(file: Path) -> dict[str, Any]:
     """Read a `.json` that may be of anything; {} if it is not one of ours."""
+    # A larger one is another program's data.
     if not file.is_file() or file.stat().st_size > _LARGEST_BESIDE:
         return {}
     try:
@@ -151,6 +154,7 @@ def _read_folder(folder: Path) -> list[Entry]:
         if (folder / name).is_file():
             raise UserError(f"{folder}: is {what}")
     inside = [file for kind in _WEIGHTS for file in (*folder.glob(kind), *folder.glob(f"*/{kind}"))]
+    # A run's folder has many checkpoints; its latest is the one that people mean.
     inside.sort(key=lambda file: (file.name != "last.ckpt", file))
     hint = f", such as {inside[0]}" if inside else ""
     raise UserError(
@@ -259,6 +263,7 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
 def _read_torch(file: Path) -> Any:
     try:
         with torch.serialization.safe_globals(harmless_globals()):
+            # Only torch's zip files can be mapped; those from before are read whole.
             mapped = zipfile.is_zipfile(file)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*TorchScript.*|.*pickle protocol.*")
