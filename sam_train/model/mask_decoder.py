@@ -102,7 +102,8 @@ class MaskDecoder(nn.Module):
         asked = all_masks if multimask is None else all_masks[1:] if multimask else all_masks[:1]
         hypernetworks = torch.stack(
             # The IoU token is number 0, so mask token i stands at 1 + i.
-            [self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in asked], dim=1
+            [self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in asked],
+            dim=1,
         )
         logits = self._masks(cells, hypernetworks)
         # The head predicts all four; columns follow the mask tokens.

@@ -79,6 +79,7 @@ class Parcel:
 
     def pin_memory(self) -> Batch:
         """Move the batch into page-locked memory (called by torch's DataLoader)."""
+        # The first pins images and masks, as one block; the second what travelled by value.
         return self._batch(self.block.pin_memory()).pin_memory()
 
     def _batch(self, block: Tensor) -> Batch:
@@ -88,6 +89,7 @@ class Parcel:
         values: dict[str, Any] = {
             k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in self.rest.items()
         }
+        # Views of the copy: the two large tensors are not copied again.
         values |= {"images": block[:split].view(images), "masks": block[split:].view(masks)}
         return Batch(**values)
 

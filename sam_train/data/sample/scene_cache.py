@@ -49,7 +49,7 @@ class SceneCache:
         self._used = 0
 
     def __reduce__(self) -> tuple[type[SceneCache], tuple[()]]:
-        """Pickled empty: a worker that is spawned fills its own."""
+        """Pickle an empty cache: a worker that is spawned fills its own."""
         return SceneCache, ()
 
     def get(self, index: int) -> Scene | None:
@@ -72,6 +72,7 @@ class SceneCache:
             ends=len(scene.runs.ends),
             usable=len(scene.usable),
         )
+        # Written through the views that `get` will return, so both agree about the layout.
         for kept, array in zip(_arrays(_scene(place)), arrays, strict=True):
             kept[:] = array
         self._places[index] = place
@@ -112,6 +113,7 @@ def _scene(place: _Place) -> Scene:
         at += _padded(array.nbytes)
         return array
 
+    # In the order of `_arrays`; each view moves the offset on.
     n = place.masks
     image, data = view(np.uint8, *place.image, 3), view(np.uint8, place.data)
     offsets, ends = view(np.int64, n + 1), view(np.int32, place.ends)
