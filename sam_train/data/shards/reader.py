@@ -97,6 +97,7 @@ class Place:
             return Entry(jpeg=jpeg, json=json)
         # With the headers: a shard of the same size may have taken this one's place.
         spans = [Span(each.offset - BLOCK, each.size + BLOCK) for each in (self.jpeg, self.json)]
+        # One request where the two files are neighbours, as in SA-1B's tars.
         blocks = (source or open_source(self.path)).read_many(spans, size=self.shard_size)
         for block, kind in zip(blocks, ("jpg", "json"), strict=True):
             if not _is_header_of(block, key=self.key, kind=kind):
@@ -385,6 +386,7 @@ def _is_current(part: Part) -> bool:
 
 
 def _walk(paths: Sequence[str], *, option: str) -> dict[str, Part]:
+    # Threads: walking waits for disks and servers.
     with ThreadPoolExecutor(_WALKERS) as pool:
         found = [compact(shard) for shard in pool.map(index_shard, paths)]
     index = build_index(found)

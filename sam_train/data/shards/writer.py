@@ -181,10 +181,12 @@ def annotation_from_rle(
     Raises:
         ValueError: the mask has no pixel.
     """
+    # Plain runs are the other form of COCO's files; `area` and `toBbox` take compressed ones alone.
     if isinstance(rle["counts"], list):
         rle = coco_mask.frPyObjects(rle, *rle["size"])
     area = _area(rle, name=id)
     if point_coords is None:
+        # pycocotools decodes in Fortran order, so its transpose is contiguous as it is.
         point_coords = _middle(np.ascontiguousarray(coco_mask.decode(rle).T))
     return _entry(
         rle,
@@ -260,6 +262,7 @@ def write_shard(samples: Iterable[ShardSample], path: Path) -> int:
             TarEntry(
                 key=f"sa_{sample.image_id}",
                 jpeg=sample.jpeg,
+                # `dumps` escapes whatever is not ASCII.
                 json=json.dumps(sample.record).encode("ascii"),
             )
             for sample in samples
@@ -281,6 +284,7 @@ def write_entries(entries: Iterable[TarEntry], path: Path) -> int:
         # Whole seconds: a float would cost every file another kilobyte of headers.
         TarWriter(stream, user="", group="", mtime=0, encoder=False) as tar,
     ):
+        # Sorted by ending: the photo, and its JSON right behind it, so that a sample is one read.
         for entry in entries:
             tar.write({"__key__": entry.key, "jpg": entry.jpeg, "json": entry.json})
             count += 1

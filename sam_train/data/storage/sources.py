@@ -114,6 +114,7 @@ class _ReadAhead:
         if offset >= end:
             return b""
         if not self._begin <= offset <= end <= self._begin + len(self._data):
+            # The last bytes of a file are fewer; nothing is read behind its end.
             ahead = min(max(length, READ_AHEAD), self._size - offset)
             self._data = self._source.read(offset, ahead)
             self._begin = offset
@@ -134,6 +135,7 @@ class LocalSource(Source):
         try:
             if size is not None and os.fstat(descriptor).st_size != size:
                 raise self._changed()
+            # `pread` has no shared position, so threads do not disturb each other.
             parts = [os.pread(descriptor, span.size, span.offset) for span in spans]
         finally:
             os.close(descriptor)
@@ -163,6 +165,7 @@ class ObjectSource(Source):
         with self._errors():
             filesystem, name = filesystem_of(self.path)
             info = filesystem.info(name, **_refresh(filesystem))
+            # Stores name it differently; without one a change of equal size stays unnoticed.
             mark = info.get("ETag") or info.get("etag") or info.get("mtime") or ""
             return Facts(int(info["size"]), str(mark))
 
@@ -213,6 +216,7 @@ def cut(spans: Sequence[Span], groups: Sequence[Span], blocks: Sequence[bytes]) 
     """Cut the bytes of each span out of the blocks that were read for `merged(spans)`."""
     parts = []
     for span in spans:
+        # A span lies in one group as a whole, as `merged` never splits one.
         home = next(k for k, g in enumerate(groups) if g.offset <= span.offset <= span.end <= g.end)
         at = span.offset - groups[home].offset
         parts.append(bytes(blocks[home][at : at + span.size]))
@@ -231,6 +235,7 @@ def is_http(path: str) -> bool:
 
 def short_name(path: str) -> str:
     """Return the file's own name for messages: a link's query may hold a password."""
+    # A query or a password in a URL must not reach logs.
     name = (urlsplit(path).path if is_remote(path) else path).rstrip("/")
     folder, _, last = name.rpartition("/")
     # Of samples in a folder, whose path ends with a pattern of their names: the folder's.
