@@ -106,6 +106,7 @@ class EncodedPhotos:
             pixels = max(height * width, self.sam.image_size**2) * logits.shape[1]
             # One at least, even where a single prompt's masks exceed the bound.
             room = max(1, _PIXELS_AT_ONCE // pixels)
+            # Memory and the caller's wish, whichever is smaller.
             last = min(len(owners), begin + min(room, at_once or room))
             end = begin + 1
             while end < last and owners[end] == photo:
@@ -131,6 +132,7 @@ def encode_photos(sam: Sam, photos: Sequence[Pixels]) -> EncodedPhotos:
     S = sam.image_size
     frames = [InputFrame(original=(p.shape[0], p.shape[1]), side=S) for p in photos]
     squares = [frame.square(photo) for frame, photo in zip(frames, photos, strict=True)]
+    # Bytes go to the device, a quarter of what normalised floats would take.
     images = torch.from_numpy(np.stack(squares)).to(device)
     sizes = torch.tensor([frame.size for frame in frames]).to(device)
     return EncodedPhotos(

@@ -29,7 +29,7 @@ class Option:
     flag: str
     """The flag of the command line. Empty: `--NAME`, or `--no-NAME` if it is on by default."""
     parse: Callable[[str], Any]
-    """From text; raises a ValueError that says what the value must be."""
+    """Reads the value from text; raises a ValueError that says what it must be."""
     choices: tuple[Any, ...]
     metavar: str | None
     many: bool
@@ -110,6 +110,7 @@ class Format(ABC):
     def options(cls) -> dict[str, tuple[Option, Field[Any]]]:
         """Return the options by the names of their fields."""
         assert issubclass(cls, Format)
+        # Subclasses are dataclasses, which a type checker cannot know of this base.
         own: tuple[Field[Any], ...] = fields(cls)  # type: ignore[arg-type]
         return {each.name: (each.metadata[_OPTION], each) for each in own}
 
@@ -125,6 +126,7 @@ def register(kind: _Kind) -> _Kind:
         UserError: another file has registered that name.
     """
     earlier = _registered.setdefault(kind.name, kind)
+    # The same module again is a reload, in a notebook for instance.
     if earlier.__module__ != kind.__module__:
         raise UserError(
             f"{kind.__module__} and {earlier.__module__} both register the format {kind.name}: "
@@ -137,9 +139,11 @@ def register(kind: _Kind) -> _Kind:
 def formats() -> dict[str, type[Format]]:
     """Return all formats by their names, those of plug-ins included."""
     package = importlib.import_module(__package__ or "")
+    # Importing a file is what registers its formats, so no list has to name them.
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
     _load_plugins()
+    # Sorted, so that messages and suggestions do not depend on the order of imports.
     return dict(sorted(_registered.items()))
 
 
@@ -171,6 +175,7 @@ def _first(folder: Path, places: tuple[str, ...]) -> Path | None:
     for place in places:
         if not place:
             return folder if folder.is_dir() else None
+        # The first by name, the same on every file system.
         for found in sorted(folder.glob(place)):
             return found
     return None

@@ -34,4 +34,5 @@ class Lvis(Coco):
 
 
 def _url_first(image: CocoImage) -> tuple[str, ...]:
+    # A stable sort by a bool: URLs come first, and both keep their order.
     return tuple(sorted(image.names, key=lambda name: "://" not in name))

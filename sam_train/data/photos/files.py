@@ -87,7 +87,7 @@ class Opened:
 
     raster: Raster
     is_rgb_jpeg: bool = False
-    """Its file is a JPEG of 8-bit RGB, whole and undamaged."""
+    """True if the file is a JPEG of 8-bit RGB, whole and undamaged."""
 
 
 @contextmanager

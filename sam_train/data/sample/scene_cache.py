@@ -49,7 +49,7 @@ class SceneCache:
         self._used = 0
 
     def __reduce__(self) -> tuple[type[SceneCache], tuple[()]]:
-        """Pickle an empty cache: a worker that is spawned fills its own."""
+        """Return an empty cache for pickling: a worker that is spawned fills its own."""
         return SceneCache, ()
 
     def get(self, index: int) -> Scene | None:

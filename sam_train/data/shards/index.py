@@ -94,7 +94,7 @@ class ShardPart:
 
 
 def compact(found: ShardIndex) -> ShardPart:
-    """Compact a walked shard to the form in which it is stored."""
+    """Convert a walked shard to the form in which it is stored."""
     prefix, numbers, names = _pack_names(found.keys)
     records = np.empty((len(found.keys), _FIELDS), dtype="<u4")
     for k, members in ((0, found.jpegs), (2, found.jsons)):

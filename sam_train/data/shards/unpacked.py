@@ -142,7 +142,7 @@ def list_folder(path: str) -> tuple[Pairs, dict[str, int], list[str]]:
 
 
 def _names(folder: Path, pattern: str) -> list[str]:
-    """Files of a folder, sorted; with a pattern, those of the samples that it matches."""
+    """List the files of a folder, sorted; with a pattern, those of the samples that it matches."""
     if pattern == "*":
         with os.scandir(folder) as entries:
             names = [e.name for e in entries if not e.is_dir() and e.name != INDEX_NAME]

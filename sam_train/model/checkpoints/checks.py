@@ -72,6 +72,7 @@ def check_start(report: InitReport, *, named: Sequence[str], path: Path) -> None
     lost = sum(e.parameters for e in report.at_random if _inside(e.name))
     if named or taken >= _LEAST_ENCODER * (taken + lost):
         return
+    # By numbers above, by tensors here: people recognise names.
     present = [e.name for e in (*report.loaded, *report.resized)]
     missing = [e.name for e in report.at_random]
     have = [module for module in MODULES if any(n.startswith(f"{module}.") for n in present)]
@@ -172,6 +173,7 @@ def check_sizes(source: StateDict, target: StateDict, *, path: Path) -> None:
             f"{strange[0]}; build the model with that encoder, or leave it out: "
             f"init.modules=[{','.join(m for m in MODULES if m != ENCODER)}]"
         )
+    # The paper's data-engine models had three decoder layers, the released ones two.
     depths = (
         _layers(source, "mask_decoder.transformer.layers."),
         _layers(target, "mask_decoder.transformer.layers."),

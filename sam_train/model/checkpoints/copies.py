@@ -146,6 +146,7 @@ def choose(entries: Sequence[Entry], marker: re.Pattern[str]) -> Choice | None:
     choice = Choice(tensors=dict(base.tensors))
     used = [base]
     for copy in trained[1:]:
+        # Parts of one model share no name; a second copy shares nearly all.
         if choice.tensors.keys().isdisjoint(copy.tensors):
             choice.tensors |= copy.tensors
             used.append(copy)
@@ -153,6 +154,7 @@ def choose(entries: Sequence[Entry], marker: re.Pattern[str]) -> Choice | None:
         choice.notes.append(f"joined from {', '.join(copy.title for copy in used)}")
     average = next((copy for copy in averages if _averages(copy, choice.tensors)), None)
     if average is not None:
+        # Over the trained ones: an average may leave out what it does not change.
         choice.tensors |= average.tensors
         choice.notes.append(f"averaged weights ({average.title}) before those of {base.title}")
         used.append(average)
@@ -200,6 +202,7 @@ def _copies_of(
 
 
 def _own_name(parts: Sequence[str]) -> str:
+    # Wrappers stand anywhere in a name, also between block and layer.
     return ".".join(part for part in parts if part not in _WRAPPERS)
 
 

@@ -158,6 +158,7 @@ def load_whole(
     """
     target: StateDict = sam.state_dict()
     top = _plan(target, source, cfg)
+    # By name, not by module: a file may hold a part of a module.
     missing = {name: t for name, t in target.items() if name not in top.fitted}
     reports = [top.report]
     fitted = dict(top.fitted)
@@ -179,6 +180,7 @@ def load_whole(
 
 def _only(report: InitReport, given: StateDict, *, why: str) -> InitReport:
     """Return the report of a file of which only `given` is taken."""
+    # Its tensors fit, too, but the first file has them already.
     unused = [e for e in (*report.loaded, *report.resized) if e.name not in given]
     return replace(
         report,
@@ -217,6 +219,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     try:
         conversion = _KINDS[kind].convert(source)
         if kind == "huggingface":
+            # Here, because the scale stands in config.json beside the tensors.
             conversion.tensors = _without_scale(conversion.tensors, path)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
@@ -235,6 +238,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     for name in (name for name in chosen if name in target):
         # Before any shape: packed or empty weights have odd ones, and those would be blamed.
         check_numbers(name, chosen[name], path=path)
+    # As a whole before tensor by tensor: "this is a ViT-L" helps more than one shape that differs.
     check_sizes(chosen, target, path=path)
     fitted = _fit(chosen, target, report=report, path=path)
     for name, tensor in conversion.tensors.items():
@@ -260,6 +264,7 @@ def _with_module_names(entries: Sequence[Entry]) -> list[Entry]:
     """Put the module's name before the names of a module that was saved by itself."""
     result = list(entries)
     known = (_KINDS["huggingface"].signs, _KINDS["sam"].signs)
+    # Names that are whole already need nothing in front.
     if any(signs.search(".".join(e.parts)) for signs in known for e in entries):
         return result
     for module, sign in _BARE.items():
@@ -319,6 +324,7 @@ def _recognise(entries: Sequence[Entry], *, wanted: str | None, path: Path) -> t
             f"{path}: not a SAM, MAE or Hugging Face DINOv2 checkpoint{what}; "
             f"its first tensor is {names[0]}; init_from= takes those kinds only"
         )
+    # Relatives of plain ViTs look like MAE by their names, too.
     if found in ENCODER_ONLY:
         refuse_relative(choice.tensors, path=path, wanted=MODULES)
     if wanted is None and found in ENCODER_ONLY:

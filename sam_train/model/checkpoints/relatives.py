@@ -134,6 +134,7 @@ def refuse_relative(names: Iterable[str], *, path: Path, wanted: Collection[str]
             what += " that this model has no place for, and the rest is not the same without"
         else:
             what = f"{path}: is of {relative.title}, not of SAM ({count} {found[0]})"
+        # Modules without a foreign name are SAM's and can be taken alone.
         there = {_module_of(name) for name in listed if not relative.names.search(name)}
         raise UserError(f"{what}; {_way_out(relative, there - inside)}")
 

@@ -128,7 +128,7 @@ def _listing(title: str, entries: Sequence[TensorEntry]) -> list[str]:
 
 
 def _wrap(text: str) -> list[str]:
-    """Break into lines of the table's width, between words only: tensor names stay whole."""
+    """Wrap to lines of the table's width, between words only: tensor names stay whole."""
     lines = [" "]
     for word in text.split(" "):
         if len(lines[-1]) + 1 + len(word) > _WIDTH:

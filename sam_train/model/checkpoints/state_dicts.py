@@ -51,6 +51,7 @@ def from_official(state: Mapping[str, Tensor]) -> Conversion:
         if not name.startswith(prefix):
             skipped[name] = "outside the model"
         elif ours in _PIXEL_BUFFERS:
+            # Mean and deviation of pixels, which older files store.
             skipped[name] = "constant of the model"
         else:
             tensors[ours] = tensor
@@ -150,6 +151,7 @@ def from_huggingface(state: Mapping[str, Tensor]) -> Conversion:
         if name != _HF_SHARED:
             tensors[_rename(name, to_hf=False)] = tensor
     shared = state.get(prefix + _HF_SHARED)
+    # The matrix is one tensor here: prompts and image share their positions.
     if shared is not None:
         # Either copy may be missing. Two that differ would place points and image differently.
         if not torch.equal(tensors.setdefault(_GAUSSIAN, shared), shared):
@@ -224,6 +226,7 @@ def _grid_of_positions(table: Tensor) -> Tensor:
         raise ValueError(
             f"the position table is {list(table.shape)}, not [1, 1 + n*n, D] with a class token"
         )
+    # Row by row, as patches are numbered.
     return table[:, 1:].reshape(1, side, side, table.shape[2])
 
 
@@ -303,6 +306,7 @@ def _dinov2_block(layer: StateDict, *, index: int) -> StateDict:
     rest = dict(layer)
     for kind in ("weight", "bias"):
         for names in _DINOV2_QKV:
+            # Taken out: what is left over has no place in SAM's block.
             parts = [rest.pop(f"{name}.{kind}", None) for name in names]
             found = [part for part in parts if part is not None]
             if len(found) == len(parts):

@@ -96,6 +96,7 @@ def read_model_record(path: Path) -> dict[str, Any]:
     if path.is_dir():
         return _exported_record(read_folder_config(path))
     head = _head(path)
+    # By content as well: people rename files.
     if _looks_like_safetensors(path, head):
         return _read_safetensors_record(path)
     content = {} if path.suffix == ".npz" else _read_torch(path)
@@ -165,6 +166,7 @@ def _read_folder(folder: Path) -> list[Entry]:
 
 def _read_shards(index: Path) -> list[Entry]:
     weight_map = _read_json(index).get("weight_map")
+    # Foreign JSON: nothing is known of its form before it is looked at.
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: has no weight_map; fetch the file again")
     entries: list[Entry] = []
@@ -174,6 +176,7 @@ def _read_shards(index: Path) -> list[Entry]:
         if Path(name).name != name or not shard.is_file():
             raise UserError(f"{index}: its shard {name} is missing; fetch the folder again")
         entries += _read_file(shard)
+    # An interrupted download leaves whole shards out.
     if lost := sorted(set(weight_map) - {entry.name for entry in entries}):
         raise UserError(
             f"{index}: {len(lost)} tensors it lists are in no shard (first: {lost[0]}); "
@@ -212,6 +215,7 @@ def _read_file(file: Path) -> list[Entry]:
 def _read_numpy(file: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as opened:
+            # As the headers say, so nothing has been unpacked yet.
             size = sum(info.file_size for info in opened.infolist())
         if size > _LARGEST_NPZ:
             raise UserError(f"{file}: unpacks to {size / 1e9:.0f} GB, more than any SAM has")
@@ -270,6 +274,7 @@ def _read_torch(file: Path) -> Any:
                 return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # the unpickler raises almost any type on a damaged file
         if found := _FORBIDDEN.search(str(error)):
+            # FastSAM is named like SAM and is a YOLO inside.
             yolo = ", an object of FastSAM or another YOLO" if "ultralytics" in found[1] else ""
             raise UserError(
                 f"{file}: refused, because loading it would run code ({found[1]}{yolo}); save the "

@@ -23,6 +23,7 @@ _PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
 
 
 def _selective() -> Any:
+    # Asked when a unit runs: a plug-in may have registered a backend since.
     kept = _PRODUCTS | kept_operations()
 
     def policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -72,6 +72,7 @@ class ConvBlock(Unit):
         if self.halve is not None:
             x = self.halve(x)
         branch = self.mlp(self.norm(_convolve(self.depthwise, x)))
+        # One draw a block: the whole branch stays or goes.
         out: Tensor = x + self.drop_path(branch, None if draws is None else draws[:, 0])
         return out
 

@@ -50,6 +50,7 @@ class Block(Unit):
     def run(self, x: Tensor, draws: Tensor | None) -> Tensor:
         """Map [B, h, w, D] to [B, h, w, D]; `draws` [B, 2] are for attention and MLP."""
         attention, mlp = (None, None) if draws is None else draws.unbind(1)
+        # Two draws a block: attention and MLP are dropped independently, as in timm and ViTDet.
         x = x + self.drop_path(self.attn(self.norm1(x)), attention)
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)), mlp)
         return out
@@ -147,6 +148,7 @@ class ImageEncoderViT(ImageEncoder):
 
     def stem(self) -> Iterable[nn.Parameter]:
         """List the patch embedding and the absolute positions."""
+        # Layer-wise decay gives them the lowest rate, below the first block.
         return [*self.patch_embed.parameters(), self.pos_embed]
 
     def position_tables(self) -> Iterable[nn.Parameter]:

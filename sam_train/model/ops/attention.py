@@ -48,6 +48,7 @@ class Windows:
 
 def one_hot_places(height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Mark row and column of each token of a grid, one-hot: [N, height + width]."""
+    # Token n stands in row n // width and column n % width.
     rows = torch.eye(height, device=device, dtype=dtype).repeat_interleave(width, dim=0)
     columns = torch.eye(width, device=device, dtype=dtype).repeat(height, 1)
     return torch.cat([rows, columns], dim=1)
@@ -118,6 +119,7 @@ class GridAttention(AttentionLayer):
         computes them exactly, and no [N, N] bias is ever made (FlashBias, arXiv 2505.12044).
         """
         B, H, W, _ = qkv.shape
+        # The order of channels in the official weights: q, k, v, then heads.
         q, k, v = qkv.view(B, H * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         grid = q.view(B, self.heads, H, W, -1)
         # Relative positions meet the unscaled query, as in ViTDet; only q . k is scaled.
