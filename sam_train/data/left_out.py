@@ -9,7 +9,7 @@ from sam_train.runtime.text import count
 
 
 class SkipImageError(Exception):
-    """This image cannot be converted; the run goes on without it."""
+    """This image cannot be converted; the run continues without it."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)

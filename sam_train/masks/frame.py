@@ -199,8 +199,8 @@ def cell_starts(
 def cell_edges(original: int, scaled: int, *, side: int, cells: int, offset: int = 0) -> CellEdges:
     """Divide photo pixels among grid cells, along one axis; arguments as of `cell_starts`.
 
-    The unit is 1 / (original * cells) of an input pixel: in it every edge of a photo pixel and of
-    a cell is an integer, so sums of coverage are exact.
+    The unit is 1 / (original * cells) of an input pixel. In it every edge of a photo pixel and of a
+    cell is an integer, so sums of coverage are exact.
     """
     edge = np.arange(original + 1, dtype=np.int64) * scaled * cells - offset * original * cells
     whole = side * original

@@ -30,8 +30,8 @@ def valid_grid(image_sizes: Tensor, image_index: Tensor, *, grid: int, image_siz
 def to_grid(masks: Tensor, grid: int) -> Tensor:
     """Sample masks of the loss resolution at the cell centres of the coarser grid of the logits.
 
-    Sampled rather than averaged, as the loss grid itself is: what is thinner than a cell then
-    survives as often as it would have if the loss ran on the grid.
+    They are sampled rather than averaged, as the loss grid itself is. A line thinner than a cell
+    then survives as often as if the loss ran on the grid.
 
     Args:
         masks: [M, R, R] of {0, 1}, any dtype.

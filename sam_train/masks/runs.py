@@ -1,10 +1,10 @@
 """Run lengths of masks: from label maps and polygons, and checked before pycocotools sees them.
 
-pycocotools trusts its input. Run lengths that add up to more than the image make its decoder
-write past the end of its buffer, and so do a few runs of 2^24 pixels or more in its encoder: six
-characters each fill the six it reserves and leave no room for the closing zero. That is a crash
-much later, or silence. So whatever comes from a file is checked here first, and masks are encoded
-here, too.
+pycocotools trusts its input. Run lengths that add up to more than the image make its decoder write
+past the end of its buffer. So do a few runs of 2^24 pixels or more in its encoder. Six characters
+each fill the six it reserves, which leaves no room for the closing zero. That is a crash much
+later, or silence. So whatever comes from a file is checked here first, and masks are encoded here,
+too.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(
             MLP(dim, hidden=dim, out=dim // 8, depth=3) for _ in range(MULTIMASKS + 1)
         )
+        # Four IoUs from one token, whatever number of masks is asked for.
         self.iou_prediction_head = MLP(dim, hidden=iou_hidden, out=MULTIMASKS + 1, depth=3)
 
     def forward(

@@ -127,6 +127,8 @@ class Sam(nn.Module):
             [M, K, H, W] logits, scaled bilinearly to S, cropped and scaled again as the reference
             does, so that thresholding at 0 gives the same mask.
         """
+        # The whole square first, padding included: scaling the crop alone would move its right
+        # edge.
         S = self.image_size
         h, w = image_size
         # In two steps, as the reference: one step would move the threshold by a rounding.

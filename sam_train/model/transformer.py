@@ -54,6 +54,7 @@ class TwoWayAttentionBlock(nn.Module):
         tokens = self.norm1(tokens)
         tokens = tokens + image.read(self.cross_attn_token_to_image, tokens + prompt)
         tokens = self.norm2(tokens)
+        # Nothing is added to the MLP's input: positions are for attention only.
         tokens = self.norm3(tokens + self.mlp(tokens))
         # Last, so that the image attends to tokens that have read it and passed the MLP.
         cells = image.written(

@@ -4,7 +4,7 @@
 
 Shards come in turns, without end: turn t is a shard of epoch t // P, each epoch in an order of its
 own. The readers of a run (workers of all ranks) take the turns one after the other, so a rank is
-never out of samples before another. A run goes on with the turns that were not read to their end;
+never out of samples before another. A run resumes with the turns that were not read to their end;
 those that were begun are read again from their beginning. Which sample meets which others depends
 on the number of readers, what is drawn of a sample only on (seed, epoch, sample).
 """

@@ -39,6 +39,6 @@ class Turns(Loader):
                 # Popped before it goes out, so that no batch is held longer than needed.
                 yield replace(step.popleft(), step_masks=masks)
                 # One for each that went out: the workers, who prepare only a few ahead, would
-                # otherwise stand still during a step of many turns.
+                # otherwise stall during a step of many micro-batches.
                 following.extend(islice(batches, 1))
             step = following

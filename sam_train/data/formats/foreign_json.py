@@ -1,8 +1,8 @@
 """JSON as programs really write it: other encodings, byte order marks, NaN, compressed, damaged.
 
-A file that keeps to the standard is decoded as it is. Only one that does not is mended: words that
-are no JSON (NaN, Infinity, None) become null, so a number that is none is missing where it is
-needed and harms nothing elsewhere.
+A file that keeps to the standard is decoded as it is. Only one that does not is mended. Words that
+are no JSON (NaN, Infinity, None) become null. A number that is none is then missing where it is
+needed, and harms nothing elsewhere.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ MAX_PAGES = 4_096
 """Most pages of one file; more is a damaged header or no mask file."""
 
 FOREGROUND_SHARE = 0.51
-"""A pixel of a binary file is foreground above this share of the file's brightest value. Just over
-one half, so that files of {0, 1}, {0, 255} and soft edges all read as meant, while ADE20K's 128
-(the hidden part of an object whose visible part is 255) counts as background."""
+"""A pixel of a binary file is foreground above this share of the file's brightest value. It is just
+over one half, so that files of {0, 1}, {0, 255} and soft edges all read as meant. ADE20K's 128, the
+hidden part of an object whose visible part is 255, then counts as background."""
 
 
 class MaskFileError(ValueError):

@@ -110,9 +110,9 @@ class _Photos:
 def mask_files_among(files: Sequence[PurePosixPath], *, suffix: str = "") -> set[int]:
     """Return the places of the mask files in a folder that holds photos, too.
 
-    With a suffix those are the files whose name, or folder, has it. Else the PNGs and GIFs where
-    other photos lie beside them, what lies in a folder of masks, and what is called as another file
-    and a word for mask.
+    With a suffix those are the files whose name, or folder, has it. Else they are what lies in a
+    folder of masks, files named as another and a word for mask, and PNGs and GIFs beside other
+    photos.
     """
     if suffix:
         return {k for k, file in enumerate(files) if _has_suffix(file, suffix)}

@@ -1,8 +1,8 @@
 """Decide what mask files stand for: each by its values, and by those of its folder.
 
-What one file leaves open its folder decides: {0, 128, 255} is a trimap unless other files number
-objects, 255 beside small class numbers is a border, and a white frame around every black shape
-is the ground.
+The folder decides what one file leaves open. {0, 128, 255} is a trimap unless other files number
+objects. 255 beside small class numbers is a border, and a white frame around every black shape is
+the ground.
 """
 
 from __future__ import annotations

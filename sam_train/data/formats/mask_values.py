@@ -2,8 +2,8 @@
 
 A label map has flat areas of one value, and steps of any height between them. Where edges were
 softened (resized with a filter, drawn with smoothing, once a JPEG), pixels lie between the values
-beside them. That is told by *loose* pixels, which are in no 2 x 2 block of one value: in a
-label map they are corners and hairlines and equal the largest or smallest value around them.
+beside them. *Loose* pixels, which are in no 2 x 2 block of one value, show that. In a label map
+they are corners and hairlines, and equal the largest or smallest value around them.
 """
 
 from __future__ import annotations

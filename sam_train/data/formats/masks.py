@@ -124,6 +124,7 @@ def _others(taken: Taken, found: Collection[int]) -> tuple[int, ...]:
     """Return the values of a map that are no object: those that are ignored or below zero."""
     if int(taken.labels.min(initial=0)) >= 0 or min(found) < 0:
         return taken.ignore
+    # Each value by itself: `ignore` is a list of values, not a bound.
     return (*taken.ignore, *np.unique(taken.labels[taken.labels < 0]).tolist())
 
 

@@ -1,8 +1,8 @@
 """Large-scale jitter (paper A, data-engine variant): a random scale and a random window.
 
-The rule is that of ViTDet's recipes, from which SAM's comes: the factor is uniform, the window's
-place is uniform among those inside the scaled photo, a photo smaller than the input lies at the
-top left as always.
+The rule is that of ViTDet's recipes, from which SAM's comes. The factor is uniform, and the
+window's place is uniform among those inside the scaled photo. A photo smaller than the input lies
+at the top left as always.
 """
 
 from __future__ import annotations

@@ -37,10 +37,10 @@ class _Place:
 class SceneCache:
     """Index -> scene of a whole photo, at the price of its bytes.
 
-    Not a dict of scenes: in a training process that reads its own data, each of a scene's small
-    arrays would settle inside a large block that the step before has freed. The next step cannot
-    use what is left of that block and takes another from the kernel, so that the process grows by
-    megabytes with each photo kept. A slab is one block for hundreds of photos.
+    It is no dict of scenes, because a training process may read its own data. Each of a scene's
+    small arrays would then settle inside a large block that the step before has freed. The next
+    step cannot use what is left of that block and takes another from the kernel, so that the
+    process grows by megabytes with each photo kept. A slab is one block for hundreds of photos.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """`data.exclude=` and `data.include=`: samples that are none, because a list says so.
 
-A list is a text file with `shard.tar/key`, `folder/key` or `key` a line (`#` at its beginning or
-behind a space begins a comment), or a JSON file
-whose `exclude` is a list of such names, as `python -m data_tools.verify` writes it.
+A list is a text file with `shard.tar/key`, `folder/key` or `key` a line. There `#` begins a
+comment, at a line's beginning or behind a space. It may also be a JSON file whose `exclude` is a
+list of such names, as `python -m data_tools.verify` writes it.
 """
 
 from __future__ import annotations

@@ -120,6 +120,7 @@ def parse_groups(text: str, *, where: str) -> dict[str, str]:
         if len(row) <= max(name_at, group_at):
             raise UserError(f"{where}, line {line}: needs a name, a tab and a group")
         name, group = row[name_at].strip(), row[group_at].strip()
+        # People copy names of files; samples have none of the two endings.
         name = name.removesuffix(".jpg").removesuffix(".json")
         if group and groups.setdefault(name, group) != group:
             raise UserError(

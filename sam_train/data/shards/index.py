@@ -167,13 +167,13 @@ class Index:
         names: bytes | memoryview,
         *,
         path: Path | None = None,
-        mark: int = 0,
+        checksum: int = 0,
     ) -> None:
         """Args:
         records: uint32 [N, 5].
         names: of the shards without a prefix, one after the other.
         path: the file that it lies in; None if it is only in memory.
-        mark: CRC-32 of the table in the file.
+        checksum: CRC-32 of the table in the file.
         """
         self.rows = list(rows)
         # A leading 0 makes first[s + 1] - first[s] the samples of shard s.
@@ -184,7 +184,7 @@ class Index:
         self._names = names
         # int64: the names of many shards may pass 4 GiB together, though not those of one.
         self._names_first = np.cumsum([0, *(row.names_size for row in self.rows)], dtype=np.int64)
-        self._mark = mark
+        self._checksum = checksum
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -271,7 +271,7 @@ class Index:
         # A worker reopens the file by its path rather than receiving 220 MB.
         if self.path is None:
             return Index, (self.rows, self._records, bytes(self._names))
-        return _reopen, (self.path, self._mark)
+        return _reopen, (self.path, self._checksum)
 
 
 def build_index(parts: Sequence[ShardPart]) -> Index:
@@ -293,7 +293,7 @@ def open_index(path: str | Path) -> Index:
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size or not header.startswith(_MAGIC):
                 raise UserError(f"{path} is no index of shards; {advice}.")
-            _, version, mark, table_size, samples = _HEADER.unpack(header)
+            _, version, checksum, table_size, samples = _HEADER.unpack(header)
             if version != _VERSION:
                 raise UserError(f"{path} has version {version}, not {_VERSION}; {advice}.")
             # Mapped read-only: the processes of a node share one copy in the page cache.
@@ -305,7 +305,7 @@ def open_index(path: str | Path) -> Index:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); {advice}.") from None
     # Checked before parsing, so a damaged table is never interpreted.
-    rows = _rows(table) if zlib.crc32(table) == mark else None
+    rows = _rows(table) if zlib.crc32(table) == checksum else None
     begin = -(-(_HEADER.size + len(table)) // _PAGE) * _PAGE
     middle = begin + samples * _FIELDS * 4
     if (
@@ -321,7 +321,7 @@ def open_index(path: str | Path) -> Index:
         records.reshape(samples, _FIELDS),
         memoryview(mapped)[middle:],
         path=path,
-        mark=mark,
+        checksum=checksum,
     )
 
 
@@ -337,9 +337,9 @@ def _rows(table: bytes) -> list[ShardRow] | None:
     return rows if all(min(each) >= 0 for each in numbers) else None
 
 
-def _reopen(path: Path, mark: int) -> Index:
+def _reopen(path: Path, checksum: int) -> Index:
     index = open_index(path)
     # Places of another file would be read as if they were of this one.
-    if index._mark != mark:
+    if index._checksum != checksum:
         raise UserError(f"{path} was replaced while it was in use; start the run again.")
     return index

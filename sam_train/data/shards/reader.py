@@ -350,8 +350,8 @@ def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, Part]
 
 
 def _places(index: Index, *, folder: Path) -> dict[str, int]:
-    """Return the number of each shard, by its full path and, where that is unique, by its name
-    alone: a dataset may be mounted elsewhere than where it was indexed."""
+    """Return the number of each shard, by its full path and by its name alone where that is unique.
+    A dataset may be mounted elsewhere than where it was indexed."""
     names = [short_name(row.name) for row in index.rows]
     once = {name for name, times in Counter(names).items() if times == 1}
     places = {name: shard for shard, name in enumerate(names) if name in once}

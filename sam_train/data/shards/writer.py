@@ -1,9 +1,9 @@
 """The files of SA-1B, field for field: annotation dicts, records and tar shards.
 
-A shard `sa_000012.tar` holds pairs `sa_N.jpg`, `sa_N.json`. What the published JSON really holds,
-beyond its documentation: every coordinate and score is a float while `area`, `id`, `image_id`,
-`width` and `height` are integers, and the width and height in `bbox` are one less than the
-extent of the mask in pixels (last minus first, not a count).
+A shard `sa_000012.tar` holds pairs `sa_N.jpg`, `sa_N.json`. The published JSON says more than its
+documentation. Every coordinate and score is a float, while `area`, `id`, `image_id`, `width` and
+`height` are integers. Width and height in `bbox` are one less than the mask's extent in pixels
+(last minus first, not a count).
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Facts:
     size: int
     """Bytes."""
     stamp: str
-    """Changes when the file does: modification time, or the server's mark (ETag)."""
+    """Changes when the file does: modification time, or the server's ETag."""
 
 
 class Source(ABC):
@@ -113,6 +113,7 @@ class _ReadAhead:
         end = min(offset + length, self._size)
         if offset >= end:
             return b""
+        # A read that lies in the block costs nothing: headers are 512 bytes, JSONs follow at once.
         if not self._begin <= offset <= end <= self._begin + len(self._data):
             # The last bytes of a file are fewer; nothing is read behind its end.
             ahead = min(max(length, READ_AHEAD), self._size - offset)
@@ -166,8 +167,8 @@ class ObjectSource(Source):
             filesystem, name = filesystem_of(self.path)
             info = filesystem.info(name, **_refresh(filesystem))
             # Stores name it differently; without one a change of equal size stays unnoticed.
-            mark = info.get("ETag") or info.get("etag") or info.get("mtime") or ""
-            return Facts(int(info["size"]), str(mark))
+            version = info.get("ETag") or info.get("etag") or info.get("mtime") or ""
+            return Facts(int(info["size"]), str(version))
 
     def read_many(self, spans: Sequence[Span], *, size: int | None = None) -> list[bytes]:
         """Read the merged spans in parallel, as fsspec does."""

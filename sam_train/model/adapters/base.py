@@ -1,7 +1,7 @@
 """A way of fine-tuning chooses what of the image encoder is trained.
 
-Prompt encoder and decoder always are: together they hold under 1 % of ViT-H, and their backward
-pass, which runs round by round, costs the same whatever is frozen in it.
+Prompt encoder and decoder are always trained. Together they hold under 1 % of ViT-H, and their
+backward pass, which runs round by round, costs the same whatever is frozen in it.
 """
 
 from __future__ import annotations

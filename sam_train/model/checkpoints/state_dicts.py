@@ -363,10 +363,10 @@ def resize_patch_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
 
     After FlexiViT (arXiv 2212.08013, §3.4).
 
-    With R the matrix of bilinear resizing a p x p patch to `size`, the new kernel w' solves
-    R^T w' = w in the least-squares sense: an enlarged patch gives the embedding that the patch
-    itself gave, exactly so where `size` is larger. Plain resizing of the kernel would change
-    the scale of the embeddings by the ratio of areas.
+    With R the matrix of bilinear resizing a p x p patch to `size`, the new kernel w' solves R^T w'
+    = w in the least-squares sense. An enlarged patch then gives the embedding that the patch itself
+    gave, exactly so where `size` is larger. Plain resizing of the kernel would change the scale of
+    the embeddings by the ratio of areas.
     """
     p, q = kernel.shape[2:]
     # float64: the pseudo-inverse of a large kernel would lose digits that show in float32.

@@ -8,9 +8,9 @@ Done as drawn in the paper, every attention projects M x N cells. Two facts spar
 - **Few tokens** (7 to 15 in the paper's rounds): a score q . W(cell + pe) is (W^T q) . (cell + pe),
   so the weights can be folded into the tokens, and the weighted mean of projected cells is the
   projection of their weighted mean. Nothing is projected per cell (`Image`).
-- **Few ways for images to differ**: before the first block the cells of a mask are those of its
-  image plus a dense prompt that comes from F = 16 channels by one linear layer. So projections
-  are computed per image, and per mask only from F channels (`FactoredImage`).
+- **Few ways for images to differ**: before the first block a mask's cells are its image's plus a
+  dense prompt. That comes from F = 16 channels by one linear layer. So projections are computed per
+  image, and per mask only from F channels (`FactoredImage`).
 
 Both are exact; `tests/parity` holds them against the reference.
 """
@@ -71,7 +71,7 @@ def write(
     """Add to the cells the result of their attention to tokens: [M, N, C].
 
     Weights sum to one in each head, so an equal share of the output bias may ride on the folded
-    values, and the residual on the product: one pass over the cells instead of three.
+    values. The residual rides on the product. That is one pass over the cells instead of three.
 
     Args:
         attention: the layer.
