@@ -42,8 +42,8 @@ class DataConfig:
     """Images per optimizer step over ALL ranks and accumulated micro-batches (256 for ViT-H, 128
     for ViT-L and ViT-B; paper A). Must be divisible by ranks x accumulation."""
     masks_per_image: int = setting(64, minimum=1, maximum=65535, resume="applies")
-    """At most this many masks of an image are drawn per step (paper A: 64 per GPU, with one image
-    on each). Which ones is decided by (seed, epoch, sample) alone."""
+    """Most masks of an image that a step draws (paper A: 64 per GPU, with one image on each). Which
+    ones is decided by (seed, epoch, sample) alone."""
     masks_per_gpu: int | None = setting(None, minimum=1, resume="harmless")
     """Most masks that a GPU may be given at a time; null is no bound, and the paper's recipes set
     its 64 (paper A). An upper limit on settings, not a draw: images on a GPU x `masks_per_image`
@@ -85,7 +85,7 @@ class DataConfig:
     val_images: int | None = setting(None, resume="harmless")
     """Only the first images of the validation shards, in shard order; null takes all."""
     val_masks_per_image: int | None = setting(None, resume="harmless")
-    """At most this many masks of a validation image, the same in every run; null takes all."""
+    """Most masks of a validation image, the same in every run; null takes all."""
     val_batch_size: int = setting(1, minimum=1, resume="harmless")
     """Validation images per rank and batch; has no influence on the result."""
     workers: int = setting(2, minimum=0, resume="harmless")

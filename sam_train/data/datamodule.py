@@ -72,6 +72,7 @@ class SamDataModule(LightningDataModule):
         self._train: Shards | None = None
         self._val: Shards | None = None
         self._fingerprint: Fingerprint | None = None
+        # Made here, before any worker is forked, since all of them count in the same memory.
         self._train_skips = Skips(workers=cfg.workers, max_fraction=cfg.max_skip_fraction)
         self._val_skips = Skips(workers=cfg.workers, max_fraction=cfg.max_skip_fraction)
 
@@ -89,6 +90,7 @@ class SamDataModule(LightningDataModule):
                     self.cfg.train, option="data.train", include=self.cfg.include
                 )
             self._fingerprint = self._train.fingerprint
+            # Before the survey, which only the first rank reads.
             require_same(self._fingerprint, option="data.train")
             if not isinstance(self._train, StreamShards):
                 found = self._survey(self._train, limit=self.cfg.limit)
@@ -97,6 +99,7 @@ class SamDataModule(LightningDataModule):
         if stage in {None, "fit", "validate"} and self._val is None and self.cfg.val:
             self._val = self._open(self.cfg.val, option="data.val")
             require_same(self._val.fingerprint, option="data.val")
+            # Jitter is for training: validation photos are whole.
             found = self._survey(self._val, limit=self.cfg.val_images, jitter=False)
             report_scored(found, option="data.val")
 
@@ -112,6 +115,7 @@ class SamDataModule(LightningDataModule):
 
     def _survey(self, shards: Shards, *, limit: int | None, jitter: bool = True) -> Survey | None:
         """Count on the first rank what has no cell of the loss grid, and tell the others."""
+        # An object counts as seen where the largest factor would show it.
         zoom = max(self.cfg.scale_jitter) if jitter and self.cfg.scale_jitter else 1.0
         grid = Grid(
             image_size=self.image_size,
@@ -147,17 +151,18 @@ class SamDataModule(LightningDataModule):
             "grid_size": self.grid_size,
             "seed": self.seed,
             "skips": self._train_skips,
-            "accumulate": self._turns(),
+            "accumulate": self._micro_batches(),
             **self._ranks(),
         }
         cfg = self.cfg
+        # The bound is a GPU's memory; a CPU has no such limit.
         if self.trainer is not None and self.trainer.strategy.root_device.type == "cpu":
             cfg = replace(cfg, masks_per_gpu=None)
         if isinstance(self._train, StreamShards):
             self._stream = make_stream_loader(self._train, cfg, consumed=self._consumed, **common)
-            return Turns(self._stream, turns=self._turns())
+            return Turns(self._stream, turns=self._micro_batches())
         loader = make_train_loader(self._train, cfg, start=lambda: self.position, **common)
-        return Turns(loader, turns=self._turns())
+        return Turns(loader, turns=self._micro_batches())
 
     def val_dataloader(self) -> SizedLoader | Sequence[Loader]:
         """Return the loader of validation images, or nothing where `data.val` is not set."""
@@ -234,7 +239,7 @@ class SamDataModule(LightningDataModule):
         step = self.trainer.global_step if self.trainer is not None else self._start_step
         state: dict[str, Any] = {"position": self.position, "step": step}
         if self._stream is not None and isinstance(self._train, StreamShards):
-            consumed = self._stream.consumed((step - self._start_step) * self._turns())
+            consumed = self._stream.consumed((step - self._start_step) * self._micro_batches())
             state["stream"] = {"shards": len(self._train.urls), **consumed.as_state()}
         elif self._fingerprint is not None:
             state["samples"] = asdict(self._fingerprint)
@@ -250,6 +255,7 @@ class SamDataModule(LightningDataModule):
         self.start_position = state["position"]
         self._start_step = state["step"]
         if self.cfg.mode != "stream":
+            # A stream's position says nothing about places in the order of indexed shards.
             if "stream" in state:
                 log.warning("the run was read with data.mode=stream: samples may come again early")
             self._compare(state.get("samples"))
@@ -279,7 +285,7 @@ class SamDataModule(LightningDataModule):
                 before,
             )
 
-    def _turns(self) -> int:
+    def _micro_batches(self) -> int:
         if self._accumulate is not None:
             return self._accumulate
         return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
@@ -287,4 +293,5 @@ class SamDataModule(LightningDataModule):
     def _ranks(self) -> dict[str, int]:
         if self.trainer is None:
             return {"rank": 0, "world_size": 1}
+        # Asked each time: a Trainer knows its rank only once its strategy is set up.
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}

@@ -9,7 +9,7 @@ from sam_train.runtime.text import count
 
 
 class SkipImageError(Exception):
-    """This image cannot be converted; the run goes on without it."""
+    """This image cannot be converted; the run continues without it."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -58,6 +58,8 @@ def reasons_of(skips: Iterable[Skip]) -> list[Reason]:
     return [
         Reason(kind=kind, reason=reason, count=len(found), names=found[:NAMES_SHOWN])
         for (kind, reason), found in sorted(
-            names.items(), key=lambda item: (item[0][0], -len(item[1]), item[0])
+            # The last key, the reason itself, makes the order independent of what was read first.
+            names.items(),
+            key=lambda item: (item[0][0], -len(item[1]), item[0]),
         )
     ]

@@ -14,6 +14,7 @@ def describe(tally: Tally, shards: Shards, *, option: str) -> str | None:
         option: the setting that the shards come from (`data.train`).
     """
     counts = dict(tally.counts)
+    # Taken out first, because they are no part of the samples that were skipped.
     masks = {kind: counts.pop(kind) for kind in OF_MASKS + READ if kind in counts}
     parts = []
     if counts:

@@ -44,7 +44,9 @@ TOO_SMALL = (
 )
 """The way out where objects have no cell."""
 _NAMES = list(KINDS)
+# A column behind the kinds holds the number of reads.
 _READ = len(_NAMES)
+# Larger than any sample's number, so a minimum passes over it.
 _NONE = 2**63 - 1
 # The fraction of a handful of samples says nothing.
 _JUDGED_FROM = 100
@@ -106,9 +108,12 @@ class Skips:
 
         A kind of READ is said once.
         """
+        # Of all workers, who warn about the same first three; two at once may both warn, which is
+        # harmless.
         before = self.totals().get(kind, 0)
         place = self._row(), _NAMES.index(kind)
         self._counts[place] += count
+        # Not the first that was met: which that is depends on the number of workers.
         self._lowest[place] = min(index, int(self._lowest[place]))
         now = before + count
         if kind in READ:
@@ -141,6 +146,7 @@ class Skips:
             UserError: more than the allowed fraction of the samples was skipped.
         """
         read = int(self._counts[:, _READ].sum())
+        # Photos only: a photo whose other masks were used is a sample like any other.
         totals = {kind: n for kind, n in self.totals().items() if kind not in OF_MASKS + READ}
         skipped = sum(totals.values())
         if read >= _JUDGED_FROM and skipped > self._max_fraction * read:

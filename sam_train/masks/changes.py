@@ -31,6 +31,7 @@ def compressed(changes: Changes, photo: tuple[int, int]) -> dict[str, Any]:
 def bitmap(changes: Changes, photo: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Draw the mask as bool [H, W]."""
     steps = np.zeros(photo[0] * photo[1] + 1, np.bool_)
+    # One place more than pixels, for an end behind the last.
     steps[changes] = True
     flat = np.logical_xor.accumulate(steps[:-1])
     return flat.reshape(photo[1], photo[0]).T
@@ -38,6 +39,7 @@ def bitmap(changes: Changes, photo: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 def from_bitmap(mask: npt.NDArray[np.bool_]) -> Changes:
     """Return the changes of a bool [H, W]."""
+    # Background in front, so that a mask of pixel 0 begins with a change.
     flat = np.concatenate([np.zeros(1, np.bool_), mask.T.ravel()])
     return np.flatnonzero(flat[1:] != flat[:-1]).astype(np.int32)
 

@@ -57,12 +57,14 @@ def crop_pyramid(height: int, width: int, *, layers: int, overlap_ratio: float) 
     crops = [Crop(x0=0, y0=0, x1=width, y1=height, layer=0)]
     for layer in range(1, layers + 1):
         per_side = 2**layer
+        # The shorter side decides for both axes, as in segment-anything.
         overlap = int(overlap_ratio * min(height, width) * (2 / per_side))
         w, h = (
             math.ceil((overlap * (per_side - 1) + length) / per_side) for length in (width, height)
         )
         for i, j in product(range(per_side), repeat=2):
             x0, y0 = (w - overlap) * i, (h - overlap) * j
+            # Sizes were rounded up, so the last crop may be a pixel narrower.
             x1, y1 = min(x0 + w, width), min(y0 + h, height)
             crops.append(Crop(x0=x0, y0=y0, x1=x1, y1=y1, layer=layer))
     return crops

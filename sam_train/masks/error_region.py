@@ -56,6 +56,7 @@ def _column_distances(
             if inside[top + i, left + j] != 0 and outside[top + i, left + j] == 0:
                 distances[i, j + 1] = 1 + (distances[i - 1, j + 1] if i > 0 else 0)
     for j in range(1, width + 1):
+        # The row below the bounding box is outside the region, or beyond the image.
         distances[height - 1, j] = min(distances[height - 1, j], 1)
     for i in range(height - 2, -1, -1):
         for j in range(1, width + 1):
@@ -84,6 +85,7 @@ def _lower_envelope(
             apex[0], start[0] = u, 0
             continue
         a = apex[last]
+        # Integers throughout: the place where two parabolas meet decides which pixel is deepest.
         meet = 1 + (u * u - a * a + line[u] ** 2 - line[a] ** 2) // (2 * (u - a))
         if meet < line.shape[0]:
             last += 1
@@ -111,6 +113,7 @@ def _deepest(inside: Bitmap, outside: Bitmap) -> tuple[int, int, int]:
     best, best_row, best_column = 0, -1, -1
     for i in range(g.shape[0]):
         line = g[i]
+        # No pixel is deeper than its distance within its own column.
         if line.max() ** 2 <= best:
             continue
         last = _lower_envelope(line, apex, start)
@@ -121,6 +124,7 @@ def _deepest(inside: Bitmap, outside: Bitmap) -> tuple[int, int, int]:
             squared = (u - apex[k]) ** 2 + line[apex[k]] ** 2
             if squared > best:
                 best, best_row, best_column = squared, i, u
+    # The column of zeros at the left is no column of the box.
     return best, best_row + bounds[0], best_column - 1 + bounds[2]
 
 
@@ -148,6 +152,7 @@ def deepest_error(predicted: Bitmap, truth: Bitmap) -> Click | None:
     taken, taken_row, taken_column = _deepest(predicted, truth)
     if missed == 0 and taken == 0:
         return None
+    # Squared distances compare like distances.
     if missed >= taken:
         return Click(row=missed_row, column=missed_column, foreground=True)
     return Click(row=taken_row, column=taken_column, foreground=False)

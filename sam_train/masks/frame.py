@@ -62,6 +62,7 @@ class InputFrame:
     def scaled(self) -> tuple[int, int]:
         """Height and width of the whole scaled photo. Rounded as segment-anything does."""
         scale = self.side * self.scale / max(self.original)
+        # Not `round`, which takes halves to the even number.
         height, width = (max(1, int(length * scale + 0.5)) for length in self.original)
         return height, width
 
@@ -100,6 +101,7 @@ class InputFrame:
                 min((left + width) * x, columns),
                 min((top + height) * y, rows),
             )
+            # Pillow's filter widens as it shrinks, unlike torch's bilinear without antialiasing.
             image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
         return np.asarray(image)
 
@@ -118,6 +120,7 @@ class InputFrame:
         """
         height, width = self.scaled
         scale = np.array([width / self.original[1], height / self.original[0]])
+        # Offsets are (rows, columns), points (x, y).
         offset = np.array(self.offset[::-1])
         mapped: npt.NDArray[np.float32] = ((points + 0.5) * scale - 0.5 - offset).astype(np.float32)
         return mapped
@@ -186,6 +189,7 @@ def cell_starts(
     centre = (2 * np.arange(cells, dtype=np.int64) + 1) * side + 2 * cells * offset
     inside = centre[centre < 2 * cells * scaled]
     pixel = inside * original // (2 * cells * scaled)
+    # Rising, because the centres are: each pixel's cells are a stretch.
     starts = np.searchsorted(pixel, np.arange(original + 1)).astype(np.int32)
     starts.flags.writeable = False
     return starts
@@ -195,11 +199,12 @@ def cell_starts(
 def cell_edges(original: int, scaled: int, *, side: int, cells: int, offset: int = 0) -> CellEdges:
     """Divide photo pixels among grid cells, along one axis; arguments as of `cell_starts`.
 
-    The unit is 1 / (original * cells) of an input pixel: in it every edge of a photo pixel and of
-    a cell is an integer, so sums of coverage are exact.
+    The unit is 1 / (original * cells) of an input pixel. In it every edge of a photo pixel and of a
+    cell is an integer, so sums of coverage are exact.
     """
     edge = np.arange(original + 1, dtype=np.int64) * scaled * cells - offset * original * cells
     whole = side * original
+    # What lies beyond the input belongs to no cell.
     edge = edge.clip(0, cells * whole)
     cell, part = np.divmod(edge, whole)
     cell = cell.astype(np.int32)

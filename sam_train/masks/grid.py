@@ -21,6 +21,7 @@ def valid_grid(image_sizes: Tensor, image_index: Tensor, *, grid: int, image_siz
     Returns:
         bool [M, grid, grid].
     """
+    # Edges of pixels here, from 0 to S, and not their indices: no half pixel is taken off.
     centres = (torch.arange(grid, device=image_sizes.device) + 0.5) * (image_size / grid)
     inside = centres < image_sizes[..., None]
     return (inside[:, 0, :, None] & inside[:, 1, None, :])[image_index]
@@ -29,8 +30,8 @@ def valid_grid(image_sizes: Tensor, image_index: Tensor, *, grid: int, image_siz
 def to_grid(masks: Tensor, grid: int) -> Tensor:
     """Sample masks of the loss resolution at the cell centres of the coarser grid of the logits.
 
-    Sampled rather than averaged, as the loss grid itself is: what is thinner than a cell then
-    survives as often as it would have if the loss ran on the grid.
+    They are sampled rather than averaged, as the loss grid itself is. A line thinner than a cell
+    then survives as often as if the loss ran on the grid.
 
     Args:
         masks: [M, R, R] of {0, 1}, any dtype.
@@ -43,8 +44,10 @@ def to_grid(masks: Tensor, grid: int) -> Tensor:
     side = masks.shape[-1]
     if side % grid == 0:
         step = side // grid
+        # With an even step the centre lies between two pixels, and the later one is taken.
         return masks[:, step // 2 :: step, step // 2 :: step] != 0
     cells = torch.arange(grid, device=masks.device)
+    # In integers: a float could fall on either side of a pixel's edge.
     centres = torch.div((2 * cells + 1) * side, 2 * grid, rounding_mode="floor")
     return masks[:, centres[:, None], centres] != 0
 
@@ -79,4 +82,5 @@ def mask_iou(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
     predicted = (mask_logits.detach() > 0) & valid[:, None]
     both = (predicted & target).flatten(2).sum(-1)
     either = (predicted | target).flatten(2).sum(-1)
+    # Never 0 / 0, which would put a NaN into the loss.
     return both / either.clamp(min=1)

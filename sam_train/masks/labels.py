@@ -42,6 +42,7 @@ def split_regions(
     for number, place in enumerate(ndimage.find_objects(compact)):
         if place is None or int(values[number]) in ignore:
             continue
+        # Inside the value's own box, which is most of the speed with many labels.
         found, count = ndimage.label(compact[place] == number + 1, NEIGHBOURS[connectivity])
         window = regions[place]
         window[found > 0] = found[found > 0] + len(owners)

@@ -32,6 +32,7 @@ def nms(
     Returns:
         int64, by falling score.
     """
+    # Stable, as torchvision's: of equal scores the first in the list suppresses the other.
     order = np.argsort(-scores, kind="stable")
     kept: npt.NDArray[np.int64] = _nms(
         np.ascontiguousarray(boxes, np.float32), order, threshold, lines
@@ -49,6 +50,7 @@ def _pixels(box: Array) -> float:
 @numba.njit("int64[::1](float32[:, ::1], int64[::1], float64, boolean)", nogil=True, cache=True)
 def _nms(boxes: Array, order: Array, threshold: float, lines: bool) -> Array:
     n = len(order)
+    # In float32 throughout, like torchvision: float64 may decide otherwise at the threshold.
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     suppressed = np.zeros(n, dtype=np.bool_)
     kept = np.empty(n, dtype=np.int64)

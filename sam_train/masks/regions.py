@@ -39,6 +39,7 @@ def tidy(changes: Changes, photo: tuple[int, int], *, min_area: int, keep_larges
             segment-anything does; else the mask becomes empty, as in the paper.
     """
     height, width = photo
+    # Holes first, as segment-anything: a filled hole may make its island large enough to stay.
     holes = _flip(changes)
     filled, closed = _without_small(holes, height, width, min_area, False)
     solid = _flip(filled) if closed else changes
@@ -48,6 +49,7 @@ def tidy(changes: Changes, photo: tuple[int, int], *, min_area: int, keep_larges
 
 def _flip(changes: Changes) -> Changes:
     """Return the background as a mask."""
+    # A mask that begins at pixel 0 has no background in front of it.
     if len(changes) and changes[0] == 0:
         return changes[1:].copy()
     return np.concatenate([np.zeros(1, np.int32), changes])
@@ -56,6 +58,7 @@ def _flip(changes: Changes) -> Changes:
 @numba.njit(numba.int64(_INT64, numba.int64), nogil=True, cache=True)
 def _root(parents: Array, k: int) -> int:
     while parents[k] != k:
+        # Path halving keeps the trees flat.
         parents[k] = parents[parents[k]]
         k = parents[k]
     return k
@@ -70,6 +73,7 @@ def _cut_at_columns(changes: Array, height: int, width: int, begins: Array, ends
         end = np.int64(changes[i + 1]) if i + 1 < len(changes) else height * width
         while begin < end:
             begins[n] = begin
+            # A run that goes on in the next column is not connected there by its order alone.
             ends[n] = min(end, (begin // height + 1) * height)
             begin = ends[n]
             n += 1
@@ -96,6 +100,7 @@ def _join(begins: Array, ends: Array, n: int, height: int, parents: Array) -> No
         j = earlier
         while j < k and begins[j] // height == column - 1 and begins[j] % height <= bottom:
             a, b = _root(parents, j), _root(parents, k)
+            # The smaller index becomes the root, so a root always comes first.
             parents[max(a, b)] = min(a, b)
             j += 1
 
@@ -109,6 +114,7 @@ def _without_small(
     changes: Array, height: int, width: int, min_area: int, keep_largest: bool
 ) -> tuple[Array, bool]:
     """Remove regions below min_area pixels; returns the mask and whether there were any."""
+    # Every end of a column cuts one run at most.
     room = len(changes) + width + 1
     begins, ends = np.empty(room, np.int64), np.empty(room, np.int64)
     n = _cut_at_columns(changes, height, width, begins, ends)
@@ -131,6 +137,7 @@ def _without_small(
         root = _root(parents, k)
         if areas[root] < min_area and not (only and root == largest):
             continue
+        # Runs that meet at the end of a column become one again.
         if at and out[at - 1] == begins[k]:
             at -= 1
         else:
@@ -138,6 +145,7 @@ def _without_small(
             at += 1
         out[at] = ends[k]
         at += 1
+    # The last run of a mask has no end if it reaches the last pixel.
     if at and out[at - 1] == height * width:
         at -= 1
     return out[:at].copy(), True

@@ -53,6 +53,7 @@ def _parse_one(
             p += 1
             more = (c & 32) != 0
             if not more and (c & 16) != 0:
+                # Sign extension: bit 4 of the last character stands for all higher bits.
                 value |= np.int64(-1) << shift
         # From the fourth run on, the string holds the difference from two runs before.
         if n > 2:
@@ -60,6 +61,7 @@ def _parse_one(
         if value < 0:
             return 4
         position += value
+        # Checked at each run, so no later code can write past the image.
         if position > pixels:
             return 5
         before_last, last = last, value
@@ -80,6 +82,7 @@ def _measure(ends: Array, first: int, stop: int, height: int, extents: Array, k:
     x0, y0, x1, y1 = 1 << 31, height, -1, -1
     for i in range(first + 1, stop, 2):
         begin, end = ends[i - 1], ends[i]
+        # Empty runs are legal, and have no first or last row.
         if begin == end:
             continue
         area += end - begin
@@ -152,7 +155,9 @@ def _crop_one(
             bottom = min(y1, last - right * height + 1 if x == right else height)
             if top >= bottom:
                 continue
+            # Where row 0 of the photo would lie in this column of the window.
             position = (x - x0) * rows - y0
+            # The window cuts runs at every column; whole columns in a row join again.
             if at > start and out[at - 1] == position + top:
                 at -= 1
             else:
@@ -254,6 +259,7 @@ def rasterise(
                 continue
             left, right = begin // height, last // height
             for x in range(left, right + 1):
+                # No cell's centre lies on this column: most columns of a large photo.
                 if columns[x] == columns[x + 1]:
                     continue
                 top = begin - left * height if x == left else 0
@@ -366,6 +372,7 @@ def rasterise_area(
                     weight = until - (column_part[x] if j == column[x] else 0)
                     if weight > 0:
                         _cover(sums[j], row[bottom], row_part[bottom], row_whole, weight)
+                        # What lies before the end, less what lies before the begin.
                         _cover(sums[j], row[top], row_part[top], row_whole, -weight)
         first = min(row[extents[mask, 1]], cells - 1)
         stop = min(row[extents[mask, 3] + 1], cells - 1)
@@ -376,4 +383,5 @@ def rasterise_area(
                 covered += sums[j, r]
                 sums[j, r] = 0
                 if r >= first:
+                    # In integers, so that exactly half of a cell is half on every machine.
                     out[k, r, j] = 2 * covered >= row_whole * column_whole

@@ -1,10 +1,10 @@
 """Run lengths of masks: from label maps and polygons, and checked before pycocotools sees them.
 
-pycocotools trusts its input. Run lengths that add up to more than the image make its decoder
-write past the end of its buffer, and so do a few runs of 2^24 pixels or more in its encoder: six
-characters each fill the six it reserves and leave no room for the closing zero. That is a crash
-much later, or silence. So whatever comes from a file is checked here first, and masks are encoded
-here, too.
+pycocotools trusts its input. Run lengths that add up to more than the image make its decoder write
+past the end of its buffer. So do a few runs of 2^24 pixels or more in its encoder. Six characters
+each fill the six it reserves, which leaves no room for the closing zero. That is a crash much
+later, or silence. So whatever comes from a file is checked here first, and masks are encoded here,
+too.
 """
 
 from __future__ import annotations
@@ -63,9 +63,12 @@ def run_lengths(counts: str | bytes) -> Ints:
     values = np.add.reduceat((codes & 31) << (5 * places), starts)
     ends = np.flatnonzero(last)
     negative = (codes[ends] & 16) != 0
+    # Sign extension: the last character's bit 4 stands for all higher bits.
     values[negative] -= np.int64(1) << (5 * (places[ends][negative] + 1))
     runs = values.copy()
+    # Differences to the run two before, so odd and even runs add up apart.
     runs[1::2] = np.cumsum(values[1::2])
+    # From run 2 on: the code for run 2 is plain, for run 4 it adds to that.
     runs[2::2] = np.cumsum(values[2::2])
     return runs
 
@@ -119,6 +122,7 @@ def compressed(runs: Ints, *, height: int, width: int) -> Segmentation:
 def _coded(runs: Ints) -> str:
     """Write the coding that `run_lengths` reads, as pycocotools does."""
     left = runs.astype(np.int64)
+    # As in COCO's code: not from run 2 on, whose predecessor by two is the first background.
     left[3:] -= runs[1:-2]
     codes: list[npt.NDArray[np.uint8]] = []
     going = np.ones(left.shape, dtype=bool)
@@ -161,6 +165,7 @@ def union_rle(masks: Sequence[Segmentation]) -> Segmentation:
     places, steps = np.concatenate(edges, axis=1)
     order = np.argsort(places, kind="stable")
     places, firsts = np.unique(places[order], return_index=True)
+    # A pixel is in the union while more masks have begun than ended.
     covered = np.cumsum(np.add.reduceat(steps[order], firsts)) > 0
     changed = np.diff(covered, prepend=False)
     return compressed(runs_between(places[changed], total=total), height=height, width=width)
@@ -182,6 +187,7 @@ def polygons_rle(
         return as_segmentation(
             coco_mask.merge(coco_mask.frPyObjects(list(polygons), height, width))
         )
+    # Whole columns, because runs are column-major.
     wide = max(1, slab // height)
     fifths = [np.trunc(SCALE * np.asarray(p, dtype=np.float64) + 0.5) for p in polygons]
     reach = [(p[::2].min() / SCALE - 1, p[::2].max() / SCALE + 1) for p in fifths]

@@ -76,6 +76,7 @@ def trace_masks(
     out = np.empty(4096 * max(n, 1) + 2 * crop.height + 4, np.int32)
     grid = np.ascontiguousarray(logits, np.float32)
     done = trace_kernels.trace(grid, 0, rows, columns, cuts, place, out, starts, found)
+    # The kernel stops at the first mask that does not fit; those before it are done.
     while done < n:
         out = np.concatenate([out, np.empty_like(out)])
         done = trace_kernels.trace(grid, done, rows, columns, cuts, place, out, starts, found)

@@ -115,6 +115,7 @@ def _input_pixels(
         for i in range(rows.first[0, begin], rows.first[1, stop - 1] + 1):
             across[side, i] = _fused(logits[i, c1], w1, logits[i, c0] * w0)
     for k in range(begin, stop):
+        # Columns first, then rows, in torch's order: any other rounds differently.
         r0, r1 = rows.first[0, k], rows.first[1, k]
         w0, w1 = rows.first_weights[0, k], rows.first_weights[1, k]
         for side in range(2):
@@ -302,6 +303,7 @@ def _trace_one(
     number = n = 0
     first = state[_AT]
     for x in range(width):
+        # A column adds no more changes than it has rows, and one at either end.
         if state[_AT] + height + 2 > len(out):
             state[_AT] = -1
             return
@@ -323,6 +325,7 @@ def _trace_one(
             y = stop
         if state[_AREA] > area:
             state[_LEFT], state[_RIGHT] = min(state[_LEFT], x), x
+        # A crop that does not reach the photo's bottom ends its runs there.
         if height < place[2]:
             _turn(False, base + height, out, state)
     _turn(False, (place[0] + width) * place[2], out, state)

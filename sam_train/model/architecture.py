@@ -13,12 +13,13 @@ from sam_train.model.encoders.base import ImageEncoder
 from sam_train.model.ops.layers import Activation
 from sam_train.runtime.registry import Registry
 
+# In place: no backward pass needs ReLU's input, and the upscaled maps are the decoder's largest.
 ACTIVATIONS: dict[str, Activation] = {"gelu": nn.GELU, "relu": partial(nn.ReLU, inplace=True)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(ABC):
-    """Every size of a model; a subclass adds those of its encoder and builds it.
+    """The sizes of a model; a subclass adds those of its encoder and builds it.
 
     The defaults are what the paper's three models share (paper A). A field that `ModelConfig` has,
     too, can be set on the command line.
@@ -39,7 +40,7 @@ class Architecture(ABC):
     decoder_mlp_dim: int = 2048
     """Width inside the decoder's MLP."""
     decoder_activation: str = "gelu"
-    """Between the decoder's upscaling layers and those of the mask prompt: gelu or relu."""
+    """Activation in the decoder's upscaling and in the mask prompt's branch: gelu or relu."""
 
     @property
     @abstractmethod
@@ -63,10 +64,12 @@ class Architecture(ABC):
         """
         for field in fields(self):
             value = getattr(self, field.name)
+            # A window of 0 is the exception: it means no windows.
             least = field.metadata.get("least", 1)
             if isinstance(value, int) and value < least:
                 raise UserError(f"model.{field.name}={value} must be at least {least}")
         if self.image_size % self.stride:
+            # An input smaller than one patch must not be told to try 0.
             lower = max(self.grid, 1) * self.stride
             raise UserError(
                 f"model.image_size={self.image_size} is not a multiple of {self.stride}, the side "

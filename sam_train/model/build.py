@@ -36,6 +36,7 @@ def resolve(cfg: ModelConfig) -> Architecture:
     sizes: dict[str, Any] = {}
     for name in (f.name for f in fields(cfg) if f.name not in _NOT_SIZES):
         given = getattr(cfg, name)
+        # A list setting cannot be None, so an empty one stands for "the name's own".
         if given is None or given == []:
             continue
         if name not in own:

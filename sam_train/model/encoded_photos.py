@@ -99,16 +99,20 @@ class EncodedPhotos:
         owners = [0] * len(logits) if owners is None else owners
         begin = 0
         while begin < len(owners):
+            # A group is of one photo: each photo has a size of its own to upscale to.
             photo = owners[begin]
             height, width = self.originals[photo]
             # On the way every mask is as large as the input square (`Sam.postprocess`).
             pixels = max(height * width, self.sam.image_size**2) * logits.shape[1]
+            # One at least, even where a single prompt's masks exceed the bound.
             room = max(1, _PIXELS_AT_ONCE // pixels)
+            # Memory and the caller's wish, whichever is smaller.
             last = min(len(owners), begin + min(room, at_once or room))
             end = begin + 1
             while end < last and owners[end] == photo:
                 end += 1
             yield self.sam.postprocess(
+                # Interpolated in bfloat16, logits near 0 would round and move the mask's border.
                 logits[begin:end].float(),
                 image_size=self.sizes[photo],
                 original_size=(height, width),
@@ -118,6 +122,7 @@ class EncodedPhotos:
     def bitmaps(self, logits: Tensor, owners: Sequence[int] | None = None) -> Iterator[Pixels]:
         """Yield the K masks of each prompt, thresholded at 0: uint8 [K, H, W] of {0, 1}."""
         for group in self.upscaled(logits, owners):
+            # Thresholded on the device: one byte a pixel is copied, not four.
             yield from (group > 0).to(torch.uint8).cpu().numpy()
 
 
@@ -127,6 +132,7 @@ def encode_photos(sam: Sam, photos: Sequence[Pixels]) -> EncodedPhotos:
     S = sam.image_size
     frames = [InputFrame(original=(p.shape[0], p.shape[1]), side=S) for p in photos]
     squares = [frame.square(photo) for frame, photo in zip(frames, photos, strict=True)]
+    # Bytes go to the device, a quarter of what normalised floats would take.
     images = torch.from_numpy(np.stack(squares)).to(device)
     sizes = torch.tensor([frame.size for frame in frames]).to(device)
     return EncodedPhotos(

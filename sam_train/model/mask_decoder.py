@@ -44,12 +44,14 @@ class MaskDecoder(nn.Module):
         super().__init__()
         self.transformer = TwoWayTransformer(dim, depth=depth, heads=heads, mlp_dim=mlp_dim)
         self.iou_token = nn.Embedding(1, dim)
+        # Three for one ambiguous prompt and one for several prompts (paper A), which is row 0.
         self.mask_tokens = nn.Embedding(MULTIMASKS + 1, dim)
         self.output_upscaling = nn.ModuleList(
             [
                 nn.ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
                 LayerNorm2d(dim // 4),
                 activation(),
+                # No norm behind the second upscaling, as in the reference.
                 nn.ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
                 activation(),
             ]
@@ -57,6 +59,7 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(
             MLP(dim, hidden=dim, out=dim // 8, depth=3) for _ in range(MULTIMASKS + 1)
         )
+        # Four IoUs from one token, whatever number of masks is asked for.
         self.iou_prediction_head = MLP(dim, hidden=iou_hidden, out=MULTIMASKS + 1, depth=3)
 
     def forward(
@@ -99,7 +102,9 @@ class MaskDecoder(nn.Module):
         all_masks = range(MULTIMASKS + 1)
         asked = all_masks if multimask is None else all_masks[1:] if multimask else all_masks[:1]
         hypernetworks = torch.stack(
-            [self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in asked], dim=1
+            # The IoU token is number 0, so mask token i stands at 1 + i.
+            [self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in asked],
+            dim=1,
         )
         logits = self._masks(cells, hypernetworks)
         # The head predicts all four; columns follow the mask tokens.
@@ -152,4 +157,5 @@ def _upscale(x: Tensor, conv: nn.Module) -> Tensor:
     assert conv.bias is not None
     # [in, out, 2, 2] to [2 * 2 * out, in]: pixel-major, so a view separates the pixels.
     weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    # The four pixels of a cell share one bias.
     return F.linear(x, weight, conv.bias.repeat(4))

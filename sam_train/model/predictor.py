@@ -88,6 +88,7 @@ class Predictor:
         if model is None and not sizes:
             sam = load_sam(path)
         else:
+            # Sizes without a name are differences from vit_b, the smallest of the paper's models.
             sam = build_sam(model or "vit_b", checkpoint=path, **sizes).eval()
         return cls(sam.to(device))
 
@@ -102,6 +103,8 @@ class Predictor:
             ValueError: another shape or type.
         """
         if isinstance(photo, Image.Image):
+            # A palette's indices or a grey picture's single band would have the wrong shape or
+            # meaning.
             photo = np.asarray(photo.convert("RGB"))
         self._photo = encode_photos(self.sam, [check_photo(photo)])
 
@@ -137,6 +140,8 @@ class Predictor:
         given.check_places(photo.originals[0])
         prompts = given.prompts(photo)
         N, K, g = len(prompts.labels), MULTIMASKS if multimask else 1, self.sam.grid_size
+        # On the host and filled group by group: N masks of a large photo may exceed the GPU's
+        # memory.
         masks: Array = np.empty(
             (N, K, *photo.originals[0]), np.float32 if return_logits else np.bool_
         )
@@ -144,6 +149,7 @@ class Predictor:
         logits = np.empty((N, K, g, g), np.float32)
         begin = 0
         for part in split_prompts(prompts, self._max_masks):
+            # PAD is a token like others, and no slot is ABSENT here, so nothing has to be hidden.
             answer = photo.decode(part, multimask=multimask, all_present=True)
             own = slice(begin, begin + len(part.labels))
             scores[own] = answer.iou.float().cpu().numpy()
@@ -225,6 +231,7 @@ class _Given:
     def check_places(self, photo: tuple[int, int]) -> None:
         """Refuse points and boxes that lie beside the photo of (H, W), which are mistakes."""
         size = np.array(photo[::-1])
+        # The far border is allowed: a point there is half a pixel beyond the last centre at most.
         on = ((self.points >= 0) & (self.points <= size)).all(-1)
         if not on.all():
             x, y = self.points[~on][0].tolist()
@@ -247,11 +254,14 @@ class _Given:
     def prompts(self, photo: EncodedPhotos) -> Prompts:
         """Scale to the input frame. A box takes the place of the PAD token behind points."""
         (height, width), (h, w) = photo.originals[0], photo.sizes[0]
+        # A factor for each axis: the shorter side was rounded to whole pixels.
         scale = np.array([w / width, h / height])
         N, T, _ = self.points.shape
         if self.boxes is not None:
             more, kinds = self.boxes.reshape(N, 2, 2), [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]
         else:
+            # Points alone are followed by one PAD token (paper A); a mask alone has no token at
+            # all.
             more, kinds = np.zeros((N, min(T, 1), 2)), [PAD] * min(T, 1)
         coords = np.concatenate([self.points, more], axis=1) * scale
         labels = np.concatenate([self.labels, np.broadcast_to(kinds, (N, len(kinds)))], axis=1)

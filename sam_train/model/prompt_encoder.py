@@ -15,7 +15,7 @@ from sam_train.types import ABSENT, PAD, Prompts
 
 @dataclass(slots=True, kw_only=True)
 class PromptEmbeddings:
-    """What the prompt encoder hands to the mask decoder.
+    """The output of the prompt encoder, as the mask decoder reads it.
 
     The dense prompt is left factored. Its last layer is a 1x1 convolution from few (16) channels,
     so what the decoder projects from it can be computed from those few channels.
@@ -92,6 +92,7 @@ class PromptEncoder(nn.Module):
         self.grid = grid
         self.image_size = image_size
         self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
+        # In the order of the labels 0 to 3: background, foreground, top left, bottom right.
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         self.mask_downscaling = nn.ModuleList(
@@ -108,11 +109,11 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, embed_dim)
 
     def dense_pe(self) -> Tensor:
-        """Positional encoding of the image embedding's cells: [h * w, C], float32 or finer."""
+        """Encode the places of the image embedding's cells: [h * w, C], float32 or finer."""
         return self.pe_layer.grid(self.grid)
 
     def forward(self, prompts: Prompts) -> PromptEmbeddings:
-        """M prompts, input frame, to their embeddings."""
+        """Embed M prompts of the input frame."""
         tokens = self._embed_tokens(prompts.coords, prompts.labels)
         last = self.mask_downscaling[6]
         assert isinstance(last, nn.Conv2d)
@@ -148,7 +149,7 @@ class PromptEncoder(nn.Module):
         return torch.where((labels > PAD)[..., None], kind + place, kind)
 
     def _embed_masks(self, logits: Tensor) -> Tensor:
-        """Logits [M, 1, 4h, 4w] to features [M, h * w, F].
+        """Reduce logits [M, 1, 4h, 4w] to features [M, h * w, F].
 
         The 2x2 stride-2 convolutions are matrix products over 2x2 blocks. With the pixel's place
         in its cell in front, [2x2 pixels of a block, 2x2 blocks of a cell, M x cells], nothing
@@ -160,6 +161,7 @@ class PromptEncoder(nn.Module):
         assert isinstance(first_norm, LayerNorm2d)
         assert isinstance(second_norm, LayerNorm2d)
         g = self.grid
+        # Split into cell, block and pixel along either axis; pixel and block go to the front.
         nested = logits.reshape(-1, g, 2, 2, g, 2, 2).permute(3, 6, 2, 5, 0, 1, 4)
         pixels = nested.reshape(4, -1).to(first.weight.dtype)
         x = convolve(first.weight.flatten(1), pixels, bias=first.bias)
@@ -171,6 +173,6 @@ class PromptEncoder(nn.Module):
 
 
 def convolve(weight: Tensor, x: Tensor, *, bias: Tensor | None) -> Tensor:
-    """Weight [O, I] times pixels [I, P], and the bias [O]: [O, P]."""
+    """Multiply weight [O, I] by pixels [I, P] and add the bias [O]: [O, P]."""
     assert bias is not None
     return torch.addmm(bias[:, None], weight, x)

@@ -37,6 +37,7 @@ class Sam(nn.Module):
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
+            # Not persistent, as in the reference: the names of both state dicts stay equal.
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     @property
@@ -69,6 +70,7 @@ class Sam(nn.Module):
         steps = torch.arange(S, device=images.device)
         height, width = image_sizes.view(-1, 2, 1).unbind(1)
         inside = (steps < height)[:, None, :, None] & (steps < width)[:, None, None, :]
+        # Zero after normalising: the padding is of the mean colour, not black (A).
         return (images - self.pixel_mean) / self.pixel_std * inside
 
     def encode(self, images: Tensor, image_sizes: Tensor, *, draws: Tensor | None = None) -> Tensor:
@@ -114,7 +116,7 @@ class Sam(nn.Module):
     def postprocess(
         self, logits: Tensor, *, image_size: tuple[int, int], original_size: tuple[int, int]
     ) -> Tensor:
-        """Logits of one image in its original frame.
+        """Scale one image's logits to its original frame.
 
         Args:
             logits: [M, K, g, g].
@@ -125,6 +127,8 @@ class Sam(nn.Module):
             [M, K, H, W] logits, scaled bilinearly to S, cropped and scaled again as the reference
             does, so that thresholding at 0 gives the same mask.
         """
+        # The whole square first, padding included: scaling the crop alone would move its right
+        # edge.
         S = self.image_size
         h, w = image_size
         # In two steps, as the reference: one step would move the threshold by a rounding.

@@ -19,9 +19,12 @@ class TwoWayAttentionBlock(nn.Module):
         super().__init__()
         self.first = first
         self.self_attn = Attention(dim, heads=heads)
+        # The norms of this file have torch's epsilon of 1e-5, as the reference; the others have
+        # 1e-6.
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attn_token_to_image = Attention(dim, heads=heads, downsample=2)
         self.norm2 = nn.LayerNorm(dim)
+        # ReLU here whatever `decoder_activation` says, which is about the upscaling.
         self.mlp = MLPBlock(dim, hidden=mlp_dim, activation=nn.ReLU)
         self.norm3 = nn.LayerNorm(dim)
         self.norm4 = nn.LayerNorm(dim)
@@ -51,7 +54,9 @@ class TwoWayAttentionBlock(nn.Module):
         tokens = self.norm1(tokens)
         tokens = tokens + image.read(self.cross_attn_token_to_image, tokens + prompt)
         tokens = self.norm2(tokens)
+        # Nothing is added to the MLP's input: positions are for attention only.
         tokens = self.norm3(tokens + self.mlp(tokens))
+        # Last, so that the image attends to tokens that have read it and passed the MLP.
         cells = image.written(
             self.cross_attn_image_to_token, keys=tokens + prompt, values=tokens, bias=bias
         )
@@ -73,7 +78,7 @@ class TwoWayTransformer(nn.Module):
     def forward(
         self, tokens: Tensor, image: FactoredImage, *, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens [M, T, C] and the image side of M masks; returns tokens and cells [M, N, C]."""
+        """Update tokens [M, T, C] and the image side of M masks to tokens and cells [M, N, C]."""
         prompt = tokens
         # Factored by image only until the first block writes to every mask's cells.
         side: FactoredImage | Image = image

@@ -51,6 +51,7 @@ def uniform_click(region: Tensor, u: Tensor) -> Cells:
     rank = torch.minimum((u[:, None] * area).long(), area - 1)
     # right=True: the first row whose end lies beyond the rank, so empty rows are passed over.
     row = torch.searchsorted(row_ends, rank, right=True)
+    # The clamp makes row 0 gather its own end; the factor takes that back to nothing.
     before = row_ends.gather(1, (row - 1).clamp(min=0)) * (row > 0)
     line = region.gather(1, row[..., None].expand(M, 1, g))[:, 0]
     column = torch.searchsorted(line.cumsum(-1), rank - before, right=True)
@@ -104,5 +105,6 @@ def error_click(
     # The centre of a cell lies between pixels: half-integer coordinates, without the half pixel.
     return Clicks(
         coords=torch.where(cells.found[:, None], coords, points),
+        # Without a cell the click is the object's own point, which is foreground.
         labels=(missed | ~cells.found).long(),
     )

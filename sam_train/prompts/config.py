@@ -86,6 +86,7 @@ def check(cfg: PromptsConfig) -> None:
         UserError: names the setting and what it may be.
     """
     check_section(cfg)
+    # Even where every mask begins with a box: all kinds are drawn before one is chosen.
     if not cfg.first:
         raise UserError("prompts.first is empty: name a kind, such as prompts.first=[point]")
     # The kinds stand beside what draws them, and importing that takes a second.

@@ -14,6 +14,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+# 2^64 over the golden ratio, the stride of the counters, then Stafford's two multipliers.
 _WEYL = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
@@ -58,6 +59,7 @@ def _mix(words: Tensor) -> Tensor:
 def _key(*parts: int) -> int:
     key = 0
     for part in parts:
+        # The last summand keeps a part of 0 from leaving a key of 0 as it is: 0 mixes to 0.
         key = _mix_word(key + part * _WEYL + _WEYL)
     return key
 
@@ -98,6 +100,7 @@ def uniform(
     Float64, because a float32 has too few bits to pick one of 1024 x 1024 cells evenly.
     """
     bits = words(seed, step, stream, ids, index=index, count=count)
+    # 53 bits are a float64's whole precision; 64 of them would round up to 1.0 now and then.
     return _shift(bits, 11).double() * 2.0**-53
 
 
@@ -108,6 +111,7 @@ def normal(
     bits = words(seed, step, stream, ids, index=index, count=2 * count)
     # The radius takes (0, 1], because its logarithm must be finite.
     radius, angle = ((_shift(bits, 11).double() + 1) * 2.0**-53).chunk(2, dim=1)
+    # The pair's other half, the sine, stays unused: each number has two counters of its own.
     return torch.sqrt(-2 * torch.log(radius)) * torch.cos(2 * math.pi * angle)
 
 

@@ -46,10 +46,13 @@ class Schedule:
 
     def tokens(self, r: int) -> int:
         """Return T_r, the same for all masks."""
+        # One click a round at most. A mask whose mask-only round came early has an ABSENT slot
+        # instead.
         return 2 + min(r, self.points)
 
     def adds_clicks(self, r: int) -> bool:
         """Decide if any mask can get a click in round r."""
+        # The last round is mask-only for every mask (A, step 4).
         return 0 < r < self.number - (self.mask_only > 0) and self.points > 0
 
     def all_present(self, r: int) -> bool:
@@ -80,6 +83,7 @@ class Schedule:
         clicks = torch.ones(
             (draw.ids.shape[0], self.number), dtype=torch.bool, device=draw.ids.device
         )
+        # Round 0 is the first prompt, which is not counted among the clicks.
         clicks[:, 0] = False
         if self.mask_only:
             clicks[:, -1] = False
@@ -110,6 +114,7 @@ def schedule(cfg: PromptsConfig, *, progress: float = 1.0) -> Schedule:
             raise ValueError(
                 f"prompts: points={part.points} and mask_only={part.mask_only} must not be negative"
             )
+    # `until` is exclusive: at progress 1.0 no stage is left and the full schedule applies.
     current = [stage for stage in cfg.curriculum if progress < stage.until]
     if current:
         return Schedule(points=current[0].points, mask_only=current[0].mask_only)
@@ -137,6 +142,7 @@ def first_prompts(batch: Batch, *, cfg: PromptsConfig, draw: Draw) -> Prompts:
     for k, name in enumerate(cfg.first[1:], start=1):
         start = cfg.box_probability + (1 - cfg.box_probability) * k / len(cfg.first)
         chosen = _choose(u >= start, _first_prompt(name, batch, cfg=cfg, draw=draw), chosen)
+    # Chosen last, because u below `box_probability` still carries the first kind's prompt.
     boxes = _first_prompt("box", batch, cfg=cfg, draw=draw)
     return _choose(u < cfg.box_probability, boxes, chosen)
 
@@ -171,6 +177,7 @@ def carried_logits(
         carry: the choice among the K.
     """
     logits = prediction.mask_logits
+    # One mask was asked for, so there is nothing to choose.
     if logits.shape[1] == 1:
         return logits
     # A: "the mask with the highest predicted IoU", as a user would be shown.
@@ -214,6 +221,8 @@ class Rounds:
                 batch.image_sizes, batch.image_index, grid=side, image_size=image_size
             )
 
+        # The loss may have a finer grid than the logits; error clicks always live on the logits'
+        # grid.
         side = batch.masks.shape[-1]
         self.targets, self.valid = batch.masks != 0, valid(side)
         same = side == grid_size
@@ -248,7 +257,10 @@ class Rounds:
             prediction, targets=self._targets, valid=self._valid, carry=self._cfg.carry
         )
         if not self._cfg.feedback_gradient:
+            # The paper is silent here. Detached, each round's graph is freed before the next
+            # begins.
             logits = logits.detach()
+        # A mask-only round (A, step 4) repeats the prompts; only the fed-back logits are new.
         if not self._schedule.adds_clicks(r):
             return Prompts(coords=prompts.coords, labels=prompts.labels, mask_logits=logits)
         clicks = error_click(
@@ -256,12 +268,15 @@ class Rounds:
             targets=self._targets,
             valid=self._valid,
             points=self._batch.points,
+            # The round is part of the key: its number does not depend on how many were drawn
+            # before.
             u=self.draw.uniform(Stream.CLICK, index=r)[:, 0],
             image_size=self._image_size,
         )
         # T grows by one slot or none, for all masks alike: the host knows every shape.
         grow = self._schedule.tokens(r) - prompts.labels.shape[1]
         coords = F.pad(prompts.coords, (0, 0, 0, grow))
+        # The zeros that fill `coords` are never seen: an ABSENT token is hidden from every softmax.
         labels = F.pad(prompts.labels, (0, grow), value=ABSENT)
         slots = torch.arange(labels.shape[1], device=labels.device)
         # Slots 0 and 1 hold the first prompt, so click number c stands in slot 1 + c.

@@ -82,6 +82,7 @@ class Collator:
         one."""
         usable: list[Sample] = []
         for sample in samples:
+            # It takes the place of the batch, and is raised in the main process.
             if isinstance(sample, UserError):
                 return sample
             if sample is not None:
@@ -91,4 +92,5 @@ class Collator:
         if self._slots is None:
             return collate(usable, image_size=self._image_size)
         block = self._slots.take(block_size(usable, image_size=self._image_size))
+        # Written straight into shared memory: the batch is never copied inside the worker.
         return Parcel.of(collate(usable, image_size=self._image_size, memory=block), block)

@@ -40,6 +40,7 @@ class Loader:
             # A value, not raised in the worker: torch would wrap it in a traceback.
             if isinstance(batch, UserError):
                 raise batch
+            # None: every sample of a validation batch was unusable.
             if batch is not None:
                 yield self._receiver.take(batch)
 
@@ -164,6 +165,7 @@ def check_masks_per_gpu(cfg: DataConfig, *, world_size: int, accumulate: int) ->
     if cfg.masks_per_gpu is None or images * cfg.masks_per_image <= cfg.masks_per_gpu:
         return
     per_rank = cfg.batch_size // world_size
+    # The smallest accumulation that keeps within the bound comes first, since it costs least.
     fits = [
         n
         for n in range(1, per_rank + 1)
@@ -203,6 +205,7 @@ def make_val_loader(
         max_area_fraction=cfg.max_area_fraction,
         skips=skips,
         cache=cfg.cache,
+        # No jitter, no scaled JPEG and no cell that is required: photos are scored as they are.
         mask_sampling=cfg.mask_sampling,
     )
     dataset = ValDataset(scenes, masks_per_image=cfg.val_masks_per_image, grid_size=grid_size)

@@ -95,6 +95,7 @@ class Order:
         self._window = shuffle_window
         bounds = np.array([0, samples]) if shard_first is None else shard_first
         # Empty shards, and those behind the last sample, would make empty windows.
+        # `unique` merges equal bounds, which are empty shards.
         self._first: npt.NDArray[np.int64] = np.unique(np.minimum(bounds, samples))
         if shuffle_window >= len(self._first) - 1:
             self._window = 0  # one window of everything
@@ -116,6 +117,7 @@ class Order:
         Of all shards whatever the window is: it may be the window's shard that is lost.
         """
         draw = hash64(self.seed, STREAM_REPLACEMENT, position, attempt)
+        # The modulo favours low numbers by less than N / 2^64.
         return Place(position // self.samples, draw % self.samples)
 
     def _layout(self, epoch: int, key: int) -> _Layout:
@@ -142,6 +144,8 @@ class _Layout:
 
     def sample(self, index: int) -> int:
         """Return the sample at place `index` of the epoch."""
+        # The last window may hold fewer shards; its samples are permuted among themselves all the
+        # same.
         window = int(np.searchsorted(self._windows, index, side="right")) - 1
         begin, end = self._windows[window : window + 2].tolist()
         index = begin + permute(index - begin, end - begin, key=hash64(self._key, window))
@@ -166,6 +170,7 @@ def _feistel(value: int, half: int, key: int) -> int:
     mask = (1 << half) - 1
     left, right = value >> half, value & mask
     for i in range(_ROUNDS):
+        # Any function of the right half keeps this a permutation, so no inverse is needed.
         left, right = right, left ^ (hash64(key, i, right) & mask)
     return left << half | right
 

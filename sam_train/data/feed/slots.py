@@ -1,9 +1,9 @@
 """The shared memory by which a worker's batches reach the training process.
 
 torch puts each tensor of a worker into a new piece of shared memory. For a photo and 64 masks that
-is 7 MB, 1,700 pages to be zeroed and mapped on either side and given back at once: a third of what
-the sample itself costs. Here a worker writes its batches into a few blocks that stay, in turn, and
-the training process copies each block before it lets the worker go on.
+is 7 MB, or 1,700 pages to be zeroed and mapped on either side and given back at once. It costs a
+third of what the sample itself costs. Here a worker writes its batches in turn into a few blocks
+that stay. The training process copies each block before it asks for the next batch.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class Parcel:
 
     def pin_memory(self) -> Batch:
         """Move the batch into page-locked memory (called by torch's DataLoader)."""
+        # The first pins images and masks, as one block; the second what travelled by value.
         return self._batch(self.block.pin_memory()).pin_memory()
 
     def _batch(self, block: Tensor) -> Batch:
@@ -88,6 +89,7 @@ class Parcel:
         values: dict[str, Any] = {
             k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in self.rest.items()
         }
+        # Views of the copy: the two large tensors are not copied again.
         values |= {"images": block[:split].view(images), "masks": block[split:].view(masks)}
         return Batch(**values)
 

@@ -4,7 +4,7 @@
 
 Shards come in turns, without end: turn t is a shard of epoch t // P, each epoch in an order of its
 own. The readers of a run (workers of all ranks) take the turns one after the other, so a rank is
-never out of samples before another. A run goes on with the turns that were not read to their end;
+never out of samples before another. A run resumes with the turns that were not read to their end;
 those that were begun are read again from their beginning. Which sample meets which others depends
 on the number of readers, what is drawn of a sample only on (seed, epoch, sample).
 """
@@ -47,19 +47,20 @@ _ROW_BITS = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consumed:
-    """The turns that are behind a run: all below `before`, and those in `beyond`."""
+    """Turns of shards that a run has behind it: all below `before`, and those in `beyond`."""
 
     before: int = 0
     beyond: frozenset[int] = frozenset()
 
     def add(self, turns: Iterable[int]) -> Consumed:
-        """Add further micro-batches."""
+        """Add further turns."""
         beyond = self.beyond.union(turns)
+        # Compacted, so that a checkpoint does not grow with the length of the run.
         before = next(turn for turn in count(self.before) if turn not in beyond)
         return Consumed(before=before, beyond=frozenset(t for t in beyond if t > before))
 
     def remaining(self) -> Iterator[int]:
-        """Yield the micro-batches to come, without end."""
+        """Yield the turns to come, without end."""
         return (turn for turn in count(self.before) if turn not in self.beyond)
 
     def as_state(self) -> dict[str, Any]:
@@ -193,6 +194,7 @@ class StreamDataset(IterableDataset[Handed | UserError]):
 
     def __iter__(self) -> Iterator[Handed | UserError]:
         """Yield batches without end; an error comes as a value, see `TrainDataset`."""
+        # A pass begins anew; turns of an earlier one would never end.
         self._counts = {}
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
@@ -252,6 +254,7 @@ class StreamDataset(IterableDataset[Handed | UserError]):
         """
         read = self._counts[turn].read
         self._skip(turn, read, f"{one_line(error)}, after {read} samples")
+        # Two may fail whatever the fraction, which means little after a few shards.
         if failed > max(2, self._cfg.max_skip_fraction * begun):
             raise UserError(
                 f"{failed} of {begun} shards could not be read to their end (the last: "
@@ -277,6 +280,7 @@ class StreamDataset(IterableDataset[Handed | UserError]):
                 sample = draw_sample(
                     self._scenes.get(index, draw_key=draw_key),
                     key=self._shards.key(index),
+                    # Unique in the endless sequence, as the position of an indexed order is.
                     position=raw.turn << _ROW_BITS | raw.row,
                     draw_key=draw_key,
                     limit=self._cfg.masks_per_image,
@@ -294,6 +298,7 @@ class StreamDataset(IterableDataset[Handed | UserError]):
     def _batches(self, samples: Iterator[Sample]) -> Iterator[Handed]:
         while batch := self._collate(list(islice(samples, self._micro))):
             assert isinstance(batch, Batch)
+            # The shuffle buffer may still hold samples of a shard that was read to its end.
             finished = [t for t, c in self._counts.items() if c.ended and c.given == c.read]
             for turn in finished:
                 del self._counts[turn]
@@ -338,6 +343,7 @@ class StreamLoader(Loader):
 
         Asked by all of them at the same time.
         """
+        # Not all that was handed out: `Turns` holds a step of micro-batches ahead.
         own = [t for turns in self._finished[:batches] for t in turns]
         return self._start.add(t for turns in gather(own) for t in turns)
 

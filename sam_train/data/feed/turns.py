@@ -1,8 +1,8 @@
 """The number of masks of a whole step, known before its first micro-batch.
 
-A step's loss is a mean over all of its masks. With `trainer.accumulate` turns their number is only
-known when the last turn is drawn, so a step's turns are drawn before the first is handed out: then
-every turn can be weighed right, whoever adds up the gradients (DDP, FSDP2, DeepSpeed).
+A step's loss is a mean over all of its masks. With `trainer.accumulate` their number is only known
+when the last micro-batch is drawn. So all of a step's are drawn before the first is handed out, and
+each can be weighed right, whoever adds up the gradients (DDP, FSDP2, DeepSpeed).
 """
 
 from __future__ import annotations
@@ -39,6 +39,6 @@ class Turns(Loader):
                 # Popped before it goes out, so that no batch is held longer than needed.
                 yield replace(step.popleft(), step_masks=masks)
                 # One for each that went out: the workers, who prepare only a few ahead, would
-                # otherwise stand still during a step of many turns.
+                # otherwise stall during a step of many micro-batches.
                 following.extend(islice(batches, 1))
             step = following

@@ -18,6 +18,7 @@ def outlive_signals() -> None:
     waits. A worker whose parent is gone ends by itself, by torch's watchdog. To be called in a
     worker that was started within `sigterm_held_back`.
     """
+    # SLURM's warning before the time limit, which only the training process acts on.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS
         return
@@ -46,4 +47,5 @@ def sigterm_held_back() -> Iterator[None]:
 def _wait(parent: int | None) -> None:
     while True:
         if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
+            # `sys.exit` would end this thread alone.
             os._exit(0)

@@ -24,6 +24,7 @@ def _read(path: Path) -> npt.NDArray[np.int64]:
         MaskFileError: it cannot be read, or is a photo.
     """
     labels = read_labels(path)
+    # A photo that is called like a mask would become thousands of one-pixel objects.
     if (values := np.unique(labels).size) > MAX_LABELS:
         raise MaskFileError(f"{path} has {values} different values")
     return labels
@@ -49,6 +50,7 @@ class ObjectsRecord(Record):
             try:
                 colours = _read(path)
             except MaskFileError as error:
+                # Without the objects there is nothing; a level of parts may be missing.
                 if path == self.objects:
                     raise SkipImageError("unreadable mask file", str(error)) from error
                 read.skip("unreadable mask file", str(error))
@@ -81,6 +83,7 @@ class ScenesRecord(Record):
             classes = _read(self.classes)
         except MaskFileError as error:
             raise SkipImageError("unreadable mask file", str(error)) from error
+        # Below zero is no class, and must not become a region.
         regions = split_regions(np.maximum(classes, 0))
         for region, mask in label_masks(regions.labels, ignore=(0,)).items():
             name = f"{self.classes.name}: class {regions.values[region - 1]}, region {region}"
@@ -116,6 +119,7 @@ class Ade20k(Format):
 
     def list(self, images: Path, annotations: Path) -> Listing:
         """List the photos; the full data set has its PNGs beside them."""
+        # The full data set has no folder of masks, so both paths are the same.
         masks = None if annotations == images else annotations
         return _listing(images, masks=masks, parts=self.parts)
 
@@ -130,6 +134,7 @@ def _listing(images: Path, *, masks: Path | None, parts: bool) -> Listing:
         require_folder(masks, "--masks")
     listing = Listing(records=[])
     for path in list_images(images):
+        # Photos are JPEGs in both releases; the PNGs beside them are masks.
         if path.suffix.lower() == ".png":
             continue
         relative = path.relative_to(images)

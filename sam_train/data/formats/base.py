@@ -30,7 +30,7 @@ class Option:
     flag: str
     """The flag of the command line. Empty: `--NAME`, or `--no-NAME` if it is on by default."""
     parse: Callable[[str], Any]
-    """From text; raises a ValueError that says what the value must be."""
+    """Reads the value from text; raises a ValueError that says what it must be."""
     choices: tuple[Any, ...]
     metavar: str | None
     many: bool
@@ -111,6 +111,7 @@ class Format(ABC):
     def options(cls) -> dict[str, tuple[Option, Field[Any]]]:
         """Return the options by the names of their fields."""
         assert issubclass(cls, Format)
+        # Subclasses are dataclasses, which a type checker cannot know of this base.
         own: tuple[Field[Any], ...] = fields(cls)  # type: ignore[arg-type]
         return {each.name: (each.metadata[_OPTION], each) for each in own}
 
@@ -155,6 +156,7 @@ def _first(folder: Path, places: tuple[str, ...]) -> Path | None:
     for place in places:
         if not place:
             return folder if folder.is_dir() else None
+        # The first by name, the same on every file system.
         for found in sorted(folder.glob(place)):
             return found
     return None

@@ -39,8 +39,10 @@ def _listing(folder: Path) -> Listing:
     require_folder(folder, "--images")
     listing = Listing(records=[])
     for sample in sorted(path for path in folder.iterdir() if path.is_dir()):
+        # A folder has one photo; more of them would share the same masks.
         photos = list(list_images(sample / "images")) if (sample / "images").is_dir() else []
         found = files_below(sample / "masks") if (sample / "masks").is_dir() else ()
+        # One file is one nucleus, so no file has to be told apart by its values.
         masks = [path for path in found if path.suffix.lower() in MASK_SUFFIXES]
         if not photos:
             listing.skip("image", "no photo", sample.name)

@@ -49,6 +49,7 @@ class BsdsRecord(Record):
             for label, mask in _segments(self.ground_truth, labels).items():
                 name = f"{self.ground_truth.name}: person {person}, segment {label}"
                 found.append(SourceMask(name=name, segmentation=mask))
+        # pycocotools gives -1 for masks of different sizes, without an error.
         if len({tuple(mask.segmentation["size"]) for mask in found}) > 1:
             raise SkipImageError("segmentations of different sizes", str(self.ground_truth))
         keep = distinct([mask.segmentation for mask in found], max_iou=self.dedupe_iou)
@@ -71,9 +72,11 @@ def distinct(masks: list[Any], *, max_iou: float) -> list[bool]:
     """Choose masks, first come, so that no two of them have an IoU above `max_iou`."""
     if not masks:
         return []
+    # No crowds (0): with 1 the union would be replaced by the first mask's area.
     iou = np.asarray(coco_mask.iou(masks, masks, [0] * len(masks)))
     kept: list[int] = []
     for i in range(len(masks)):
+        # First come, so the result does not depend on anything but the file's order.
         if not (iou[i, kept] > max_iou).any():
             kept.append(i)
     chosen = set(kept)
@@ -90,6 +93,7 @@ def read_segmentations(path: Path) -> list[npt.NDArray[np.int64]]:
     from scipy.io import loadmat  # noqa: PLC0415
 
     try:
+        # MATLAB's cell array is [1, people], of structs in arrays of their own.
         people = loadmat(path)["groundTruth"][0]
         maps = [np.asarray(person["Segmentation"][0][0]) for person in people]
     # A damaged .mat makes scipy fail in a dozen ways, from zlib.error to UnboundLocalError.
@@ -105,6 +109,7 @@ def _share(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
+        # Out of range, so that both mistakes get the same message.
         value = -1.0
     if not 0 <= value <= 1:
         raise ValueError(f"must be a number from 0 to 1, got {text!r}")

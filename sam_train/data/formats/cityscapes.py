@@ -47,6 +47,7 @@ class CityscapesRecord(Record):
             name = f"{self.instances.name}: label {label}"
             if label in THINGS:
                 read.skip("crowd", name)
+            # Instances are class * 1000 + number, so the class is what division leaves.
             elif label in STUFF or (label >= 1000 and label // 1000 in THINGS):
                 read.add(name, mask)
             else:
@@ -89,6 +90,7 @@ def _listing(images: Path, instances: Path) -> Listing:
             listing.records.append(CityscapesRecord(name=name, image=path, instances=found))
         else:
             listing.skip("image", "no mask file", name)
+    # gtFine holds three more files for each photo.
     used = {record.inputs()[0] for record in listing.records}
     for path in files_below(instances):
         if path not in used:

@@ -35,11 +35,11 @@ class CocoMask:
     label: str
     """Id in the file, for messages."""
     segmentation: bytes
-    """Its JSON text."""
+    """The JSON text of it."""
     height: int | None
-    """The photo's height as the annotation's entry of `images` gives it, and"""
+    """The photo's height as the annotation's entry of `images` gives it; None where it does not."""
     width: int | None
-    """its width; None where the file does not say."""
+    """The photo's width, likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +67,13 @@ class CocoRecord(Record):
             name = f"{self.name}: annotation {annotation.label}"
             height, width = annotation.height, annotation.width
             if height is None or width is None:
+                # Asked once for a photo, and only if its masks need it.
                 height, width = of_photo = of_photo or photo_size(self.image)
             try:
                 mask = parse_segmentation(
                     annotation.segmentation, height, width, normalised=self.normalised
                 )
+            # One bad polygon costs itself alone, and is counted.
             except (ValueError, OverflowError) as error:
                 read.skip("bad segmentation", f"{name}: {error}")
                 continue
@@ -93,6 +95,7 @@ def photo_size(path: Path) -> tuple[int, int]:
         raise SkipImageError("missing image", str(path))
     try:
         with open_pillow(path) as image:
+            # Masks lie on the photo as people saw it, which is how it is converted, too.
             turned = image.getexif().get(0x0112) in _SIDEWAYS
             return image.size if turned else (image.height, image.width)
     # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and more.
@@ -193,6 +196,7 @@ def _photos(
                 name = f"{coco.path.name}: annotation {item.id}"
                 listing.skip("mask", LEFT_OUT, name)
             continue
+        # `a/../b.jpg` and `b.jpg` are one photo.
         key = os.path.normpath(photo.path)
         if key in photos:
             again.append(photo.name)
@@ -220,6 +224,7 @@ def _masks(
         image = coco.images[place]
         for item in coco.annotations[place]:
             label, text = _label(item, numbers), bytes(item.segmentation)
+            # A crowd is many objects in one mask, which no single click can mean.
             reason = "crowd" if item.crowd and not crowds else item.nothing
             # Some programs repeat all masks of a photo under each of its entries.
             if reason is None and len(places) > 1 and seen.setdefault(text, place) != place:
@@ -254,11 +259,14 @@ def _numbers(coco: CocoFile, listing: Listing) -> dict[int, int]:
     used: Counter[int] = Counter()
     for item in items:
         number = as_number(item.id)
+        # Ids are int64 in the shards, and each may stand once.
         usable = number is not None and abs(number) <= _LARGEST_ID and not used[number]
         given.append(number if usable else None)
         if usable and number is not None:
             used[number] += 1
+    # Above all given ids, so that new ones meet none of them.
     free = max(used, default=0) + 1
+    # An id near the limit leaves no room above it, so all are numbered anew.
     if free + len(items) > _LARGEST_ID:
         given, free = [None] * len(items), 1
     numbers = {}

@@ -62,6 +62,7 @@ class CocoAnnotation(msgspec.Struct):
     @property
     def crowd(self) -> bool:
         """True for a region of many objects: 1, true, "1"."""
+        # Programs that write CSV first make texts of all numbers.
         if isinstance(self.iscrowd, str):
             return self.iscrowd.strip().lower() in ("1", "1.0", "true", "yes")
         return isinstance(self.iscrowd, int | float) and self.iscrowd == 1
@@ -113,7 +114,7 @@ class CocoFile:
     """The annotations of each image."""
     categories: list[CocoCategory]
     normalised: bool = False
-    """Its polygons and boxes are fractions of the photos' width and height."""
+    """Polygons and boxes are fractions of the photos' width and height."""
     skips: list[Skip] = field(default_factory=list)
     """Images and masks that no entry can be found for."""
     notes: list[str] = field(default_factory=list)
@@ -145,9 +146,11 @@ def read_coco(path: Path, *, kind: str = "COCO", file: JsonFile | None = None) -
     file = file or read_json(path)
     skips: list[Skip] = []
     try:
+        # In one typed pass, many times faster than entry by entry.
         whole = file.decode(_Whole)
     except msgspec.ValidationError:
         whole = _by_entry(file, kind, skips)
+    # After reading: captions and keypoints have the same outer form.
     if whole.annotations and (found := kind_of_annotations(whole.annotations, file)):
         raise UserError(f"{path}: not a {kind} instances file: this is {found}")
     result = CocoFile(
@@ -221,12 +224,15 @@ def _usable(
 
 
 def _image(raw: _Image) -> CocoImage:
+    # COCO's own name first; the others are what different tools call it.
     given = [text for text in (raw.file_name, raw.path, raw.filename, raw.name) if _is_text(text)]
     urls = [text for text in (raw.coco_url, raw.url, raw.flickr_url) if _is_text(text)]
+    # A name that is a number: some tools write it without quotes.
     if not given and as_id(raw.file_name) is not None:
         given = [str(as_id(raw.file_name))]
     return CocoImage(
         id=as_id(raw.id),
+        # One of each at most: every further name is a chance to find the wrong photo.
         names=tuple(dict.fromkeys([*given[:1], *urls[:1]])),
         height=as_side(raw.height),
         width=as_side(raw.width),
@@ -278,6 +284,7 @@ def as_box(raw: bytes | msgspec.Raw) -> list[float] | None:
 def _assign(annotations: Sequence[CocoAnnotation], result: CocoFile) -> None:
     """Give each image its annotations; count those that belong to none, or to several."""
     index = IdIndex(image.id for image in result.images)
+    # Entries of one id that say the same are one photo; others cannot be told apart.
     twice = _same_photo(result, index)
     first_of: dict[Id, int] = {}
     for place, item in enumerate(annotations):
@@ -288,12 +295,14 @@ def _assign(annotations: Sequence[CocoAnnotation], result: CocoFile) -> None:
             _skip(result, "mask", reason, f"{name}: image {item.image_id}")
             continue
         own = as_id(item.id)
+        # An id alone is not enough: some programs count anew in each photo.
         first = place if own is None else first_of.setdefault(own, place)
         if first != place and _are_same(item, annotations[first]):
             name = f"{result.path.name}: annotation {annotation_name(item, place)}"
             _skip(result, "mask", "listed twice", name)
             continue
         result.annotations[places[0]].append(item)
+    # `same` is a bool and counts as 0 or 1: of equal entries the first stays, of others none.
     gone = {p for k, same in twice.items() for p in index.find(result.images[k].id)[same:]}
     kept = [place for place in range(len(result.images)) if place not in gone]
     result.images = [result.images[place] for place in kept]
@@ -314,6 +323,7 @@ def _same_photo(result: CocoFile, index: IdIndex) -> dict[int, bool]:
     for own, places in index.exact.items():
         if len(places) < 2:
             continue
+        # What else an entry says (licence, date) does not make it another photo.
         entries = {(i.names, i.height, i.width) for i in (result.images[p] for p in places)}
         found[places[0]] = len(entries) == 1
         for place in places[len(entries) == 1 :]:
@@ -338,6 +348,7 @@ def _are_fractions(result: CocoFile) -> bool:
     """Tell whether every polygon of the file lies within 0 and 1, in photos of more pixels."""
     found = False
     for image, items in zip(result.images, result.annotations, strict=True):
+        # In a photo of a few pixels, coordinates below 1 may really be pixels.
         if max(image.height or 0, image.width or 0, 0) in range(1, SMALLEST_PHOTO):
             continue
         for item in items:

@@ -22,7 +22,7 @@ OTHER_KINDS = {
     "davis": "davis: `convert masks` reads Annotations, one object per colour of the palette",
     "coco8": "coco8 is in YOLO's form: export COCO from the program that wrote it",
 }
-"""What people ask for by name, and the way there."""
+"""Kinds that people ask for by name, and the way there."""
 
 _ALIASES = {
     "yolov5": "yolo", "yolov8": "yolo", "yolov11": "yolo", "yolo-seg": "yolo",
@@ -51,6 +51,7 @@ def other_kind(kind: str, kinds: list[str]) -> str:
         return f"there is no kind {kind}; write it as {name}"
     if name in OTHER_KINDS:
         return f"there is no kind {kind} (there are {listed}). {OTHER_KINDS[name]}"
+    # The default cutoff: a word that is far from all kinds gets no guess.
     near = "".join(f" (did you mean {each}?)" for each in get_close_matches(name, kinds, n=1))
     ways = ", ".join(sorted(OTHER_KINDS))
     said = f"there is no kind {kind}{near}: use one of {listed}"
@@ -98,6 +99,7 @@ _DESCRIBED = {
 
 def _json(path: Path, start: bytes) -> str:
     try:
+        # Beyond 16 MiB the first bytes have to do: this is for a message only.
         found = json.loads(path.read_bytes()) if path.stat().st_size < 1 << 24 else None
     except (OSError, ValueError, RecursionError):
         found = None

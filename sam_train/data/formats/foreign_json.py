@@ -1,8 +1,8 @@
 """JSON as programs really write it: other encodings, byte order marks, NaN, compressed, damaged.
 
-A file that keeps to the standard is decoded as it is. Only one that does not is mended: words that
-are no JSON (NaN, Infinity, None) become null, so a number that is none is missing where it is
-needed and harms nothing elsewhere.
+A file that keeps to the standard is decoded as it is. Only one that does not is mended. Words that
+are no JSON (NaN, Infinity, None) become null. A number that is none is then missing where it is
+needed, and harms nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class JsonFile:
         try:
             return msgspec.json.decode(self.text, type=form)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # Once decoding failed: mending a whole file takes longer than reading it.
             self._mend()
         try:
             return msgspec.json.decode(self.text, type=form)
@@ -95,6 +96,7 @@ class JsonFile:
         """Say in one line why this is no JSON."""
         text = self.text.decode("utf-8", "replace")
         try:
+            # Only for its message, which names the place; msgspec's counts bytes.
             json.loads(text, strict=False)
         except json.JSONDecodeError as found:
             if found.msg == "Extra data":
@@ -102,6 +104,7 @@ class JsonFile:
                     f"several JSON values one after the other (line {found.lineno}; JSON Lines?), "
                     "where one object is expected"
                 )
+            # At the very end: the file was cut, and nothing is wrong before that.
             if found.pos >= len(text.rstrip()) - 1 or found.msg.startswith("Unterminated"):
                 return (
                     f"cut off: it ends after {len(self.text):,} bytes in the middle of a value; "
@@ -182,6 +185,7 @@ def _as_utf8(data: bytes) -> tuple[bytes, str]:
                 data = body
                 break
             return body.decode(encoding, "replace").encode(), ""
+    # UTF-16 of English text is ASCII with zero bytes between the letters.
     if data.isascii() and b"\x00" not in data[:4]:
         return data, ""
     # Without a mark: JSON begins with ASCII, so zero bytes tell how wide a character is.
@@ -194,6 +198,7 @@ def _as_utf8(data: bytes) -> tuple[bytes, str]:
     else:
         return data, ""
     try:
+        # Before Latin-1, which takes any bytes and has control characters for the quotes of cp1252.
         return data.decode("cp1252").encode(), "Windows' Western letters (cp1252)"
     except UnicodeDecodeError:
         return data.decode("latin-1").encode(), "Latin-1"
@@ -209,6 +214,7 @@ def _mended_token(match: re.Match[bytes]) -> bytes:
     if token in (b"True", b"False"):
         return token.lower()
     try:
+        # A long number in a name or id is fine; one that no float holds is not.
         if math.isfinite(float(token)) and len(token) < 400:
             return token
     except ValueError:

@@ -11,6 +11,7 @@ Id = int | str
 
 def as_id(value: Any) -> Id | None:
     """Return an id as it stands in a file, 7.0 as 7; None where there is none."""
+    # Not `isinstance`: True is an int in Python.
     if type(value) is int:
         return value
     if isinstance(value, bool):
@@ -28,6 +29,7 @@ def as_number(value: Any) -> int | None:
     if found is None or isinstance(found, int):
         return found
     # Not int(): it also takes "1_000" and other alphabets' digits.
+    # Their length is bounded below: Python takes quadratic time for the digits of a long number.
     digits = found.removeprefix("-")
     whole, _, rest = digits.partition(".")
     if not (whole.isascii() and whole.isdigit() and len(whole) < 400 and not rest.strip("0")):
@@ -59,6 +61,7 @@ class IdIndex:
         found = as_id(value)
         if found is None:
             return []
+        # First as it is written: "7" and "007" may stand in one file for different photos.
         if found in self.exact:
             return self.exact[found]
         number = as_number(found)

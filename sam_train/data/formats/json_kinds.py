@@ -94,6 +94,7 @@ def _object_kind(content: dict[str, msgspec.Raw]) -> str | None:
         return "a COCO file without `annotations` (a test set's list of images)"
     if known := _first(_OBJECTS, content):
         return known
+    # Three are enough to name a format, however long the file.
     values = [_content(value) for _, value in zip(range(3), content.values(), strict=False)]
     if values and all(isinstance(v, Mapping) and "regions" in v for v in values):
         return f"VIA's JSON: {AS_COCO} there"
@@ -107,6 +108,7 @@ def _coco_kind(content: Mapping[str, msgspec.Raw]) -> str | None:
     first = _content(items[0]) if items else None
     if not isinstance(first, Mapping):
         return None
+    # Panoptic and caption files have the outer form of instances.
     if "segments_info" in first:
         return (
             "COCO panoptic, whose masks are PNGs: `convert masks --masks FOLDER_OF_PNGS` reads "
@@ -118,6 +120,7 @@ def _coco_kind(content: Mapping[str, msgspec.Raw]) -> str | None:
 
 
 def _first(known: tuple[tuple[frozenset[str], str], ...], keys: Any) -> str | None:
+    # The first entry whose keys are all there: more particular ones stand before others.
     return next((name for needed, name in known if needed <= set(keys)), None)
 
 

@@ -45,6 +45,7 @@ def count_leftovers(
     for record in listing.records:
         known |= {place(path) for path in (record.image, *record.inputs())}
     photos = images.resolve()
+    # `count_unused` names what lies among the photos, once.
     if folder.resolve() == photos:
         return
     around = photos.is_relative_to(folder.resolve())
@@ -83,6 +84,7 @@ def count_unused(
             continue
         if any(place(path).is_relative_to(other) for other in apart):
             continue
+        # A folder that was left out stands for all that is in it.
         if any(part.as_posix() in named for part in (name, *name.parents)):
             continue
         beginning = name.with_suffix("").as_posix() + "_p"
@@ -106,5 +108,6 @@ class _Places:
     def __call__(self, path: Path) -> Path:
         file = locate(path).file
         if file.parent not in self._folders:
+            # Once a folder: resolving each of a million files takes minutes on a network disk.
             self._folders[file.parent] = file.parent.resolve()
         return self._folders[file.parent] / file.name

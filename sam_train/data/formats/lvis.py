@@ -16,8 +16,8 @@ from sam_train.data.formats.records import Listing
 class Lvis(Coco):
     """LVIS, whose validation set has some photos of train2017.
 
-    So a photo is looked for in the folder that its URL names, then in the photos' folder itself,
-    then by its `file_name`, which LVIS v0.5 and subsets of other tools have. The lists of
+    So a photo is looked for in the folder that its URL names, then in the photos' folder itself.
+    Then its `file_name` counts, which LVIS v0.5 and subsets of other tools have. The lists of
     categories that are absent or incomplete say nothing about masks and are ignored.
     """
 
@@ -34,4 +34,5 @@ class Lvis(Coco):
 
 
 def _url_first(image: CocoImage) -> tuple[str, ...]:
+    # A stable sort by a bool: URLs come first, and both keep their order.
     return tuple(sorted(image.names, key=lambda name: "://" not in name))

@@ -27,12 +27,12 @@ MAX_LABELS = 20_000
 """More different values than this are a photo, not a label map."""
 
 MAX_PAGES = 4_096
-"""Of one file; more is a damaged header or no mask file."""
+"""Most pages of one file; more is a damaged header or no mask file."""
 
 FOREGROUND_SHARE = 0.51
-"""A pixel of a binary file is foreground above this share of the file's brightest value. Just over
-one half, so that files of {0, 1}, {0, 255} and soft edges all read as meant, while ADE20K's 128
-(the hidden part of an object whose visible part is 255) counts as background."""
+"""A pixel of a binary file is foreground above this share of the file's brightest value. It is just
+over one half, so that files of {0, 1}, {0, 255} and soft edges all read as meant. ADE20K's 128, the
+hidden part of an object whose visible part is 255, then counts as background."""
 
 
 class MaskFileError(ValueError):
@@ -44,7 +44,7 @@ class Page:
     """One picture of a mask file."""
 
     name: str
-    """For messages: empty where the file has one page alone."""
+    """The page's name in messages; empty where the file has one page alone."""
     pixels: npt.NDArray[Any]
     """[H, W] or [H, W, channels]; bool, whole numbers or floats. Palette files give indices, not
     colours, unless the palette is of distinct greys."""
@@ -73,8 +73,10 @@ def read_pages(path: Path, *, greys: bool = True) -> Iterator[Page]:
             if count > MAX_PAGES:
                 raise ValueError(f"{count:,} pages")
             for number, frame in enumerate(ImageSequence.Iterator(image), start=1):
+                # Numbered from 1, as viewers count pages.
                 name = f"page {number}" if count > 1 else ""
                 yield _page(frame, name=name, greys=greys, lossy=image.format in LOSSY)
+    # Before the general case below, of which it is one.
     except UnidentifiedImageError as error:
         if path.suffix.lower() not in TIFF_SUFFIXES:
             raise MaskFileError(f"{path}: {error}") from error
@@ -100,6 +102,7 @@ def _page(image: Image.Image, *, name: str, greys: bool, lossy: bool) -> Page:
     check_size(height=image.height, width=image.width)
     if greys and image.mode == "P" and (grey := _greys(image)) is not None:
         return Page(name=name, pixels=grey)
+    # The other modes keep their numbers: converting a palette would replace labels by colours.
     if image.mode in ("CMYK", "YCbCr"):
         image = image.convert("RGB")
     alpha = image.mode in ("LA", "La", "RGBA", "RGBa")
@@ -120,9 +123,11 @@ def _greys(image: Image.Image) -> npt.NDArray[np.uint8] | None:
     colours = palette[used]
     grey = (colours == colours[:, :1]).all()
     distinct = np.unique(colours[:, 0]).size == used.size
+    # Both dark and bright: greys that are close together are labels that somebody chose.
     spans = int(colours[:, 0].min()) < 64 and int(colours[:, 0].max()) >= 192
     if not (grey and distinct and spans):
         return None
+    # A table of all indices, so that one look-up maps the whole picture.
     table = np.zeros(256, dtype=np.uint8)
     table[used] = colours[:, 0]
     return np.asarray(table[indices])
@@ -153,6 +158,7 @@ def _arrays(path: Path) -> Iterator[Page]:
 
 def _array_pages(array: npt.NDArray[Any], *, name: str) -> Iterator[Page]:
     """Yield [H, W] or [H, W, 1] as one page and a stack [N, H, W] as N of them."""
+    # Frameworks write a mask's single channel last.
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim == 2:
@@ -169,6 +175,7 @@ def _array_pages(array: npt.NDArray[Any], *, name: str) -> Iterator[Page]:
 def visible(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return colours [H, W, channels] without alpha, black where they are fully transparent."""
     if pixels.shape[-1] in (2, 4):
+        # Colours under full transparency are arbitrary, and would become labels.
         return np.asarray(pixels[..., :-1] * (pixels[..., -1:] > 0).astype(pixels.dtype))
     return pixels
 
@@ -185,6 +192,7 @@ def as_labels(pixels: npt.NDArray[Any], where: object) -> npt.NDArray[np.int64]:
     """
     if np.issubdtype(pixels.dtype, np.floating):
         pixels = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
+        # Beyond 2^53 a float64 does not tell neighbouring whole numbers apart.
         if not (pixels == np.rint(pixels)).all() or np.abs(pixels).max(initial=0) >= 2**53:
             raise MaskFileError(f"{where}: labels must be whole numbers, found {pixels.dtype}")
     elif not np.issubdtype(pixels.dtype, np.integer) and pixels.dtype != np.bool_:
@@ -193,6 +201,7 @@ def as_labels(pixels: npt.NDArray[Any], where: object) -> npt.NDArray[np.int64]:
         return pixels.astype(np.int64)
     labels = np.zeros(pixels.shape[:2], dtype=np.int64)
     for channel in np.moveaxis(visible(pixels), -1, 0):
+        # Of the whole colour: two objects may share a channel's value.
         labels = (labels << 8) | channel.astype(np.int64)
     return labels
 

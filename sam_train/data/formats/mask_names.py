@@ -52,12 +52,12 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class Matches:
-    """Which mask files belong to which photos."""
+    """Assignment of mask files to photos."""
 
     files: dict[int, list[int]] = field(default_factory=dict)
     """Places of mask files in their list, by the place of a photo in its list."""
     unused: dict[int, str] = field(default_factory=dict)
-    """Why a mask file belongs to none, by its place."""
+    """The reason for which a mask file belongs to no photo, by its place."""
     doubtful: list[tuple[int, int, int]] = field(default_factory=list)
     """(mask file, its photo, the other photo that it could name)."""
     by_name_alone: list[int] = field(default_factory=list)
@@ -79,6 +79,7 @@ class _Photos:
         for place, photo in enumerate(photos):
             folder = str(photo.parent)
             for name in (photo.stem, photo.name):
+                # The first of two photos that differ in their ending alone.
                 self.exact.setdefault((folder, name), place)
                 self._add(self.folded, (folder, name), place)
             for pattern in (_PHOTO_AFTER, _PHOTO_BEFORE):
@@ -102,15 +103,16 @@ class _Photos:
 
     def _only(self, index: dict[Key, list[int]], key: Key) -> int | None:
         places = index.get(_folded(key), [])
+        # Two photos that differ in capitals only: none of them is meant for certain.
         return places[0] if len(places) == 1 else None
 
 
 def mask_files_among(files: Sequence[PurePosixPath], *, suffix: str = "") -> set[int]:
     """Return the places of the mask files in a folder that holds photos, too.
 
-    With a suffix those are the files whose name, or folder, has it. Else the PNGs and GIFs where
-    other photos lie beside them, what lies in a folder of masks, and what is called as another file
-    and a word for mask.
+    With a suffix those are the files whose name, or folder, has it. Else they are what lies in a
+    folder of masks, files named as another and a word for mask, and PNGs and GIFs beside other
+    photos.
     """
     if suffix:
         return {k for k, file in enumerate(files) if _has_suffix(file, suffix)}
@@ -127,6 +129,7 @@ def mask_files_among(files: Sequence[PurePosixPath], *, suffix: str = "") -> set
     photos = [k for k in rest if k not in by_word]
     pngs = {k for k in photos if files[k].suffix.lower() in (".png", ".gif")}
     only = {k for k, file in enumerate(files) if file.suffix.lower() in ARRAYS}
+    # Where all files are PNGs they are the photos, and none of them a mask.
     if len(pngs) < len([k for k in photos if k not in only]):
         by_word |= pngs
     return by_place | by_word | only
@@ -154,12 +157,14 @@ def match_files(
         folders: whether a folder may be named as a photo.
     """
     ways = partial(_ways, suffix=suffix, folders=folders)
+    # With a suffix the rule is given, and looser readings would break it.
     result = _assigned(_Photos(photos), masks, ways, longer=not suffix)
     if len(result.files) == len(photos) or not result.unused:
         return result
     # The rest by the name alone, where no other photo has it; of a folder or of a file.
     alone = _Photos([PurePosixPath(photo.name) for photo in photos])
     shared = {place for places in alone.folded.values() if len(places) > 1 for place in places}
+    # The file's own folder and name first: `x/masks.png` says more than `masks.png`.
     for parts in (2, 1):
         left = sorted(place for place in result.unused if place not in result.spare)
         bare = [PurePosixPath(*masks[place].parts[-parts:]) for place in left]
@@ -195,11 +200,13 @@ def _assigned(
             photo = readings[place].get(way, -1)
             if photo < 0 or place in photo_of or way_of.setdefault(photo, way) != way:
                 continue
+            # These ways give one file a photo; only numbered ones and folders give several.
             if photo in result.files and (way == SAME or way.startswith(WORD)):
                 continue
             result.files.setdefault(photo, []).append(place)
             photo_of[place] = photo
     for files in result.files.values():
+        # Objects are numbered by this order, so 10 must come after 2.
         files.sort(key=lambda k: _natural(masks[k]))
     for place, found in enumerate(readings):
         others = sorted(set(found.values()) - {photo_of.get(place, -1)})
@@ -221,6 +228,7 @@ def _readings(mask: PurePosixPath, photos: _Photos, ways: Ways, *, longer: bool)
         photo = photos.find_core(folder, name) if core else photos.find(folder, name)
         if photo is not None:
             found.setdefault(way, photo)
+    # The loosest way, asked only where no other gives an answer.
     if not found and longer and not _PICTURES.search(mask.stem):
         for end in sorted((m.start() for m in re.finditer(_GAP, mask.stem)), reverse=True):
             if (photo := photos.find(str(mask.parent), mask.stem[:end])) is not None:

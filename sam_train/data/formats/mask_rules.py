@@ -1,8 +1,8 @@
 """Decide what mask files stand for: each by its values, and by those of its folder.
 
-What one file leaves open its folder decides: {0, 128, 255} is a trimap unless other files number
-objects, 255 beside small class numbers is a border, and a white frame around every black shape
-is the ground.
+The folder decides what one file leaves open. {0, 128, 255} is a trimap unless other files number
+objects. 255 beside small class numbers is a border, and a white frame around every black shape is
+the ground.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Rules:
 
     def ignored(self, *, colour: bool = False) -> tuple[int, ...]:
         """Return the label values that are no mask; in a colour map, 255 is blue."""
+        # What a person names comes before whatever the values suggest.
         if self.ignore is not None:
             return self.ignore
         if colour:
@@ -84,7 +85,7 @@ class Taken:
     """[H, W] whole numbers."""
     ignore: tuple[int, ...]
     what: str
-    """For people: what the file was taken for."""
+    """The reading of the file, in words for people."""
     single: bool = False
     """True if the page is one object, numbered 1."""
 
@@ -98,11 +99,13 @@ def take(page: Page, rules: Rules, *, where: object) -> Taken:
     """
     if rules.layout == "labels":
         return _labels(page.pixels, rules, where=where, colour=page.pixels.ndim == 3)
+    # After `labels`, which asks for no judgement and saves the look.
     seen = look(page)
     if rules.layout == "binary":
         return _single(seen, rules, "one object a file")
     if seen.kind == "photo":
         raise NotAMaskError("looks like a photo: more values between dark and bright than at them")
+    # A JPEG of a black-and-white mask has values near both ends only, and is still one object.
     if seen.kind == "softened labels" and not (seen.lossy and seen.near_ends):
         raise NotAMaskError(
             "edges of labels or colours were softened (a JPEG, or resized with a filter), so "
@@ -129,10 +132,12 @@ def is_black_and_white(seen: Look) -> bool:
     if seen.kind != "few" or seen.colour:
         return False
     low, high = seen.values[0], seen.values[-1]
+    # `low == high`: a page of one value, which is all object or all ground.
     return low in (0, high) or (low < 64 and high >= 192)
 
 
 def _is_trimap(seen: Look) -> bool:
+    # 128 as well as 127, which is what 255 / 2 is rounded to by some tools.
     values = set(seen.values)
     return len(values) > 1 and VOID in values and values <= TRIMAP and not values <= {0, VOID}
 
@@ -159,10 +164,12 @@ def _what(seen: Look, rules: Rules) -> str:
 def _single(seen: Look, rules: Rules, what: str) -> Taken:
     values = seen.brightness
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    # Of a page with one value the span would be zero, and everything foreground or nothing.
     span = high - low if low < high else high
     # Softened edges are cut in the middle; a grey that somebody put there is no object.
     share = 0.5 if seen.kind == "soft" else FOREGROUND_SHARE
     if rules.dark and not seen.cutout:
+        # The mirror image of the line below: dark is measured from the brightest value down.
         mask = values < high - share * span
     else:
         mask = values > high - (1 - share) * span
@@ -227,6 +234,7 @@ def _decided(given: Rules, looks: list[Look], *, foreground: str) -> Rules:
     rules = replace(
         given,
         numbered=bool(numbering),
+        # By majority: one soft file among numbered ones is an outlier, not a rule.
         softened=sum(seen.kind == "soft" for seen in looks) > len(numbering),
         oxford=oxford,
         void=any(VOID in seen.values for seen in numbering) and max(others) <= VOID_ABOVE,
@@ -240,6 +248,7 @@ def _sample(files: Sequence[Path]) -> Iterable[Page]:
     count = min(len(files), SAMPLED_FILES)
     for k in range(count):
         try:
+            # The first page alone: the pages of a stack are alike.
             yield next(iter(read_pages(files[k * len(files) // count])))
         except (MaskFileError, StopIteration):
             # Named and counted where its photo is converted.
@@ -258,6 +267,7 @@ def _are_oxford(looks: list[Look]) -> bool:
             (seen.labels[1:], seen.labels[:-1]),
         ):
             low, high = np.minimum(a, b), np.maximum(a, b)
+            # Animal and ground side by side, which a border between them would prevent.
             touching += int(((low == 1) & (high == 2)).sum())
             parted += int(((low != high) & (high == 3)).sum())
     return touching < 0.02 * parted
@@ -275,6 +285,7 @@ def _white_frames(looks: list[Look]) -> int:
         if white.all() or not white.any():
             continue
         frame = np.concatenate([white[0], white[-1], white[:, 0], white[:, -1]])
+        # One file without a white frame shows that white is no ground here.
         if frame.mean() < FRAME_SHARE or white.mean() < 0.5:
             return 0
         framed += 1

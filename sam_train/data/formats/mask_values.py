@@ -2,8 +2,8 @@
 
 A label map has flat areas of one value, and steps of any height between them. Where edges were
 softened (resized with a filter, drawn with smoothing, once a JPEG), pixels lie between the values
-beside them. That is told by *loose* pixels, which are in no 2 x 2 block of one value: in a
-label map they are corners and hairlines and equal the largest or smallest value around them.
+beside them. *Loose* pixels, which are in no 2 x 2 block of one value, show that. In a label map
+they are corners and hairlines, and equal the largest or smallest value around them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class _Edges:
 def look(page: Page) -> Look:
     """Tell what a page is from its values alone."""
     pixels, cutout = _without_alpha(page)
+    # NaN compares unequal to itself, so it would never be in a flat area.
     pixels = np.nan_to_num(pixels) if np.issubdtype(pixels.dtype, np.floating) else pixels
+    # Three equal channels are a grey picture that was saved as colour.
     grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
     codes = pixels if pixels.ndim == 2 else (pixels[..., 0] if grey else _packed(pixels))
     values = _distinct(codes)
@@ -101,6 +103,7 @@ def look(page: Page) -> Look:
 
 
 def _with_kind(found: Look, pixels: Pixels, codes: Pixels, values: Pixels) -> Look:
+    # Two values have none between them, so there is nothing soft to measure.
     if values.size <= 2 and _whole(values):
         return found
     edges = _edges(pixels, codes, values)
@@ -110,10 +113,13 @@ def _with_kind(found: Look, pixels: Pixels, codes: Pixels, values: Pixels) -> Lo
         # Three or four values below 128 may be classes that lie around each other.
         and (values.size >= 3 if found.deep else values.size >= 8)
     )
+    # A smooth ramp: a depth map or a probability, whose neighbours differ by very little.
     ramp = values.size > 64 and edges.small_steps > 0.9
+    # Whole numbers without soft edges are labels, however many there are.
     if _whole(values) and not softened and not ramp:
         return replace(found, kind="labels" if values.size <= MAX_LABELS else "photo")
     brightness = found.brightness
+    # A JPEG gives every grey a little colour.
     if found.colour and _nearly_grey(pixels):
         brightness = np.asarray(pixels).mean(axis=-1)
         found = replace(found, brightness=brightness, colour=False)
@@ -130,8 +136,10 @@ def _softened_kind(found: Look, pixels: Pixels, *, whole: bool) -> Kind:
     """Tell a softened black-and-white mask from softened labels and from a photo."""
     share = _normalised(found.brightness)
     middle = (share > END) & (share < 1 - END)
+    # Small numbers that were interpolated: labels, resized with a filter.
     if whole and not found.deep:
         return "softened labels"
+    # Edges are thin; where most pixels are between the ends it is no mask.
     if middle.mean() > PHOTO_SHARE:
         return "photo"
     if found.colour and not _one_colour(pixels[share >= 1 - END]):
@@ -143,6 +151,7 @@ def _softened_kind(found: Look, pixels: Pixels, *, whole: bool) -> Kind:
 
 def _has_plateaus(share: Pixels, middle: Pixels) -> bool:
     """Tell whether values in the middle gather in flat areas, as labels between others do."""
+    # Without the picture's border, where a pixel lacks neighbours.
     places = np.flatnonzero(middle[1:-1, 1:-1])
     places = places[:: -(-places.size // SAMPLED_PIXELS) or 1]
     if places.size == 0:
@@ -150,10 +159,12 @@ def _has_plateaus(share: Pixels, middle: Pixels) -> bool:
     rows, columns = (k + 1 for k in np.divmod(places, share.shape[1] - 2))
     values = share[rows, columns]
     around = [share[rows + j, columns + i] for j, i in ((0, -1), (0, 1), (-1, 0), (1, 0))]
+    # Four hundredths of the range: what a JPEG does to a flat area.
     flat = values[np.max([np.abs(values - other) for other in around], axis=0) <= 0.04]
     if flat.size < 0.5 * values.size:
         return False
     histogram = np.sort(np.histogram(flat, bins=30, range=(END, 1 - END))[0])
+    # Six of thirty bins: a ramp fills all of them alike, labels a few.
     return bool(histogram[-6:].sum() > 0.7 * flat.size)
 
 
@@ -161,10 +172,12 @@ def _edges(pixels: Pixels, codes: Pixels, values: Pixels) -> _Edges:
     """Measure how values meet, at a sample of the loose pixels."""
     height, width = codes.shape
     across, down = codes[:, 1:] == codes[:, :-1], codes[1:] == codes[:-1]
+    # Two rows equal across and one column equal down: all four pixels are.
     block = across[1:] & across[:-1] & down[:, 1:]
     loose = np.ones((height, width), dtype=bool)
     for y in (0, 1):
         for x in (0, 1):
+            # Each pixel is in four blocks, of which one of a single value is enough.
             loose[y : height - 1 + y, x : width - 1 + x] &= ~block
     places = np.flatnonzero(loose)
     places = places[:: -(-places.size // SAMPLED_PIXELS) or 1]
@@ -176,6 +189,7 @@ def _edges(pixels: Pixels, codes: Pixels, values: Pixels) -> _Edges:
     around = np.stack([pixels[rows + j, columns + i] for j in (-1, 0, 1) for i in (-1, 0, 1)])
     middle = around[4]
     between = (middle > around.min(axis=0)) & (middle < around.max(axis=0))
+    # Of a colour, one channel between its neighbours is enough.
     if between.ndim == 2:
         between = between.any(axis=-1)
     return _Edges(
@@ -193,6 +207,7 @@ def _loose_values(codes: Pixels, loose: Pixels, values: Pixels) -> float:
         # Every so many rows are enough to see where a value stands.
         step = codes.size // (16 * SAMPLED_PIXELS) + 1
         codes, loose = codes[::step], loose[::step]
+    # `bincount` needs small numbers, and codes may be colours or floats.
     places = np.searchsorted(values, codes.ravel())
     total = np.bincount(places, minlength=values.size)[1:-1]
     free = np.bincount(places, weights=loose.ravel(), minlength=values.size)[1:-1]
@@ -213,6 +228,7 @@ def _distinct(codes: Pixels) -> Pixels:
     """Return the distinct values, lowest first, by the beginnings of runs: far fewer than pixels
     in a mask."""
     flat = codes.ravel()
+    # A value at the start of each run is there, and runs are far fewer than pixels.
     starts = np.concatenate([[True], flat[1:] != flat[:-1]])
     return np.asarray(np.unique(flat[starts]))
 
@@ -223,6 +239,7 @@ def _without_alpha(page: Page) -> tuple[Pixels, bool]:
     if pixels.ndim == 3 and page.alpha:
         alpha, colours = pixels[..., -1], pixels[..., :-1]
         opaque = alpha > 0
+        # An opacity that is the same everywhere says nothing.
         if opaque.any() and (alpha != alpha.flat[0]).any():
             shown = _packed(colours) if colours.shape[-1] > 1 else colours[..., 0]
             seen = np.unique(shown[opaque])
@@ -246,6 +263,7 @@ def _packed(pixels: Pixels) -> npt.NDArray[np.int64]:
 def _distance(pixels: Pixels, codes: Pixels) -> npt.NDArray[np.int64]:
     """Return how far each colour is from the ground: black, or else the commonest colour."""
     values, counts = np.unique(codes, return_counts=True)
+    # Black by custom wherever it occurs at all.
     ground = 0 if values[0] == 0 else int(values[counts.argmax()])
     channels = [(ground >> shift) & 0xFF for shift in range(8 * (pixels.shape[-1] - 1), -1, -8)]
     return np.asarray(np.abs(pixels.astype(np.int64) - np.array(channels)).max(axis=-1))
@@ -258,6 +276,7 @@ def _nearly_grey(pixels: Pixels) -> bool:
 
 
 def _one_colour(colours: Pixels) -> bool:
+    # Not the extremes: soft edges of a coloured object have a few odd colours.
     low, high = np.percentile(colours, (3, 97), axis=0)
     return bool((high - low).max() <= 60)
 

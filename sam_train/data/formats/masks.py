@@ -58,6 +58,7 @@ class MasksRecord(Record):
         read = MasksRead()
         refused: list[tuple[str, str]] = []
         for path in self.paths:
+            # The folder tells files of many photos apart, which are all called `0.png`.
             name = path.name if len(self.paths) == 1 else f"{path.parent.name}/{path.name}"
             try:
                 for number, page in enumerate(read_pages(path)):
@@ -67,8 +68,10 @@ class MasksRecord(Record):
                 refused.append(("not a mask", f"{name}: {error}"))
             except MaskFileError as error:
                 refused.append(("unreadable mask file", str(error)))
+        # The stack of masks may be shorter than that of photos.
         if self.page is not None and not (read.masks or read.skips or refused):
             raise SkipImageError("no page of the mask file", f"page {self.page + 1}")
+        # One file is the photo's only chance; of several the others may still do.
         if refused and not (read.masks or read.skips) and len(self.paths) == 1:
             raise SkipImageError(*refused[0])
         for reason, detail in refused:
@@ -82,6 +85,7 @@ class MasksRecord(Record):
         if self.rules.ignore is None:
             # Numbers below zero say that there is no object (-1 in many tools).
             found = {label: mask for label, mask in found.items() if label > 0}
+        # After background and what is ignored are gone, which may be most of the values.
         if len(found) > MAX_LABELS:
             raise NotAMaskError(f"{len(found)} different values")
         if not found:
@@ -94,6 +98,7 @@ class MasksRecord(Record):
         else:
             for label, mask in found.items():
                 read.add(name if taken.single else f"{name}: label {label}", mask)
+            # Counted for a note only: a class map that was taken for instances is a usual mistake.
             if len(found) <= COUNTED_LABELS and len(self.paths) == 1:
                 self._count_pieces(read, taken, found, name)
         read.taken.append(what)
@@ -119,6 +124,7 @@ def _others(taken: Taken, found: Collection[int]) -> tuple[int, ...]:
     """Return the values of a map that are no object: those that are ignored or below zero."""
     if int(taken.labels.min(initial=0)) >= 0 or min(found) < 0:
         return taken.ignore
+    # Each value by itself: `ignore` is a list of values, not a bound.
     return (*taken.ignore, *np.unique(taken.labels[taken.labels < 0]).tolist())
 
 
@@ -218,6 +224,7 @@ def _listing(
     names = [_below(images, path) for path in photos]
     mask_names = [_below(masks, path) for path in files]
     matches = match_files(names, mask_names, suffix=suffix, folders=layout != "labels")
+    # After the match by name: `stack_p003.tif` may have a mask of its own.
     of_page = _pages_of_stacks(photos, names, mask_names, matches, suffix=suffix)
     used = sorted(place for places in matches.files.values() for place in places)
     rules = learn(
@@ -229,6 +236,7 @@ def _listing(
     )
     first: dict[PurePosixPath, int] = {}
     for place, (path, name) in enumerate(zip(photos, names, strict=True)):
+        # `a.jpg` and `a.png` would both claim the masks of `a`.
         owner = first.setdefault(name.with_suffix(""), place)
         if place in matches.files:
             found, page = tuple(files[k] for k in matches.files[place]), of_page.get(place)
@@ -272,6 +280,7 @@ def _pages_of_stacks(
         for page, place in stacks[files[number]].items():
             matches.files[place] = [left[k] for k in used]
             of_page[place] = page
+        # Only now that all pages have their share of the file.
         for k in used:
             del matches.unused[left[k]]
     return of_page
@@ -279,6 +288,7 @@ def _pages_of_stacks(
 
 def _photos_and_masks(images: Path, masks: Path, *, suffix: str) -> tuple[list[Path], list[Path]]:
     """Return the photos and the mask files, told apart by name where one folder has both."""
+    # Resolved, since a link may lead to the same folder under another name.
     if images.resolve() == masks.resolve():
         photos = {locate(path).file for path in list_images(images)}
         both = [p for p in files_below(images) if p in photos or p.suffix.lower() in MASK_SUFFIXES]
@@ -287,6 +297,7 @@ def _photos_and_masks(images: Path, masks: Path, *, suffix: str) -> tuple[list[P
         left = [p for k, p in enumerate(both) if k not in taken and p in photos]
         return [page for path in left for page in pages(path)], files
     within = masks if masks.resolve().is_relative_to(images.resolve()) else None
+    # Photos inside the masks' folder are no mask files, whatever their ending.
     around = images.resolve() if images.resolve().is_relative_to(masks.resolve()) else None
     files = [
         path

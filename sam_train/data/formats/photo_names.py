@@ -23,6 +23,7 @@ Parts = tuple[str, ...]
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 _DRIVE = re.compile(r"^[a-zA-Z]:(?=[/\\])")
 _ROBOFLOW = re.compile(r"^(.+)_(jpe?g|png|bmp|tiff?|webp)\.rf\.[0-9a-z]{6,}\.\w+$", re.IGNORECASE)
+# Label Studio puts eight hexadecimal digits in front of what is uploaded.
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(.+)$", re.IGNORECASE)
 _SAME_SUFFIX = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
 _SHOWN = 3
@@ -73,10 +74,12 @@ def find_photos(folder: Path, names: Sequence[Sequence[str]]) -> list[FoundPhoto
         A file for each photo, in order.
     """
     parts = [names[start : start + _CHUNK] for start in range(0, len(names), _CHUNK)]
+    # Threads, because a network file system answers each question slowly and many at once.
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = pool.map(lambda part: [_exact(folder, own) for own in part], parts)
         exact = [found for part in answers for found in part]
     foreign = {own[0] for own, found in zip(names, exact, strict=True) if found is None and own}
+    # The usual case: the folder is not even listed.
     if not foreign:
         return [found or _absent(folder, own) for own, found in zip(names, exact, strict=True)]
     files = _Files(folder)
@@ -117,6 +120,7 @@ def _tails(name: str) -> list[str]:
     if not _URL.match(name):
         return [name]
     parts = urlsplit(name).path.strip("/").split("/")
+    # COCO's URLs end with `train2017/1.jpg`, and the folder may or may not be on this disk.
     return list(dict.fromkeys(["/".join(parts[-2:]), parts[-1]])) if parts[-1] else []
 
 
@@ -126,6 +130,7 @@ def _absent(folder: Path, names: Sequence[str]) -> FoundPhoto:
     try:
         path.is_file()
     except OSError:  # a name too long for any file, which whoever asks for it would meet again
+        # Whoever opens it gets "no such file", not an error of the file system.
         path = folder / "(impossible name)"
     return FoundPhoto(name=name, path=path, missing="")
 
@@ -152,6 +157,7 @@ def _parts(name: str) -> Parts:
     elif "/?d=" in name:
         name = unquote(name.split("?d=", 1)[1])
     name = _DRIVE.sub("", name).replace("\\", "/")
+    # macOS stores accents apart from their letters, other systems in one.
     parts = [unicodedata.normalize("NFC", part) for part in name.split("/")]
     return tuple(part for part in parts if part not in ("", ".", ".."))
 
@@ -170,6 +176,7 @@ class _Files:
         self._real: dict[Parts, Parts] = {}
         self._by: list[dict[str, list[Parts]]] = [defaultdict(list) for _ in range(3)]
         for root, below, names in os.walk(folder):
+            # In place, which is how `os.walk` is told where to go.
             below[:] = sorted(one for one in below if not one.startswith("."))
             self.folders |= {unicodedata.normalize("NFC", one).casefold() for one in below}
             parents = Path(root).relative_to(folder).parts
@@ -201,6 +208,7 @@ class _Files:
         if not parts:
             return _Guess(files=())
         keys = _keys(parts[-1])
+        # From the strictest to the loosest; the first that finds anything decides.
         for level, key in enumerate(keys):
             if key and (candidates := self._by[level].get(key)):
                 return self._nearest(parts, candidates, ending=level == 1)
@@ -211,6 +219,7 @@ class _Files:
             (common := _common(parts, file), file[-1] == parts[-1], len(file) == common + 1)
             for file in candidates
         ]
+        # Most folders in common, then the same capitals, then nothing in front of them.
         best = max(ranks)
         files = tuple(f for f, rank in zip(candidates, ranks, strict=True) if rank == best)
         if len(files) > 1:
@@ -240,6 +249,7 @@ def _keys(name: str) -> list[str]:
 def _common(one: Parts, other: Parts) -> int:
     """Return how many folders before the name are the same."""
     count = 0
+    # From the name upwards, since roots differ from machine to machine.
     for mine, its in zip(one[-2::-1], other[-2::-1], strict=False):
         if mine.casefold() != its.casefold():
             break
@@ -250,6 +260,7 @@ def _common(one: Parts, other: Parts) -> int:
 def _settled(files: _Files, guesses: dict[str, _Guess], taken: set[Parts]) -> dict[str, _Guess]:
     """Leave each file to one name, and those that cannot be told apart to none."""
     identities = {name: _identity(name, files) for name in guesses}
+    # By identity: two spellings of one path are no quarrel.
     claims: dict[Parts, dict[Parts, _Guess]] = defaultdict(dict)
     for name, guess in guesses.items():
         if len(guess.files) == 1:

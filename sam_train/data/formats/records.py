@@ -21,7 +21,7 @@ class SourceMask:
     """A mask of the original frame, as it came from its source."""
 
     name: str
-    """For messages: the file, and where in it."""
+    """The file and the place in it, for messages."""
     segmentation: Segmentation
     id: int = 0
     """The source's own number; used only where `Listing.keeps_ids`."""
@@ -69,7 +69,7 @@ class Record(ABC):
         return []
 
     def inputs(self) -> list[Path]:
-        """Files of this image alone, beside the photo, that the result depends on."""
+        """List the files beside the photo, of this image alone, that the result depends on."""
         return []
 
 
@@ -119,8 +119,10 @@ def list_images(folder: Path, *, without: Path | None = None) -> Iterator[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
+        # Hidden files are what systems and programs leave behind, such as `._a.jpg`.
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not (without is not None and path.is_relative_to(without))
     ]
+    # By its text with forward slashes: samples are numbered by this order on every system.
     for path in sorted(paths, key=lambda path: path.relative_to(folder).as_posix()):
         yield from pages(path)

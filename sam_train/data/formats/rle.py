@@ -43,6 +43,7 @@ class RleRecord(Record):
         for number, counts in enumerate(self.counts):
             name = f"{self.name}: mask {number}"
             try:
+                # The size stands in the file, so the photo's (0, 0) is never looked at.
                 read.add(name, any_rle({"size": self.size, "counts": counts}, 0, 0))
             except (ValueError, OverflowError) as error:
                 read.skip("bad RLE", f"{name}: {error}")
@@ -76,6 +77,7 @@ def _entries(file: JsonFile) -> dict[str, Any]:
         why = f"this is {kind}" if kind else str(error)
         raise UserError(f"{file.path}: not {_FORM}: {why}") from None
     try:
+        # The standard library, because msgspec keeps the last of two equal keys without a word.
         content = json.loads(file.text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file.path}: not {_FORM} ({error})") from None
@@ -95,6 +97,7 @@ def _runs(entry: Any) -> tuple[Any, list[Any]]:
         if entry.get(name) is None:
             raise ValueError(f"it is an object missing the field `{name}`")
     counts = entry["counts"]
+    # One mask, written without a list around it.
     if isinstance(counts, str):
         counts = [counts]
     if not isinstance(counts, list):
@@ -158,6 +161,7 @@ def _add_records(
         relative = path.relative_to(images)
         files[relative.as_posix()] = path
         stems.setdefault(relative.with_suffix("").as_posix(), []).append(relative.as_posix())
+    # A name with its ending first; without it, two photos may have the same.
     found = {key: [key] if key in files else stems.get(key, []) for key in entries}
     foreign = [[key] for key, matches in found.items() if not matches]
     elsewhere = find_photos(images, foreign)
@@ -172,6 +176,7 @@ def _add_records(
     used: set[str] = set()
     for key, matches in found.items():
         size, counts = entries[key]
+        # A photo belongs to one entry: the second would be written over the first.
         if len(matches) == 1 and matches[0] not in used:
             used.add(matches[0])
             name = matches[0]

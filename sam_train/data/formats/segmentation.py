@@ -52,6 +52,7 @@ def parse_segmentation(
         raise NoSegmentationError("it has none")
     check_size(height=height, width=width)
     try:
+        # COCO's own two forms first, in one typed pass; all others take the slow way.
         strict = msgspec.json.decode(text, type=list[list[float]] | CocoRle)
         if isinstance(strict, CocoRle):
             return any_rle({"size": strict.size, "counts": strict.counts}, height, width)
@@ -66,6 +67,7 @@ def parse_segmentation(
         masks = [any_rle(rle, height, width) for rle in rles]
         if len(masks) == 1:
             return masks[0]
+        # pycocotools merges masks of different sizes without an error.
         if len({tuple(mask["size"]) for mask in masks}) > 1:
             raise ValueError("its parts are of different sizes")
         return union_rle(masks)
@@ -184,6 +186,7 @@ def _polygons(content: Any, depth: int = 0) -> list[Floats]:
     if not content:
         return []
     if all(isinstance(c, Mapping) for c in content):
+        # A missing axis becomes NaN, which is refused later.
         return [_floats([c.get(axis) for c in content for axis in ("x", "y")])]
     if not any(isinstance(c, list | Mapping) for c in content):
         return [_floats(content)]
@@ -199,6 +202,7 @@ def _polygons(content: Any, depth: int = 0) -> list[Floats]:
 
 def _in_one_pixel(polygons: Sequence[Floats]) -> bool:
     """Tell whether all corners are fractions between 0 and 1, not the whole numbers."""
+    # Whole 0s and 1s are pixels of a tiny object; fractions between them are not.
     corners = np.concatenate(polygons)
     inside = corners.min() >= 0 and corners.max() <= 1
     return bool(inside and (corners != np.floor(corners)).any())
@@ -219,6 +223,7 @@ def _rasterised(
     polygons = [polygon for polygon in polygons if len(polygon) >= 6]
     if not polygons:
         raise ValueError("it has no polygon of three corners")
+    # Outlines may leave the photo a little, as tools that do not clip write them.
     limit = 2 * max(height, width)
     scaled = []
     for polygon in polygons:

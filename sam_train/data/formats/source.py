@@ -48,7 +48,7 @@ class FormatPart(Part):
     beside: Path
     """The data set's folder, which may hold lists of its samples."""
     reasons: list[Reason] = field(default_factory=list)
-    """Why the listing left out images and masks."""
+    """Reasons for which the listing left out images and masks."""
 
     @property
     def ends(self) -> list[str]:
@@ -81,6 +81,7 @@ class FormatPart(Part):
         if taken.photo is None:
             image = next(skip for skip in taken.skips if skip.kind == "image")
             raise BadSample("unusable", f"{image.reason}: {image.name}")
+        # As SA-1B's JSON, so that the sample takes the same way as one from a tar.
         masks = [{"segmentation": mask.segmentation} for mask in taken.masks]
         return Entry(
             jpeg=taken.photo.jpeg if isinstance(taken.photo, Photo) else b"",
@@ -107,6 +108,7 @@ def open_format(spec: DatasetSpec) -> FormatPart:
     if not listing.records:
         why = "; ".join(reason.line("left out") for reason in reasons)
         raise UserError(f"{spec.setting}: {spec.name} has no image{f' ({why})' if why else ''}")
+    # Files that are neither photo nor mask lie beside every data set, and are no reason to worry.
     for reason in reasons:
         level = logging.INFO if reason.kind == "file" else logging.WARNING
         log.log(level, "%s: %s: %s", spec.setting, spec.name, reason.line("left out"))
@@ -114,11 +116,13 @@ def open_format(spec: DatasetSpec) -> FormatPart:
     path = f"{spec.reader}:{folder}"
     packed = [pickle.dumps(record) for record in listing.records]
     offsets = np.cumsum([0, *map(len, packed)], dtype=np.int64)
+    # Records are found by number; the index is there for their names alone.
     nowhere = np.zeros((len(packed), 2), dtype=np.int64)
     index = ShardIndex(
         path=path,
         size=0,
         stamp="",
+        # Names are stored as UTF-8, which a file's name need not be on Linux.
         keys=[_printable(record.name) for record in listing.records],
         jpegs=nowhere,
         jsons=nowhere,
@@ -132,6 +136,7 @@ def open_format(spec: DatasetSpec) -> FormatPart:
         shard=0,
         packed=np.frombuffer(b"".join(packed), dtype=np.uint8),
         offsets=offsets,
+        # A data set may be given by its JSON.
         beside=folder.parent if folder.is_file() else folder,
         reasons=reasons,
     )

@@ -35,7 +35,7 @@ class DatasetSpec:
     reader: str
     """The name of a format, or SHARDS."""
     format: Format | None
-    """With its options; None for shards."""
+    """The format with its options; None for shards."""
     path: str = ""
     """The data set's folder (of shards: any pattern that data.val takes)."""
     images: str = ""
@@ -49,6 +49,7 @@ class DatasetSpec:
     def digest(self) -> str:
         """The fingerprint of what decides which files are read and how."""
         read = [self.reader, self.path, self.images, self.annotations, self.format]
+        # The name and the number of masks are left out: neither changes what is read.
         return hashlib.blake2b(repr(read).encode(), digest_size=3).hexdigest()
 
 
@@ -79,6 +80,7 @@ def read_specs(datasets: Any, *, setting: str = "eval.datasets") -> list[Dataset
 
 def entries_of(datasets: Any) -> list[Any]:
     """Return what a setting holds as a list of texts and mappings, without empty ones."""
+    # OmegaConf's containers are neither lists nor mappings to `isinstance`.
     if isinstance(datasets, ListConfig | DictConfig):
         datasets = OmegaConf.to_container(datasets, resolve=True)
     listed = [datasets] if isinstance(datasets, str | Mapping) else list(datasets or [])
@@ -86,7 +88,7 @@ def entries_of(datasets: Any) -> list[Any]:
 
 
 def split_entries(patterns: Any, *, setting: str) -> tuple[list[str], list[DatasetSpec]]:
-    """Part the patterns of shards from the data sets of other formats.
+    """Separate the patterns of shards from the data sets of other formats.
 
     Args:
         patterns: what `data.train` holds.
@@ -116,6 +118,7 @@ def _is_written(entry: Any) -> bool:
     text = str(entry)
     if text.endswith((".yaml", ".yml")):
         return True
+    # `s3://` has the form of KIND:PATH, and so may the name of a file that exists.
     if "://" in text or text.startswith(PIPE) or Path(text).expanduser().exists():
         return False
     return WRITTEN.fullmatch(text) is not None
@@ -155,6 +158,7 @@ def read_entry(entry: Any, *, setting: str) -> Sequence[DatasetSpec]:
 
 def _from_yaml(file: Path, setting: str) -> list[DatasetSpec]:
     try:
+        # `safe_load` makes plain values only; `load` could run code.
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{setting}: {file} cannot be read ({error})") from None
@@ -190,10 +194,12 @@ def _checked(values: Mapping[str, Any], setting: str, where: str) -> DatasetSpec
     reader = texts["reader"]
     kind = None if reader == SHARDS else _kind(reader, setting)
     options = kind.options() if kind is not None else {}
+    # Training has `data.masks_per_image` for that.
     limits = ("masks",) if setting == "eval.datasets" else ()
     if unknown := sorted(set(values) - {*_TEXTS, *limits, *options}):
         known = ", ".join(sorted({*_TEXTS, *limits, *options}))
         raise UserError(f"{where}: a data set of {reader} has no {unknown[0]}; it has {known}")
+    # Reports are written to a folder of this name.
     if "/" in texts["name"] or not texts["name"]:
         raise UserError(f"{setting}: a data set cannot be called '{texts['name']}'")
     given = {
@@ -218,6 +224,7 @@ def _kind(reader: str, setting: str) -> type[Format]:
 
 def _option(name: str, said: Option, default: Any, value: Any, where: str) -> Any:
     """Return an option's value as a person wrote it in an entry: YAML makes a number of 255."""
+    # Before the text: "false" would be true as a text that is not empty.
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise UserError(f"{where}: {name}={value} must be true or false")
@@ -240,6 +247,7 @@ def _parsed(name: str, said: Option, value: Any, where: str) -> Any:
 
 
 def _text(name: str, value: Any, where: str) -> str:
+    # YAML makes booleans of `no` and `on`, which may have been meant as names.
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"{where}: {name}={value} must be a text: put it in quotes")
     return str(value)
@@ -247,6 +255,7 @@ def _text(name: str, value: Any, where: str) -> str:
 
 def _whole(name: str, value: Any, where: str) -> int:
     try:
+        # Also "3" and 3.0, as YAML and command lines give them.
         if not isinstance(value, bool) and int(value) == float(value):
             return int(value)
     except (TypeError, ValueError, OverflowError):

@@ -43,7 +43,7 @@ class TakenRecord(Generic[Photo]):
     photo: Photo | None = None
     """None if the image was left out."""
     masks: list[SourceMask] = field(default_factory=list)
-    """At least one where there is a photo."""
+    """The masks that fit; at least one where there is a photo."""
     skips: list[Skip] = field(default_factory=list)
     """The image and masks that were left out."""
     read: MasksRead = field(default_factory=MasksRead)
@@ -78,6 +78,7 @@ def take_record(
             raise
         result.read = record.masks()
         result.skips += result.read.skips
+        # All of them: masks of one photo may disagree, and the photo is turned to fit one.
         sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in result.read.masks}
         if not sizes:
             raise SkipImageError("no mask")
@@ -115,6 +116,7 @@ def fitting_masks(
     found = FittingMasks(masks=[], areas=[], skips=[])
     for mask in masks:
         rows, columns = mask.segmentation["size"]
+        # Scaling a mask would guess at what was meant, and often hides a wrong photo.
         if (rows, columns) != (height, width):
             sizes = f"{columns} x {rows}, image {width} x {height}"
             found.skips.append(
@@ -126,6 +128,7 @@ def fitting_masks(
             )
             continue
         area = int(coco_mask.area(mask.segmentation))
+        # An empty mask has no pixel to click on, whatever the setting.
         if area < max(min_area, 1):
             reason = "empty" if area == 0 else f"smaller than {setting}"
             found.skips.append(Skip(kind="mask", reason=reason, name=mask.name))

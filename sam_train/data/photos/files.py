@@ -50,6 +50,7 @@ class PagePlace:
 def locate(path: Path) -> PagePlace:
     """Return the file that a name means: `stack_p003.tif` is the third picture of `stack.tif`."""
     if not path.exists() and path.suffix.lower() in PAGED_SUFFIXES:
+        # Only where no such file exists: a file's own name comes first.
         match = _PAGE.fullmatch(path.stem)
         if match is not None and int(match["number"]) > 0:
             file = path.with_name(match["stem"] + path.suffix)
@@ -86,7 +87,7 @@ class Opened:
 
     raster: Raster
     is_rgb_jpeg: bool = False
-    """Its file is a JPEG of 8-bit RGB, whole and undamaged."""
+    """True if the file is a JPEG of 8-bit RGB, whole and undamaged."""
 
 
 @contextmanager
@@ -106,11 +107,13 @@ def opened(
     place = locate(path)
     if not place.file.is_file():
         raise SkipImageError("missing image", str(path))
+    # By its ending and before it is opened: the way out differs from format to format.
     if reason := why_unread(place.file):
         raise SkipImageError(reason)
 
     check = partial(_check_size, most_pixels=most_pixels, longest=longest)
     try:
+        # Only opening is inside: an error of the caller's own must not be called a damaged photo.
         with _open(place, check) as found:
             yield found
     except SkipImageError:
@@ -150,6 +153,7 @@ def _check_size(height: int, width: int, *, most_pixels: int, longest: int) -> N
 
 @contextmanager
 def _open(place: PagePlace, check: Any) -> Iterator[Opened]:
+    # Both: camera raw files begin like a TIFF, and other files are called `.tif`.
     if place.file.suffix.lower() in TIFF_SUFFIXES and _is_tiff(place.file):
         with open_tiff(place.file) as file:
             raster = read_plane(file, place.page)
@@ -157,6 +161,7 @@ def _open(place: PagePlace, check: Any) -> Iterator[Opened]:
                 check(raster.height, raster.width)
                 yield Opened(raster=raster)
                 return
+    # Before Pillow, which would give their upper 8 bits without a word.
     deep = _sixteen_bits(place.file, check)
     if deep is not None:
         yield Opened(raster=deep)
@@ -178,6 +183,8 @@ def _is_tiff(path: Path) -> bool:
 def open_pillow(path: Path) -> Iterator[Image.Image]:
     """Open a picture with Pillow, whatever its size, which the caller checks."""
     with _limit:
+        # Pillow's limit is global and warns below ours. The lock keeps threads from undoing each
+        # other.
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             image = Image.open(path)
@@ -192,9 +199,12 @@ def _sixteen_bits(path: Path, check: Any) -> Raster | None:
     with path.open("rb") as stream:
         head = stream.read(64)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        # Of the IHDR chunk, always the first: width and height at 16, then bit depth and colour
+        # type.
         depth, kind = head[24], head[25]
         if depth != 16 or kind not in (2, 4, 6):
             return None
+        # Before decoding, since a small file may claim any size.
         check(int.from_bytes(head[20:24]), int.from_bytes(head[16:20]))
         pixels = imagecodecs.png_decode(path.read_bytes())
         return _whole(pixels, is_colour=kind != 4, alpha={4: 1, 6: 3}.get(kind))
@@ -237,6 +247,7 @@ def _of_pillow(image: Image.Image, *, is_named: bool) -> Raster:
     alpha = None
     if image.mode.startswith(("I", "F")):
         pixels = np.asarray(image)
+        # In the machine's byte order: a big-endian `I;16B` would be converted at every step.
         pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     elif image.has_transparency_data:
         pixels, alpha = np.asarray(image.convert("RGBA")), 3

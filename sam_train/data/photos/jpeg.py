@@ -21,6 +21,7 @@ from sam_train.data.photos.show import plan, show_all
 JPEG_QUALITY = 95
 
 _DEFAULT = PhotoRule()
+# By process: workers say it once each.
 _said: set[str] = set()
 
 log = logging.getLogger("sam_train")
@@ -83,6 +84,7 @@ def read_photo(
         SkipImageError: the file is missing, damaged, too large, or of a kind that is not read.
     """
     with opened(path) as found:
+        # Encoding anew would lose quality for nothing.
         if found.is_rgb_jpeg and found.raster.orientation in UPRIGHT and _leaves(rule):
             raster = found.raster
             return _copied(path, width=raster.width, height=raster.height)
@@ -115,6 +117,7 @@ def _rgb_jpeg_size(path: Path) -> tuple[int, int] | None:
         return None
     try:
         with open_pillow(path) as image:
+            # By content: a PNG may be called `.jpg`.
             plain = image.format == "JPEG" and image.mode == "RGB"
             upright = image.getexif().get(ORIENTATION, 1) in UPRIGHT
             return image.size if plain and upright else None
@@ -165,6 +168,7 @@ def _leaves(rule: PhotoRule) -> bool:
 def encode(pixels: npt.NDArray[np.uint8], *, taken: Taken, quality: int = JPEG_QUALITY) -> Photo:
     """Encode uint8 [H, W, 3] RGB as a JPEG without chroma subsampling and without EXIF."""
     buffer = io.BytesIO()
+    # Thin coloured structures would bleed with 4:2:0, and masks end at their edges.
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
     height, width = pixels.shape[:2]
     return Photo(jpeg=buffer.getvalue(), width=width, height=height, taken=taken)

@@ -57,7 +57,9 @@ def turned(raster: Raster, mask_sizes: Collection[tuple[int, int]] = ()) -> Rast
     if raster.orientation in UPRIGHT or not 2 <= raster.orientation <= 8:
         return raster
     stored = (raster.height, raster.width)
+    # Orientations from 5 on exchange rows and columns.
     upright = stored[::-1] if raster.orientation >= 5 else stored
+    # Some tools label the pixels as stored, others as shown; the masks' size tells which.
     if upright not in mask_sizes and stored in mask_sizes:
         return raster
     pixels = _turn(raster.rows(0, raster.height), raster.orientation)
@@ -72,6 +74,7 @@ def turned(raster: Raster, mask_sizes: Collection[tuple[int, int]] = ()) -> Rast
 
 def _turn(pixels: Pixels, orientation: int) -> Pixels:
     """Undo an EXIF orientation of 2 to 8 on [H, W, bands]."""
+    # Transposed first; the flips below are those of the transposed picture.
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     # Which axes run backwards: rows, columns.
@@ -87,8 +90,10 @@ def thinned(raster: Raster, *, most: int) -> Pixels:
     step = max(1, int(np.ceil(np.sqrt(raster.height * raster.width / most))))
     if step == 1:
         return raster.rows(0, raster.height)
+    # A multiple of the step, so that every band begins on a row that is taken.
     height = max(step, _BAND_ROWS // step * step)
     parts = [
+        # A copy: a view would keep the whole band in memory.
         np.array(raster.rows(top, min(top + height, raster.height))[::step, ::step])
         for top in range(0, raster.height, height)
     ]

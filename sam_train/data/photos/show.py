@@ -1,4 +1,4 @@
-"""From a picture as stored to 8-bit RGB: bands, stretch, missing values, transparency."""
+"""Conversion of a stored picture to 8-bit RGB: bands, stretch, missing values, transparency."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Look:
     bands: tuple[int, ...]
     """Indices, one or three."""
     low: tuple[float, ...] = ()
-    """For each of `bands`; empty if values are shown as they are."""
+    """The value shown black, for each of `bands`; empty if values are shown as they are."""
     high: tuple[float, ...] = ()
     nodata: tuple[float, ...] = ()
     opaque: float | None = None
@@ -44,8 +44,10 @@ def plan(raster: Raster, rule: PhotoRule) -> Look:
     """
     if raster.dtype.kind not in "iuf":
         raise SkipImageError("values that are not plain numbers", f"{raster.dtype}")
+    # Without repetition, in order: the file's own value may be among those of the rule.
     nodata = tuple(dict.fromkeys([*rule.nodata, *_named(raster)]))
     plain = not (raster.is_deep or nodata or raster.alpha is not None)
+    # A plain photo needs no look at its pixels, which saves reading them twice.
     values = np.empty((0, 0, raster.bands)) if plain else thinned(raster, most=SAMPLE)
     remarks = [*raster.remarks]
     opaque = _transparency(raster, values, remarks)
@@ -61,7 +63,9 @@ def plan(raster: Raster, rule: PhotoRule) -> Look:
     if raster.is_deep:
         there = ~missing
         if opaque is not None:
+            # Colours under full transparency are arbitrary, and often black.
             there &= (values[..., raster.alpha] > 0)[..., None]
+        # From the thinned picture, for all its parts: tiles of one scene must match.
         low, high = _limits(raster, rule, chosen, there, bands)
         remarks.append(_how(rule))
     if missing.any():
@@ -103,7 +107,7 @@ def _named(raster: Raster) -> tuple[float, ...]:
 
 
 def _opaque(alpha: Pixels) -> float | None:
-    """The value of a transparency band where nothing shines through; None if it is no such band.
+    """Find the value of a transparency band where nothing shines through; None if it is none.
 
     Infrared in the place of transparency takes all values. Transparency has its extreme value
     nearly everywhere where it is not 0. Only zeros are taken for a mistake: nothing would be seen.
@@ -113,13 +117,14 @@ def _opaque(alpha: Pixels) -> float | None:
     candidates = (np.iinfo(alpha.dtype).max, 255) if whole else (1.0, 255.0, 65535.0)
     some = int((alpha > 0).sum())
     for value in candidates:
+        # Half of what is not transparent at least; the rest may be soft edges.
         if some and 2 * int((alpha == value).sum()) >= some and not (alpha > value).any():
             return float(value)
     return None
 
 
 def _bands(raster: Raster, rule: PhotoRule, *, has_alpha: bool) -> tuple[int, ...]:
-    """Indices of the bands to show, one or three."""
+    """Choose the bands to show: one index or three."""
     if rule.bands:
         if max(rule.bands) > raster.bands:
             raise SkipImageError("it lacks a band of --bands", f"it has {raster.bands}")
@@ -156,7 +161,7 @@ def _limits(
     there: npt.NDArray[np.bool_],
     bands: tuple[int, ...],
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Black and white of each band [h, w, bands]; of a colour photo the same for its colours."""
+    """Compute black and white of each band [h, w, bands]; the same for all colours of a photo."""
     if rule.limits is not None:
         return (rule.limits[0],) * len(bands), (rule.limits[1],) * len(bands)
     if raster.is_colour and max(bands) < 3:
@@ -188,10 +193,13 @@ def show(
     missing = missing_values(chosen, look.nodata)
     shown = chosen
     if look.low:
+        # float32 holds every 16-bit number exactly, and takes half the memory.
         kind = np.float32 if values.dtype.itemsize <= 2 else np.float64
         low = np.array(look.low, dtype=np.float64)
+        # One value everywhere: the smallest number instead of a division by zero.
         span = np.maximum(np.array(look.high, dtype=np.float64) - low, np.finfo(np.float64).tiny)
         with np.errstate(over="ignore", invalid="ignore"):
+            # NaN is replaced before the arithmetic, since casting it to uint8 is undefined.
             grey = (np.where(missing, low, chosen).astype(kind) - low.astype(kind)) / span
             shown = (np.clip(grey, 0.0, 1.0) * 255.0).round().astype(np.uint8)
     if missing.any():
@@ -199,12 +207,14 @@ def show(
     rgb = np.ascontiguousarray(np.broadcast_to(shown, (*shown.shape[:2], 3)), dtype=np.uint8)
     if alpha is None or look.opaque is None:
         return rgb
+    # `opaque` may be 1, 255 or 65535, whatever the depth of the file.
     scaled: npt.NDArray[Any] = values[..., alpha].astype(np.float64) * (255.0 / look.opaque)
     return _on_white(rgb, scaled.clip(0, 255).round().astype(np.uint8), premultiplied)
 
 
 def _on_white(rgb: Rgb, alpha: Rgb, premultiplied: bool) -> Rgb:
     if premultiplied:
+        # Premultiplied colours already lack their share of white, which is only added.
         lightened: Pixels = rgb.astype(np.uint16) + (255 - alpha)[..., None]
         return np.asarray(np.minimum(lightened, 255), dtype=np.uint8)
     layers = Image.fromarray(np.dstack([rgb, alpha]))

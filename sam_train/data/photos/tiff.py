@@ -61,9 +61,11 @@ def read_plane(file: tifffile.TiffFile, number: int) -> Raster | None:
     plane = planes[number]
     page = plane.pages[0].aspage()
     jpeg = int(page.photometric) == _YCBCR and int(page.compression) in _JPEG
+    # Palettes, CMYK and CIELab need the conversions that Pillow has.
     if int(page.photometric) not in (_MINISWHITE, _MINISBLACK, _RGB) and not jpeg:
         return None
     samples = int(page.samplesperpixel)
+    # A microscope's channels are pages of their own, a photo's are samples of one page.
     bands = max(len(plane.pages), samples) if plane.stack is None else plane.stack().shape[0]
     alpha, premultiplied = _alpha(page, colours=samples - len(page.extrasamples))
     dtype = np.dtype(page.dtype)
@@ -74,7 +76,9 @@ def read_plane(file: tifffile.TiffFile, number: int) -> Raster | None:
     def rows(top: int, bottom: int) -> Pixels:
         pixels = read(top, bottom)
         if one_bit:
+            # Two values are black and white; 0 and 1 would both be seen as black.
             pixels = (pixels != 0).astype(np.uint8) * np.uint8(255)
+        # MINISWHITE: 0 is white.
         if inverted:
             pixels = _inverted(pixels)
         return pixels
@@ -96,6 +100,7 @@ def read_plane(file: tifffile.TiffFile, number: int) -> Raster | None:
 def _inverted(pixels: Pixels) -> Pixels:
     if pixels.dtype.kind == "u":
         return np.asarray(np.iinfo(pixels.dtype).max - pixels)
+    # `~x` is -x - 1, which does not overflow at the lowest number.
     return np.asarray(~pixels if pixels.dtype.kind == "i" else -pixels)
 
 
@@ -108,7 +113,7 @@ def _alpha(page: Any, *, colours: int) -> tuple[int | None, bool]:
 
 
 def _nodata(page: Any) -> float | None:
-    """GDAL's tag, a number as text; None where it is missing or no number."""
+    """Read GDAL's tag, a number as text; None where it is missing or no number."""
     text = page.tags.valueof(_NODATA)
     try:
         return None if text is None else float(str(text).strip().strip("\0"))
@@ -117,6 +122,7 @@ def _nodata(page: Any) -> float | None:
 
 
 def _planes(file: tifffile.TiffFile) -> list[_Plane]:
+    # These formats say which pages are channels, depths and times; other TIFFs list pictures.
     if file.is_imagej or file.is_ome:
         return _stack(file.series[0])
     pages = [page for page in file.pages if not _is_beside(page)]
@@ -137,6 +143,7 @@ def _stack(series: Any) -> list[_Plane]:
     order = np.arange(count).reshape(lengths)
     channels = outer.find("C")
     if channels >= 0 and int(series.keyframe.samplesperpixel) == 1:
+        # Pages of one place at all channels stand side by side: they are one picture.
         order = np.moveaxis(order, channels, -1).reshape(-1, lengths[channels])
     else:
         order = order.reshape(-1, 1)
@@ -146,6 +153,7 @@ def _stack(series: Any) -> list[_Plane]:
     def reading(row: npt.NDArray[np.int64]) -> Callable[[], Pixels]:
         def read() -> Pixels:
             shape = (count, *series.shape[inner:])
+            # ImageJ writes one page for a stack of any length, whose pixels follow without a gap.
             whole = series.parent.filehandle.memmap_array(
                 series.parent.byteorder + series.dtype.char, shape, offset=series.dataoffset
             )
@@ -201,7 +209,9 @@ def _decode_rows(page: Any, top: int, bottom: int) -> Pixels:
     planar = int(page.planarconfig) == 2 and samples > 1
     tall = int(page.tilelength) if page.is_tiled else min(int(page.rowsperstrip), height)
     across = -(-width // int(page.tilewidth)) if page.is_tiled else 1
+    # Rounded up: the last strip or tile may stick out below.
     per_plane = -(-height // tall) * across
+    # All tiles across: the rows that are asked for are whole.
     begin, end = top // tall * across, -(-bottom // tall) * across
     out: Pixels = np.zeros((bottom - top, width, samples), dtype=page.dtype)
     # JPEG tiles share what stands in the page's header.
@@ -214,6 +224,7 @@ def _decode_rows(page: Any, top: int, bottom: int) -> Pixels:
                 continue
             block, (sample, _, row, column, _) = pixels[0], place
             upper, lower = max(row, top), min(row + block.shape[0], bottom)
+            # Tiles at the right and bottom are padded, and what is padding is cut off.
             part = block[max(upper - row, 0) : max(lower - row, 0), : width - column]
             where = (slice(upper - top, lower - top), slice(column, column + part.shape[1]))
             if planar:

@@ -43,6 +43,7 @@ def with_cell(
         return rle.sampled(runs, masks, rows=rows, columns=columns)
     found, open_ = _by_area(runs, masks, frame, cells=cells)
     down, across = frame.row_edges(cells), frame.column_edges(cells)
+    # The grids of all masks of a large photo would take gigabytes.
     at_once = max(1, _CELLS_AT_ONCE // cells**2)
     for begin in range(0, len(open_), at_once):
         some = open_[begin : begin + at_once]
@@ -62,12 +63,14 @@ def any_with_cell(
     """Tell whether one of the masks has a cell; arguments as of `with_cell`, in less time."""
     return any(
         with_cell(runs, masks[begin : begin + 16], frame, cells=cells, area=area).any()
+        # In handfuls, since nearly always one of the first has a cell.
         for begin in range(0, len(masks), 16)
     )
 
 
 def cell_side(frame: InputFrame, cells: int) -> float:
     """Return the side of a cell of the loss grid in pixels of the photo."""
+    # The longest side becomes `scale` times the input's side, which R cells divide.
     return max(frame.original) / frame.scale / cells
 
 
@@ -84,6 +87,7 @@ def _by_area(
     per_pixel = (rows * cells / frame.side / height) * (columns * cells / frame.side / width)
     covered = runs.areas[masks] * per_pixel
     enough = covered >= 0.5 * (1 - _ROUNDING)
+    # In a window a mask's area may lie outside it, so none is sure.
     if frame.size != frame.scaled or frame.offset != (0, 0):
         return np.zeros(len(masks), dtype=bool), np.flatnonzero(enough)
     left, top, right, bottom = runs.extents[masks].T

@@ -1,4 +1,4 @@
-"""From a place in the order to a `Sample`: read, check, filter, draw, decode, in this order."""
+"""Samples by their place in the order: read, check, filter, draw and decode, in this order."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Scenes:
         mask_sampling: str = "nearest",
         grid_size: int | None = None,
     ) -> None:
-        """Args as `config.DataConfig` has them; without `scale_jitter` a scene is a whole photo.
+        """Take settings as `config.DataConfig` has them.
+
+        Without `scale_jitter` a scene is a whole photo.
 
         Args:
             grid_size: R, to refuse photos of which no mask has a cell before they are decoded;
@@ -51,6 +53,7 @@ class Scenes:
         """
         self.mask_sampling = mask_sampling
         self._grid_size = grid_size
+        # Jitter may take a small window of the photo, which then needs all of its pixels.
         self._scaled_jpeg = jpeg == "scaled" and not scale_jitter
         self.shards = shards
         self._image_size = image_size
@@ -93,6 +96,7 @@ class Scenes:
             raise
         except Exception as error:  # fsspec's backends raise what they like
             raise BadSample("unreadable", str(error)) from None
+        # The header is enough so far: photos without a usable mask are never decoded.
         photo = open_entry(entry)
         masks = read_masks(entry.json, height=photo.height, width=photo.width)
         usable = select.usable(
@@ -105,10 +109,12 @@ class Scenes:
             message = f"{self.shards.key(index)}: {reason.line('left out')}"
             self.skips.add("unusable_mask", message, index=index, count=reason.count)
         frame = InputFrame(original=(photo.height, photo.width), side=self._image_size)
+        # Before the JPEG, which costs more than all that stands above.
         self._require_cell(masks.runs, usable, frame)
         rgb = to_rgb(photo, at_least=frame.size if self._scaled_jpeg else None)
         return Scene(
             frame=frame,
+            # Kept in its own size for jitter, which resizes its window.
             image=np.asarray(rgb) if self._scale_jitter else frame.resize(rgb),
             masks=masks,
             runs=masks.runs,
@@ -134,6 +140,7 @@ class Scenes:
             counts[kind] += 1
             first.setdefault(kind, k)
         reasons = {kind: f"mask {k}: {rle.PROBLEMS[status[k]]}" for kind, k in first.items()}
+        # A photo all of whose masks are invalid is one bad sample, not many bad masks.
         if not usable and reasons:
             raise BadSample("bad_rle", next(iter(reasons.values())))
         if not usable:
@@ -178,6 +185,7 @@ def draw_sample(
     """
     seed, epoch, index = draw_key
     area, usable = mask_sampling == "area", scene.usable
+    # Evaluation compares in the original frame, where every mask has pixels.
     if not with_rles:
         masks = scene.masks.runs
         usable = usable[with_cell(masks, usable, scene.frame, cells=grid_size, area=area)]
@@ -188,8 +196,13 @@ def draw_sample(
     chosen = select.draw(usable, limit=limit, key=hash64(seed, STREAM_SUBSET, epoch, index))
     runs, frame = scene.runs, scene.frame
     ranks = select.draw_ranks(
-        chosen, runs.areas[chosen], key=hash64(seed, STREAM_POINT, epoch, index)
+        # Another stream than the subset's, or the point would follow from the mask having been
+        # chosen.
+        chosen,
+        runs.areas[chosen],
+        key=hash64(seed, STREAM_POINT, epoch, index),
     )
+    # Runs are in the window's coordinates, `map_points` wants those of the photo.
     window = np.array([frame.window.left, frame.window.top])
     corners = runs.extents[chosen].reshape(-1, 2, 2)
     height, width = frame.original
@@ -202,6 +215,8 @@ def draw_sample(
         masks=_grid(scene, chosen, cells=grid_size, area=area),
         points=frame.map_points(rle.pixels_at(runs, chosen, ranks) + window),
         boxes=frame.map_points(corners + window).reshape(-1, 4),
+        # Unique over the order and the same on any number of ranks; all later draws are keyed by
+        # it.
         mask_ids=(position << MASK_ID_BITS) + np.arange(len(chosen), dtype=np.int64),
         rles=[as_rle(scene.masks, int(k), height=height, width=width) for k in chosen]
         if with_rles
@@ -279,6 +294,7 @@ class TrainDataset(Dataset[Sample | UserError]):
                 message = f"{shards.key(place.index)}: {bad}"
                 skips.add(bad.kind, message, index=place.index)
                 skips.check(last=message)
+                # By position and attempt alone, so that every run replaces it by the same sample.
                 place = self._order.replacement(position, attempt)
                 continue
             report_small(sample, skips, index=place.index)
@@ -301,6 +317,7 @@ class ValDataset(Dataset["Sample | None"]):
         """Return a sample, None for an unusable one: another in its place would count twice."""
         skips, key = self._scenes.skips, self._scenes.shards.key(index)
         skips.read()
+        # No seed: two runs are compared on the same masks and points.
         draw_key = (0, 0, index)
         try:
             scene = self._scenes.get(index, draw_key=draw_key)

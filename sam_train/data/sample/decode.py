@@ -89,6 +89,7 @@ def to_rgb(photo: Image.Image, *, at_least: tuple[int, int] | None = None) -> Im
     """
     try:
         if at_least is not None:
+            # Pillow wants (width, height), and picks the DCT scale that is no smaller than that.
             photo.draft(None, at_least[::-1])
         photo.load()
         return photo if photo.mode == "RGB" else photo.convert("RGB")
@@ -106,9 +107,11 @@ def read_masks(data: bytes, *, height: int, width: int) -> Masks:
         found = read_annotations(data, height=height, width=width)
     except ValueError as error:
         raise BadSample("bad_json", f"unreadable annotations ({error})") from None
+    # One call for all masks of a photo, about 100 in SA-1B: a call's own cost exceeds a mask's.
     strings, offsets = rle.join(found.strings)
     runs = rle.parse_joined(strings, offsets, height=height, width=width)
     stated = np.array(found.status, dtype=np.int8)
+    # What the JSON said about a mask comes before what its string says.
     np.copyto(runs.status, stated, where=stated != 0)
     return Masks(
         data=strings, offsets=offsets, runs=runs, polygons=found.polygons, plain=found.plain

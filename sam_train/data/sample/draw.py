@@ -43,11 +43,13 @@ def draw_picture(jpeg: bytes, text: bytes, *, side: int, numbers: bool) -> Pictu
     photo = to_rgb(stored)
     scale = min(1.0, side / max(width, height))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    # A box averages all pixels that it shrinks; enlarged pixels stay squares to look at.
     photo = photo.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)
     # Only what has been checked goes to pycocotools, which trusts its input.
     usable = np.flatnonzero((masks.runs.status == 0) & (masks.runs.areas > 0))
     painted = np.asarray(photo, dtype=np.float32)
     labels: list[tuple[int, int, int]] = []
+    # Stable, so that equal areas keep the order of the file.
     for k in usable[np.argsort(-masks.runs.areas[usable], kind="stable")].tolist():
         whole = coco_mask.decode(as_rle(masks, k, height=height, width=width))
         mask = _sampled(whole, size)
@@ -64,13 +66,13 @@ def draw_picture(jpeg: bytes, text: bytes, *, side: int, numbers: bool) -> Pictu
 
 
 def colour(number: int) -> tuple[float, float, float]:
-    """Red, green and blue of mask `number`, 0 to 255."""
+    """Return red, green and blue of mask `number`, 0 to 255."""
     red, green, blue = colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.85, 1.0)
     return 255 * red, 255 * green, 255 * blue
 
 
 def _sampled(mask: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The mask at the pixel centres of the smaller picture: bool [height, width]."""
+    """Sample the mask at the pixel centres of the smaller picture: bool [height, width]."""
     height, width = mask.shape
     rows = ((np.arange(size[1]) + 0.5) * height / size[1]).astype(np.int64)
     columns = ((np.arange(size[0]) + 0.5) * width / size[0]).astype(np.int64)
@@ -89,15 +91,16 @@ def _painted(
 
 
 def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Pixels of the mask with a neighbour outside of it; the picture's border is no outside."""
+    """Mark pixels of the mask with a neighbour outside it; the picture's border is no outside."""
     padded = np.pad(mask, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner
 
 
 def _inside(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """(x, y) of the mask's pixel that is nearest to its middle."""
+    """Find (x, y) of the mask's pixel that is nearest to its middle."""
     y, x = np.nonzero(mask)
+    # The middle itself may lie in a hole or beside a bent mask.
     nearest = int(np.argmin((x - x.mean()) ** 2 + (y - y.mean()) ** 2))
     return int(x[nearest]), int(y[nearest])
 

@@ -37,10 +37,10 @@ class _Place:
 class SceneCache:
     """Index -> scene of a whole photo, at the price of its bytes.
 
-    Not a dict of scenes: in a training process that reads its own data, each of a scene's small
-    arrays would settle inside a large block that the step before has freed. The next step cannot
-    use what is left of that block and takes another from the kernel, so that the process grows by
-    megabytes with each photo kept. A slab is one block for hundreds of photos.
+    It is no dict of scenes, because a training process may read its own data. Each of a scene's
+    small arrays would then settle inside a large block that the step before has freed. The next
+    step cannot use what is left of that block and takes another from the kernel, so that the
+    process grows by megabytes with each photo kept. A slab is one block for hundreds of photos.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class SceneCache:
         self._used = 0
 
     def __reduce__(self) -> tuple[type[SceneCache], tuple[()]]:
-        """Pickled empty: a worker that is spawned fills its own."""
+        """Return an empty cache for pickling: a worker that is spawned fills its own."""
         return SceneCache, ()
 
     def get(self, index: int) -> Scene | None:
@@ -72,6 +72,7 @@ class SceneCache:
             ends=len(scene.runs.ends),
             usable=len(scene.usable),
         )
+        # Written through the views that `get` will return, so both agree about the layout.
         for kept, array in zip(_arrays(_scene(place)), arrays, strict=True):
             kept[:] = array
         self._places[index] = place
@@ -112,6 +113,7 @@ def _scene(place: _Place) -> Scene:
         at += _padded(array.nbytes)
         return array
 
+    # In the order of `_arrays`; each view moves the offset on.
     n = place.masks
     image, data = view(np.uint8, *place.image, 3), view(np.uint8, place.data)
     offsets, ends = view(np.int64, n + 1), view(np.int32, place.ends)

@@ -97,6 +97,7 @@ class Survey:
         ways = []
         if self.larger is not None:
             side, without = self.larger
+            # A tile of this side fills the present input at the scale of the larger one.
             tile = int(self.longest * self.grid.image_size / side)
             ways.append(
                 f"model.image_size={side} would see {self._share(without)}, as would tiles of "
@@ -121,7 +122,9 @@ def survey(shards: Shards, *, samples: int, grid: Grid, max_area_fraction: float
     Returns:
         None where every object has a cell, or nothing can be read.
     """
+    # Evenly, not at random: the line is the same each time, and shards may differ.
     chosen = np.unique(np.linspace(0, samples - 1, min(PHOTOS, samples)).round().astype(np.int64))
+    # Reading waits for disks or servers; parsing is short.
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(lambda k: _look(shards, int(k), grid, max_area_fraction), chosen)
         photos = [photo for photo in found if photo is not None]
@@ -137,6 +140,7 @@ def survey(shards: Shards, *, samples: int, grid: Grid, max_area_fraction: float
         blind=sum(not each.any() for each in seen),
         objects=sum(len(each) for each in seen),
         without=_without(seen),
+        # At jitter's largest factor a cell shows so many photo pixels fewer.
         cell=median(cell_side(photo.frame, grid.cells) for photo in small) / grid.zoom,
         longest=median(float(max(photo.frame.original)) for photo in small),
         other_sampling=_without(
@@ -189,7 +193,7 @@ def _look(shards: Shards, sample: int, grid: Grid, max_area_fraction: float) -> 
 
 
 def _seen(photo: _Photo, grid: Grid, *, factor: int = 1) -> npt.NDArray[np.bool_]:
-    """bool [n]: which of a photo's objects have a cell at a multiple of the input size."""
+    """Mark the objects of a photo that have a cell at a multiple of the input size: bool [n]."""
     # Not a larger scale, of which the input shows a part only: a larger input.
     zoom = factor * grid.zoom
     frame = replace(photo.frame, side=max(1, round(grid.image_size * zoom)))
@@ -206,6 +210,7 @@ def _larger(photos: Sequence[_Photo], grid: Grid, *, without: int) -> tuple[int,
     best: tuple[int, int] | None = None
     for factor in _FACTORS:
         left = _without([_seen(photo, grid, factor=factor) for photo in photos])
+        # Strictly fewer: a larger input that sees no more is not worth its cost.
         if left < (without if best is None else best[1]):
             best = grid.image_size * factor, left
         if left <= _ENOUGH * without:

@@ -28,6 +28,7 @@ _CHARACTERS = 7
 
 
 class _Segmentation(msgspec.Struct):
+    # Floats, so that a size written as 1500.0 is taken, too.
     size: tuple[float, float]
     counts: str
 
@@ -119,6 +120,7 @@ def _read(item: Any, found: Annotations, *, height: int, width: int) -> None:
         found.add(b"", rle.NO_OBJECT)
         return
     segmentation = item.get("segmentation")
+    # Boxes without masks are common in other programs' files, and no fault.
     if segmentation is None or segmentation in ([], {}):
         found.add(b"", rle.NO_SEGMENTATION)
     elif isinstance(segmentation, dict):
@@ -136,10 +138,12 @@ def _read_runs(
     if not isinstance(size, list) or len(size) != 2:
         found.add(b"", rle.NO_SIZE)
         return
+    # COCO's order: height before width.
     fits = [_number(side) for side in size] == [height, width]
     status = 0 if fits else rle.SIZE_DISAGREES
     # Compressed: the string is parsed later, for all masks of the photo at once.
     if isinstance(counts, str):
+        # Whatever text it is: the parser refuses characters that are no run lengths.
         found.add(counts.encode("utf-8", "surrogatepass"), status)
         return
     numbers = [_number(run) for run in counts] if isinstance(counts, list) else [None]
@@ -162,6 +166,7 @@ def _read_polygons(segmentation: list[Any], found: Annotations, *, height: int, 
         found.add(b"", rle.BAD_POLYGON)
     elif (farthest := max(abs(value) for each in polygons for value in each)) <= 1:
         found.add(b"", rle.RELATIVE_POLYGON)
+    # `not <=` instead of `>` refuses NaN, too.
     elif not farthest <= 2 * max(height, width):
         # pycocotools takes memory by the length of a polygon's outline, wherever it lies.
         found.add(b"", rle.FAR_POLYGON)
@@ -180,6 +185,7 @@ def _polygons(values: list[Any]) -> Iterator[list[float]]:
     if not isinstance(values[0], list):
         yield _numbers(values)
     elif all(isinstance(each, list) and len(each) == 2 for each in values):
+        # [[a, b], [c, d]] may be two pairs, or two polygons of two pairs each: what a is decides.
         pairs = [_numbers(each) for each in values]
         if all(isinstance(number, list) for each in values for number in each):
             for each in values:  # two polygons of pairs

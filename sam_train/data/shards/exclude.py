@@ -1,8 +1,8 @@
 """`data.exclude=` and `data.include=`: samples that are none, because a list says so.
 
-A list is a text file with `shard.tar/key`, `folder/key` or `key` a line (`#` at its beginning or
-behind a space begins a comment), or a JSON file
-whose `exclude` is a list of such names, as `python -m data_tools.verify` writes it.
+A list is a text file with `shard.tar/key`, `folder/key` or `key` a line. There `#` begins a
+comment, at a line's beginning or behind a space. It may also be a JSON file whose `exclude` is a
+list of such names, as `python -m data_tools.verify` writes it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Exclusions:
         anywhere: set[str] = set()
         in_shard: dict[str, set[str]] = defaultdict(set)
         for name in names:
+            # The first `.tar/` ends the shard's name; keys may hold slashes of their own.
             shard, slash, key = name.partition(".tar/")
             if slash:
                 in_shard[f"{shard}.tar"].add(key.removeprefix("./"))
@@ -70,6 +71,7 @@ class Exclusions:
         """
         found = [index.find(shard, keys) for keys in self._of(path) if len(keys)]
         if self._only is not None:
+            # Whatever `include` does not name is excluded, so one set of rows says both.
             others = np.ones(index.rows[shard].samples, dtype=bool)
             others[self._only.rows(path, index, shard)] = False
             found.append(np.flatnonzero(others))
@@ -116,5 +118,6 @@ def _read(path: Path, *, option: str) -> list[str]:
             f"{option}={path} cannot be read ({one_line(error)}); it must be a list of "
             "shard.tar/key, one a line, or the JSON of data_tools.verify."
         ) from None
+    # With a space before it, since a name may hold a `#`.
     names = (line.split(" #", 1)[0].strip() for line in lines)
     return [name for name in names if name and not name.startswith("#")]

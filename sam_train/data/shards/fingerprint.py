@@ -34,6 +34,7 @@ class Fingerprint:
 
 def digest(parts: Iterable[bytes | memoryview]) -> str:
     """Hash the parts to a few letters, which differ where the parts do."""
+    # Eight letters, to be compared by eye in a log; it guards against mistakes, not against malice.
     made = hashlib.blake2b(digest_size=4)
     for part in parts:
         made.update(part)
@@ -50,6 +51,7 @@ def require_same(own: Fingerprint, *, option: str) -> None:
         UserError: the ranks do not see the same samples; in the same words on all of them.
     """
     said = gather((socket.gethostname(), own))
+    # The majority: naming the odd rank helps more than naming the first two that differ.
     usual = Counter(seen for _, seen in said).most_common(1)[0][0]
     others = [rank for rank, (_, seen) in enumerate(said) if seen != usual]
     if not others:

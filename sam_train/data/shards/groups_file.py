@@ -57,6 +57,8 @@ def read_groups(folder: Path) -> dict[str, str]:
     try:
         if path.stat().st_size > _MAX_SIZE:
             raise UserError(f"{path} is too large for a list of samples and groups.")
+        # Spreadsheets put a byte order mark in front, which would become part of the first column's
+        # name.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); mend or remove it.") from None
@@ -83,10 +85,12 @@ def groups_of(shards: Shards, *, samples: int) -> dict[int, str]:
     found: dict[int, str] = {}
     for folder, first, end in zip(folders, shards.first[:-1], shards.first[1:], strict=True):
         named = files.get(folder) if folder is not None else None
+        # Folders without a file cost nothing, whatever they hold.
         for sample in range(int(first), min(int(end), samples)) if named else ():
             key = shards.key(sample)
             # Of a data set of another format, keys are names of files, with their ending.
             stem = key.removesuffix(".jpg")
+            # A name with its shard comes first: the same `sa_1` may lie in several shards.
             group = named.get(stem, named.get(stem.partition("/")[2])) if named else None
             if group is not None:
                 found[sample] = group
@@ -116,6 +120,7 @@ def parse_groups(text: str, *, where: str) -> dict[str, str]:
         if len(row) <= max(name_at, group_at):
             raise UserError(f"{where}, line {line}: needs a name, a tab and a group")
         name, group = row[name_at].strip(), row[group_at].strip()
+        # People copy names of files; samples have none of the two endings.
         name = name.removesuffix(".jpg").removesuffix(".json")
         if group and groups.setdefault(name, group) != group:
             raise UserError(

@@ -42,6 +42,7 @@ _PAGE = 4096
 _FIELDS = 5
 _MAX_U32 = (1 << 32) - 1
 _MAX_TABLE = 1 << 28
+# Without leading zeros, which a number does not keep, and below 2^32.
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _NUMBERED = re.compile(rf"(.*?)({_NUMBER.pattern})", re.DOTALL)
 
@@ -93,7 +94,7 @@ class ShardPart:
 
 
 def compact(found: ShardIndex) -> ShardPart:
-    """Compact a walked shard to the form in which it is stored."""
+    """Convert a walked shard to the form in which it is stored."""
     prefix, numbers, names = _pack_names(found.keys)
     records = np.empty((len(found.keys), _FIELDS), dtype="<u4")
     for k, members in ((0, found.jpegs), (2, found.jsons)):
@@ -129,6 +130,7 @@ def _pack_names(keys: Sequence[str]) -> tuple[str | None, list[int], bytes]:
     if len(prefixes) == 1 and None not in prefixes:
         return prefixes.pop(), [int(match[2]) for match in split if match is not None], b""
     encoded = [key.encode() for key in keys]
+    # Bytes, not characters: names are stored as UTF-8.
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
     return None, ends.tolist(), b"".join(encoded)
 
@@ -165,13 +167,13 @@ class Index:
         names: bytes | memoryview,
         *,
         path: Path | None = None,
-        mark: int = 0,
+        checksum: int = 0,
     ) -> None:
         """Args:
         records: uint32 [N, 5].
         names: of the shards without a prefix, one after the other.
         path: the file that it lies in; None if it is only in memory.
-        mark: CRC-32 of the table in the file.
+        checksum: CRC-32 of the table in the file.
         """
         self.rows = list(rows)
         # A leading 0 makes first[s + 1] - first[s] the samples of shard s.
@@ -180,8 +182,9 @@ class Index:
         self.path = path
         self._records = records
         self._names = names
+        # int64: the names of many shards may pass 4 GiB together, though not those of one.
         self._names_first = np.cumsum([0, *(row.names_size for row in self.rows)], dtype=np.int64)
-        self._mark = mark
+        self._checksum = checksum
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -196,6 +199,7 @@ class Index:
             int(value) for value in self._records[self._at(shard, sample), :4]
         )
         jpeg, json = Span(jpeg_block * BLOCK, jpeg_size), Span(json_block * BLOCK, json_size)
+        # Files in a folder have no places in a shard that could be checked.
         if self.rows[shard].unpacked:
             return jpeg, json
         for span in (jpeg, json):
@@ -216,6 +220,7 @@ class Index:
         # Without a prefix the fifth number is where the name ends in the shard's text.
         begin = int(self._records[at - 1, 4]) if sample else 0
         base = int(self._names_first[shard])
+        # A damaged index must not stop a run for the sake of a message.
         if not begin <= number <= row.names_size:
             return f"?{sample}"
         return bytes(self._names[base + begin : base + number]).decode("utf-8", "replace")
@@ -233,6 +238,7 @@ class Index:
             return np.empty(0, dtype=np.int64)
         names = self._records[self.first[shard] : self.first[shard + 1], 4]
         # By bisection: 11 million keys against a list of exclusions.
+        # `searchsorted` answers one place too far for names above all of them.
         nearest = np.minimum(np.searchsorted(numbers, names), len(numbers) - 1)
         return np.flatnonzero(numbers[nearest] == names)
 
@@ -253,6 +259,7 @@ class Index:
     def write(self, file: BinaryIO) -> None:
         """Write the file format. A full disk is an OSError at once."""
         table = msgspec.json.encode(self.rows)
+        # The checksum covers the table alone: a sum over 224 MB would be read at each start.
         file.write(_HEADER.pack(_MAGIC, _VERSION, zlib.crc32(table), len(table), len(self)))
         file.write(table)
         # The records begin on a page, so that they can be mapped.
@@ -264,7 +271,7 @@ class Index:
         # A worker reopens the file by its path rather than receiving 220 MB.
         if self.path is None:
             return Index, (self.rows, self._records, bytes(self._names))
-        return _reopen, (self.path, self._mark)
+        return _reopen, (self.path, self._checksum)
 
 
 def build_index(parts: Sequence[ShardPart]) -> Index:
@@ -286,7 +293,7 @@ def open_index(path: str | Path) -> Index:
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size or not header.startswith(_MAGIC):
                 raise UserError(f"{path} is no index of shards; {advice}.")
-            _, version, mark, table_size, samples = _HEADER.unpack(header)
+            _, version, checksum, table_size, samples = _HEADER.unpack(header)
             if version != _VERSION:
                 raise UserError(f"{path} has version {version}, not {_VERSION}; {advice}.")
             # Mapped read-only: the processes of a node share one copy in the page cache.
@@ -297,12 +304,14 @@ def open_index(path: str | Path) -> Index:
         raise UserError(f"{path} does not exist; {advice}.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); {advice}.") from None
-    rows = _rows(table) if zlib.crc32(table) == mark else None
+    # Checked before parsing, so a damaged table is never interpreted.
+    rows = _rows(table) if zlib.crc32(table) == checksum else None
     begin = -(-(_HEADER.size + len(table)) // _PAGE) * _PAGE
     middle = begin + samples * _FIELDS * 4
     if (
         rows is None
         or sum(row.samples for row in rows) != samples
+        # The file's length follows from the table exactly; anything else was cut or appended to.
         or middle + sum(row.names_size for row in rows) != len(mapped)
     ):
         raise UserError(f"{path} is damaged; {advice}.")
@@ -312,7 +321,7 @@ def open_index(path: str | Path) -> Index:
         records.reshape(samples, _FIELDS),
         memoryview(mapped)[middle:],
         path=path,
-        mark=mark,
+        checksum=checksum,
     )
 
 
@@ -324,11 +333,13 @@ def _rows(table: bytes) -> list[ShardRow] | None:
     numbers = [
         (r.size, r.samples, r.names_size, r.without_json, r.without_jpeg, r.refused) for r in rows
     ]
+    # Sums of sizes are compared with the file's length, which negative ones could forge.
     return rows if all(min(each) >= 0 for each in numbers) else None
 
 
-def _reopen(path: Path, mark: int) -> Index:
+def _reopen(path: Path, checksum: int) -> Index:
     index = open_index(path)
-    if index._mark != mark:
+    # Places of another file would be read as if they were of this one.
+    if index._checksum != checksum:
         raise UserError(f"{path} was replaced while it was in use; start the run again.")
     return index

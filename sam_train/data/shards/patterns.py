@@ -33,11 +33,13 @@ def resolve(patterns: str | Sequence[str], *, option: str, pipes: bool = False) 
     given = [str(p) for p in given if str(p)]
     if not given:
         raise UserError(f"{option} is not set: give it the path of a tar or of a folder of tars.")
+    # A set: a shard that two patterns name is read once.
     shards = {shard for pattern in given for shard in _expand(pattern, option=option)}
     if not pipes and (piped := sorted(s for s in shards if s.startswith(PIPE))):
         raise UserError(
             f"{option}={piped[0]} can only be read front to back: set data.mode=stream."
         )
+    # Sorted, so that the order of samples does not depend on how the shards were named.
     return sorted(shards)
 
 
@@ -68,9 +70,11 @@ def _expand_name(name: str, *, option: str) -> list[str]:
     if path.suffix == ".txt" and path.is_file():
         return _read_list(path, option=option)
     if path.exists():
+        # A single sample's name may hold `[`, which would be read as a pattern later.
         place = path.parent / glob.escape(path.name) if is_sample_file(str(path)) else path
         return [str(place)]
 
+    # Not `Path.glob`, which takes no absolute patterns.
     found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
     if not found:
         _refuse_kinds(name, option=option)
@@ -147,6 +151,8 @@ def _read_list(path: Path, *, option: str) -> list[str]:
     if not names:
         raise UserError(f"{option}: the list {path} is empty; write a path or URL a line.")
     if nested := [name for name in names if name.endswith(".txt")]:
+        # Two lists could name each other without end.
         raise UserError(f"{option}: the list {path} names another list, {nested[0]}.")
+    # Relative to the list, which then can be moved together with its shards.
     places = [name if not _is_local(name) else str(path.parent / name) for name in names]
     return [shard for place in places for shard in _expand(place, option=option)]

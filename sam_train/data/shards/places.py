@@ -62,6 +62,7 @@ def _look(folder: Path) -> _Found:
         pairs = pair_up(names)
         if pairs.keys:
             found.shards.append(str(place))
+        # Photos here and JSONs in a sibling folder are the usual mistake.
         elif pairs.jpegs or pairs.jsons:
             found.leftovers.append(str(place))
         found.photos += [place / name for name in pairs.without_json]

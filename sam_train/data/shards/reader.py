@@ -97,6 +97,7 @@ class Place:
             return Entry(jpeg=jpeg, json=json)
         # With the headers: a shard of the same size may have taken this one's place.
         spans = [Span(each.offset - BLOCK, each.size + BLOCK) for each in (self.jpeg, self.json)]
+        # One request where the two files are neighbours, as in SA-1B's tars.
         blocks = (source or open_source(self.path)).read_many(spans, size=self.shard_size)
         for block, kind in zip(blocks, ("jpg", "json"), strict=True):
             if not _is_header_of(block, key=self.key, kind=kind):
@@ -349,8 +350,8 @@ def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, Part]
 
 
 def _places(index: Index, *, folder: Path) -> dict[str, int]:
-    """Return the number of each shard, by its full path and, where that is unique, by its name
-    alone: a dataset may be mounted elsewhere than where it was indexed."""
+    """Return the number of each shard, by its full path and by its name alone where that is unique.
+    A dataset may be mounted elsewhere than where it was indexed."""
     names = [short_name(row.name) for row in index.rows]
     once = {name for name, times in Counter(names).items() if times == 1}
     places = {name: shard for shard, name in enumerate(names) if name in once}
@@ -385,6 +386,7 @@ def _is_current(part: Part) -> bool:
 
 
 def _walk(paths: Sequence[str], *, option: str) -> dict[str, Part]:
+    # Threads: walking waits for disks and servers.
     with ThreadPoolExecutor(_WALKERS) as pool:
         found = [compact(shard) for shard in pool.map(index_shard, paths)]
     index = build_index(found)

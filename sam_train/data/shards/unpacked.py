@@ -55,6 +55,7 @@ def split(name: str) -> tuple[str, str | None]:
     """
     stem, dot, ending = name.removeprefix("./").rpartition(".")
     ending = dot + ending.lower()
+    # macOS writes such a file beside each one, with the same ending.
     if not stem or stem.rsplit("/", 1)[-1].startswith("._"):
         return stem, None
     return stem, "jpg" if ending in _JPEG else "json" if ending in _JSON else None
@@ -104,7 +105,9 @@ class FolderSource(Source):
     def facts(self) -> Facts:
         """Return how many entries its folder has, and when one was last added or taken away."""
         folder, _ = place_of(self.path)
+        # Without the index, which is written after its shard was measured.
         entries = sum(name != INDEX_NAME for name in os.listdir(folder))  # noqa: PTH208 - names
+        # A file that is replaced in place changes neither; `read_pair` compares sizes for that.
         return Facts(entries, str(folder.stat().st_mtime_ns))
 
     def read_many(self, spans: Sequence[Span], *, size: int | None = None) -> list[bytes]:
@@ -130,6 +133,7 @@ def list_folder(path: str) -> tuple[Pairs, dict[str, int], list[str]]:
         except OSError:  # a link that leads nowhere
             refused.append(name)
             continue
+        # Names reach logs and terminals, where a control sequence would act.
         if name.isprintable():
             sizes[name] = status.st_size
         else:
@@ -138,7 +142,7 @@ def list_folder(path: str) -> tuple[Pairs, dict[str, int], list[str]]:
 
 
 def _names(folder: Path, pattern: str) -> list[str]:
-    """Files of a folder, sorted; with a pattern, those of the samples that it matches."""
+    """List the files of a folder, sorted; with a pattern, those of the samples that it matches."""
     if pattern == "*":
         with os.scandir(folder) as entries:
             names = [e.name for e in entries if not e.is_dir() and e.name != INDEX_NAME]
@@ -149,6 +153,7 @@ def _names(folder: Path, pattern: str) -> list[str]:
         ending = f".{ending}"
         jpeg = ending.lower() in _JPEG
         others = _endings(_JSON if jpeg else _JPEG)
+        # The given file first, so that its partner may have any ending that is known.
         names = [stem + ending, *(stem + other for other in others)]
         return [name for name in names if (folder / name).exists()]
     every = [(name, *split(name)) for name in _names(folder, "*")]
@@ -181,6 +186,7 @@ def _read(folder: Path, key: str, endings: Sequence[str], *, size: int) -> bytes
     for ending in _endings(endings):
         try:
             with (folder / f"{key}{ending}").open("rb") as file:
+                # Of the open file: the name may be replaced between a look and a read.
                 if os.fstat(file.fileno()).st_size == size:
                     return file.read()
         except FileNotFoundError:
@@ -189,6 +195,7 @@ def _read(folder: Path, key: str, endings: Sequence[str], *, size: int) -> bytes
 
 
 def _endings(endings: Sequence[str]) -> list[str]:
+    # Cameras and Windows write `.JPG`; `.Jpg` is not looked for.
     return [*endings, *(ending.upper() for ending in endings)]
 
 
@@ -200,6 +207,7 @@ def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
     visited: set[str] = set()
 
     def visit(folder: Path, depth: int) -> Iterator[tuple[Path, list[str]]]:
+        # Links may lead back to a folder above.
         real = os.path.realpath(folder)
         if real in visited or depth > _MAX_DEPTH:
             return
@@ -207,6 +215,7 @@ def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
         try:
             with os.scandir(folder) as found:
                 entries = sorted((entry.name, entry.is_dir()) for entry in found)
+        # A folder that nobody may read (`lost+found`) is no reason to refuse the others.
         except PermissionError:
             return
         yield folder, [name for name, is_folder in entries if not is_folder]

@@ -59,12 +59,14 @@ def index_shard(path: str) -> ShardIndex:
         if is_unpacked(path):
             return _index_folder(path, facts)
         with source.opened(facts.size) as read_at:
+            # Before the walk, which would call a compressed tar damaged.
             if problem := compressed(path, read_at(0, MAGIC)):
                 raise UserError(f"Shard {path}: {problem}.")
             listing = list_members(read_at, size=facts.size)
     except FileNotFoundError:
         raise UserError(f"Shard {path} does not exist; check data.train and data.val.") from None
     except OSError as error:
+        # The path stands in the message already.
         problem = one_line(error).removeprefix(f"{short_name(path)}: ")
         raise UserError(f"Shard {path} cannot be read ({problem}); check access to it.") from None
     found = {m.name: m for m in listing.members}
@@ -110,4 +112,5 @@ def _index_folder(path: str, facts: Facts) -> ShardIndex:
 
 
 def _spans(places: Iterable[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    # The shape [0, 2] for a shard without samples, which numpy cannot know.
     return np.array(list(places), dtype=np.int64).reshape(-1, 2)

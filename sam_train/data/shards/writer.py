@@ -1,9 +1,9 @@
 """The files of SA-1B, field for field: annotation dicts, records and tar shards.
 
-A shard `sa_000012.tar` holds pairs `sa_N.jpg`, `sa_N.json`. What the published JSON really holds,
-beyond its documentation: every coordinate and score is a float while `area`, `id`, `image_id`,
-`width` and `height` are integers, and the width and height in `bbox` are one less than the
-extent of the mask in pixels (last minus first, not a count).
+A shard `sa_000012.tar` holds pairs `sa_N.jpg`, `sa_N.json`. The published JSON says more than its
+documentation. Every coordinate and score is a float, while `area`, `id`, `image_id`, `width` and
+`height` are integers. Width and height in `bbox` are one less than the mask's extent in pixels
+(last minus first, not a count).
 """
 
 from __future__ import annotations
@@ -181,10 +181,12 @@ def annotation_from_rle(
     Raises:
         ValueError: the mask has no pixel.
     """
+    # Plain runs are the other form of COCO's files; `area` and `toBbox` take compressed ones alone.
     if isinstance(rle["counts"], list):
         rle = coco_mask.frPyObjects(rle, *rle["size"])
     area = _area(rle, name=id)
     if point_coords is None:
+        # pycocotools decodes in Fortran order, so its transpose is contiguous as it is.
         point_coords = _middle(np.ascontiguousarray(coco_mask.decode(rle).T))
     return _entry(
         rle,
@@ -260,6 +262,7 @@ def write_shard(samples: Iterable[ShardSample], path: Path) -> int:
             TarEntry(
                 key=f"sa_{sample.image_id}",
                 jpeg=sample.jpeg,
+                # `dumps` escapes whatever is not ASCII.
                 json=json.dumps(sample.record).encode("ascii"),
             )
             for sample in samples
@@ -281,6 +284,7 @@ def write_entries(entries: Iterable[TarEntry], path: Path) -> int:
         # Whole seconds: a float would cost every file another kilobyte of headers.
         TarWriter(stream, user="", group="", mtime=0, encoder=False) as tar,
     ):
+        # Sorted by ending: the photo, and its JSON right behind it, so that a sample is one read.
         for entry in entries:
             tar.write({"__key__": entry.key, "jpg": entry.jpeg, "json": entry.json})
             count += 1

@@ -20,6 +20,7 @@ def has_compressed_name(name: str) -> bool:
     """Return whether a file's name is that of a compressed tar or a zip file."""
     lower = name.lower()
     return lower.endswith((".tgz", ".tbz2", ".txz", ".tzst", ".zip")) or (
+        # A plain `.gz` may be a compressed list or JSON, which is no shard.
         ".tar." in lower and lower.endswith(_ENDINGS)
     )
 
@@ -30,6 +31,7 @@ def compressed(path: str, begin: bytes) -> str | None:
     Args:
         begin: its first `MAGIC` bytes.
     """
+    # By content: many archives have the name of a plain tar.
     for magic, kind, command in _KINDS:
         if begin.startswith(magic):
             return f"it is {kind}, which cannot be read in parts: {_way_out(path, command)}"

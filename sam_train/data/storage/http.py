@@ -19,6 +19,7 @@ from sam_train.data.storage.sources import Facts, Source, Span, cut, merged
 from sam_train.runtime.text import one_line
 
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+# Also 425, "too early", and 429, "too many requests", which some stores answer under load.
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _CHUNK = 1 << 18
 
@@ -79,6 +80,7 @@ class HttpSource(Source):
         blocks = []
         for group in groups:
             part = self._request(group)
+            # Without this, bytes of a replaced shard would be decoded at places of the old one.
             if size is not None and part.total not in {None, size}:
                 raise self._changed()
             if len(part.data) != group.size:
@@ -92,6 +94,7 @@ class HttpSource(Source):
             return _Part(b"", None, "")
         server = urlsplit(self.path).netloc
         # A server that failed every try lately gets one: a run ends rather than waits for hours.
+        # Monotonic: a clock that is set back must not prolong the grudge.
         resented = time.monotonic() - _failed_at.get(server, -PATIENCE.grudge) < PATIENCE.grudge
         attempts = 1 if resented else PATIENCE.attempts
         for attempt in range(1, attempts + 1):
@@ -104,6 +107,8 @@ class HttpSource(Source):
                     raise OSError(f"{self.name}: {error}{times}") from None
                 # Spread at random: many workers would otherwise come back at the same moment.
                 pause = PATIENCE.backoff * 2 ** (attempt - 1) * random.uniform(1, 1.5)
+                # The server's own Retry-After counts, but no more than a grudge: a worker must not
+                # sleep for hours.
                 time.sleep(max(pause, min(error.wait, PATIENCE.grudge)))
             else:
                 _failed_at.pop(server, None)
@@ -123,6 +128,7 @@ class HttpSource(Source):
                 "GET",
                 self.path,
                 headers=headers,
+                # Read in pieces below, so that a slow body can be given up.
                 preload_content=False,
                 timeout=PATIENCE.timeout,
             )
@@ -137,6 +143,7 @@ class HttpSource(Source):
         finally:
             # What is left of a body that nobody wants would arrive before the next answer.
             if response is not None:
+                # A connection goes back to the pool only where its body was read to the end.
                 response.release_conn() if whole else response.close()
 
     def _receive(self, response: urllib3.BaseHTTPResponse, span: Span) -> _Part:
@@ -149,6 +156,7 @@ class HttpSource(Source):
         self._check_status(response)
         if match is None or match[1] is None or int(match[1]) != span.offset:
             raise OSError(f"{self.name}: the server answers with another range than asked for")
+        # HTTP's ranges include their last byte.
         length = int(match[2]) + 1 - span.offset
         end = span.end if total is None else min(span.end, total)
         if length != end - span.offset:
@@ -171,6 +179,7 @@ class HttpSource(Source):
             raise _TransientError(
                 f"the server answers {status}", wait=float(wait) if wait.isdigit() else 0.0
             )
+        # The whole shard would follow: 11 GB for each sample.
         if status == 200:
             raise OSError(f"{self.name}: the server does not know ranges; download it, or use "
                           "data.mode=stream")  # fmt: skip
@@ -182,6 +191,8 @@ class HttpSource(Source):
         begun = time.monotonic()
         data = bytearray()
         while len(data) < length:
+            # `read1` returns what has arrived; `read` would wait for all of it, however slowly that
+            # came.
             chunk = response.read1(min(_CHUNK, length - len(data)), decode_content=False)
             if not chunk:
                 raise _TransientError(f"the connection was cut after {len(data)} bytes")

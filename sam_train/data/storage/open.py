@@ -32,6 +32,8 @@ def open_source(path: str) -> Source:
         return HttpSource(path)
     if is_remote(path):
         return ObjectSource(path)
+    # A pattern of names in a folder, such as `photos/sa_1*.json`, ends like a sample and need not
+    # exist.
     if is_sample_file(path) or Path(path).is_dir():
         return FolderSource(path)
     return LocalSource(path)

@@ -48,7 +48,7 @@ class Facts:
     size: int
     """Bytes."""
     stamp: str
-    """Changes when the file does: modification time, or the server's mark (ETag)."""
+    """Changes when the file does: modification time, or the server's ETag."""
 
 
 class Source(ABC):
@@ -113,7 +113,9 @@ class _ReadAhead:
         end = min(offset + length, self._size)
         if offset >= end:
             return b""
+        # A read that lies in the block costs nothing: headers are 512 bytes, JSONs follow at once.
         if not self._begin <= offset <= end <= self._begin + len(self._data):
+            # The last bytes of a file are fewer; nothing is read behind its end.
             ahead = min(max(length, READ_AHEAD), self._size - offset)
             self._data = self._source.read(offset, ahead)
             self._begin = offset
@@ -134,6 +136,7 @@ class LocalSource(Source):
         try:
             if size is not None and os.fstat(descriptor).st_size != size:
                 raise self._changed()
+            # `pread` has no shared position, so threads do not disturb each other.
             parts = [os.pread(descriptor, span.size, span.offset) for span in spans]
         finally:
             os.close(descriptor)
@@ -163,8 +166,9 @@ class ObjectSource(Source):
         with self._errors():
             filesystem, name = filesystem_of(self.path)
             info = filesystem.info(name, **_refresh(filesystem))
-            mark = info.get("ETag") or info.get("etag") or info.get("mtime") or ""
-            return Facts(int(info["size"]), str(mark))
+            # Stores name it differently; without one a change of equal size stays unnoticed.
+            version = info.get("ETag") or info.get("etag") or info.get("mtime") or ""
+            return Facts(int(info["size"]), str(version))
 
     def read_many(self, spans: Sequence[Span], *, size: int | None = None) -> list[bytes]:
         """Read the merged spans in parallel, as fsspec does."""
@@ -213,6 +217,7 @@ def cut(spans: Sequence[Span], groups: Sequence[Span], blocks: Sequence[bytes]) 
     """Cut the bytes of each span out of the blocks that were read for `merged(spans)`."""
     parts = []
     for span in spans:
+        # A span lies in one group as a whole, as `merged` never splits one.
         home = next(k for k, g in enumerate(groups) if g.offset <= span.offset <= span.end <= g.end)
         at = span.offset - groups[home].offset
         parts.append(bytes(blocks[home][at : at + span.size]))
@@ -231,6 +236,7 @@ def is_http(path: str) -> bool:
 
 def short_name(path: str) -> str:
     """Return the file's own name for messages: a link's query may hold a password."""
+    # A query or a password in a URL must not reach logs.
     name = (urlsplit(path).path if is_remote(path) else path).rstrip("/")
     folder, _, last = name.rpartition("/")
     # Of samples in a folder, whose path ends with a pattern of their names: the folder's.

@@ -64,8 +64,11 @@ def read_pairs(path: str, *, left_out: Callable[[str], None]) -> Iterator[Pair]:
                 left_out(f"{member.name}: a file of more than {MAX_MEMBER >> 20} MiB")
                 continue
             data = tape.read_at(member.offset, member.size)
+            # Only here: the length of a command's output is unknown before its end.
             if len(data) < member.size:
                 raise OSError(f"cut inside {member.name}")
+            # A second file of the same kind takes the place of the first, as when a tar is
+            # unpacked.
             files = halves[key]
             files[suffix] = data
             if len(files) == 2:
@@ -167,6 +170,7 @@ class _Command:
 
     def _read(self) -> bytes:
         data: bytes = self._pipe.stream.read(_CHUNK)
+        # An empty read alone may be a command that failed half-way.
         if not data and (status := self._pipe.proc.wait()):
             raise OSError(f"the command ended with exit status {status}")
         return data

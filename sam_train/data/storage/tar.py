@@ -73,10 +73,14 @@ def walk_members(
             # Without its closing zero block a tar was cut, though maybe only there.
             listing.damage = f"cut at byte {size if size is not None else offset + len(block)}"
             return
+        # One zero block is enough for an end; the second, which the standard asks for, is often
+        # missing.
         if block == bytes(BLOCK):
             return
         header = parse_header(block)
         if header is None:
+            # The places of all later headers follow from this one, so nothing behind it can be
+            # trusted.
             listing.damage = f"damaged header at byte {offset}"
             return
         # A pax size says what octal digits cannot. It counts for the member, not for headers.
@@ -86,6 +90,7 @@ def walk_members(
             listing.damage = f"cut at byte {size}, inside {name or header.name}"
             return
         if header.kind in b"LKxg":
+            # Refused before it is read, because the length comes from the file.
             if bytes_here > _MAX_EXTENSION:
                 listing.damage = f"damaged header at byte {offset}"
                 return
@@ -100,6 +105,7 @@ def walk_members(
             # Regular files: 0, 7 (contiguous) and the old NUL.
             if header.kind in b"07\0" and _is_safe(member.name):
                 yield member
+            # Folders are silent; links, devices and unsafe names are counted.
             elif header.kind != b"5":
                 listing.refused.append(member.name)
             # They were of this member alone.

@@ -1,7 +1,7 @@
 """A way of fine-tuning chooses what of the image encoder is trained.
 
-Prompt encoder and decoder always are: together they hold under 1 % of ViT-H, and their backward
-pass, which runs round by round, costs the same whatever is frozen in it.
+Prompt encoder and decoder are always trained. Together they hold under 1 % of ViT-H, and their
+backward pass, which runs round by round, costs the same whatever is frozen in it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def tune(sam: Sam, name: str, *, frozen_blocks: int) -> None:
             f"optim.frozen_blocks={frozen_blocks} must be from 0 to {len(units)}, the encoder's "
             "depth"
         )
+    # A trained stem would need the backward pass through the frozen units after all.
     if frozen_blocks:
         for parameter in sam.image_encoder.stem():
             parameter.requires_grad_(False)

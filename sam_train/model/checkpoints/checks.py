@@ -72,6 +72,7 @@ def check_start(report: InitReport, *, named: Sequence[str], path: Path) -> None
     lost = sum(e.parameters for e in report.at_random if _inside(e.name))
     if named or taken >= _LEAST_ENCODER * (taken + lost):
         return
+    # By numbers above, by tensors here: people recognise names.
     present = [e.name for e in (*report.loaded, *report.resized)]
     missing = [e.name for e in report.at_random]
     have = [module for module in MODULES if any(n.startswith(f"{module}.") for n in present)]
@@ -118,6 +119,7 @@ def refuse_shape(name: str, tensor: Tensor, shape: torch.Size, *, path: Path) ->
 
 
 def _shape_in(architecture: str, name: str) -> torch.Size | None:
+    # No memory is taken: even ViT-H is built for the sake of one shape.
     with torch.device("meta"):
         tensor = build_from_config(ModelConfig(name=architecture)).state_dict().get(name)
     return None if tensor is None else tensor.shape
@@ -171,6 +173,7 @@ def check_sizes(source: StateDict, target: StateDict, *, path: Path) -> None:
             f"{strange[0]}; build the model with that encoder, or leave it out: "
             f"init.modules=[{','.join(m for m in MODULES if m != ENCODER)}]"
         )
+    # The paper's data-engine models had three decoder layers, the released ones two.
     depths = (
         _layers(source, "mask_decoder.transformer.layers."),
         _layers(target, "mask_decoder.transformer.layers."),
@@ -216,6 +219,7 @@ def check_finite(tensors: StateDict, *, path: Path) -> None:
     Raises:
         UserError: names the first tensor and counts the others.
     """
+    # In float32, which the model has: a float64 can be finite and too large.
     bad = [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
     if bad:
         raise UserError(

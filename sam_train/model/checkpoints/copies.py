@@ -43,6 +43,7 @@ _WRAPPERS = {
     *("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
     *("_forward_module", "_orig_module"),
 }
+# Mappings can nest without end in a crafted file.
 _DEEPEST = 8
 
 
@@ -71,7 +72,7 @@ class Choice:
     outside: StateDict = field(default_factory=dict)
     """Other tensors of the same mapping."""
     notes: list[str] = field(default_factory=list)
-    """What was chosen, joined and left out; empty where there was nothing to choose."""
+    """Remarks: copies chosen, joined and left out; empty where there was nothing to choose."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,6 +92,7 @@ class _Copy:
     @property
     def order(self) -> tuple[int, int]:
         ranks = [PREFERRED.index(part) for part in self.prefix if part in PREFERRED]
+        # Weights under no key at all come before those under a key that nobody knows.
         unknown = len(PREFERRED) + bool(self.prefix)
         return min(ranks, default=unknown), -len(self.tensors)
 
@@ -103,6 +105,7 @@ def entries_of(content: Any) -> list[Entry]:
 def _walk(content: Any, place: tuple[str, ...], seen: set[int]) -> Iterator[Entry]:
     if not isinstance(content, Mapping) or len(place) > _DEEPEST or id(content) in seen:
         return
+    # A pickle can hold one mapping twice, or inside itself.
     seen.add(id(content))
     for key, value in content.items():
         if isinstance(value, Mapping):
@@ -135,12 +138,15 @@ def choose(entries: Sequence[Entry], marker: re.Pattern[str]) -> Choice | None:
         return None
     averages = [copy for copy in copies if copy.averaged]
     trained = sorted((copy for copy in copies if not copy.averaged), key=lambda copy: copy.order)
+    # A file of averages alone, such as a published teacher.
     if not trained:
         trained, averages = averages, []
+    # The sort was stable, so among equals this is the first in the file.
     base = trained[0]
     choice = Choice(tensors=dict(base.tensors))
     used = [base]
     for copy in trained[1:]:
+        # Parts of one model share no name; a second copy shares nearly all.
         if choice.tensors.keys().isdisjoint(copy.tensors):
             choice.tensors |= copy.tensors
             used.append(copy)
@@ -148,6 +154,7 @@ def choose(entries: Sequence[Entry], marker: re.Pattern[str]) -> Choice | None:
         choice.notes.append(f"joined from {', '.join(copy.title for copy in used)}")
     average = next((copy for copy in averages if _averages(copy, choice.tensors)), None)
     if average is not None:
+        # Over the trained ones: an average may leave out what it does not change.
         choice.tensors |= average.tensors
         choice.notes.append(f"averaged weights ({average.title}) before those of {base.title}")
         used.append(average)
@@ -180,6 +187,7 @@ def _copies_of(
         copy.places.add(entry.place)
         copy.tensors[_own_name(parts[at:])] = entry.tensor
     others = []
+    # Innermost first: `model.sam.x` belongs to `model.sam`, not to `model`.
     longest_first = sorted(copies.values(), key=lambda copy: -len(copy.prefix))
     for entry in unmarked:
         parts = entry.parts
@@ -194,6 +202,7 @@ def _copies_of(
 
 
 def _own_name(parts: Sequence[str]) -> str:
+    # Wrappers stand anywhere in a name, also between block and layer.
     return ".".join(part for part in parts if part not in _WRAPPERS)
 
 

@@ -14,6 +14,7 @@ def weights_digest(sam: Sam) -> str:
 
     The same on any device and from any kind of file.
     """
+    # Two models may hold equal tensors and differ in window or heads, which no shape shows.
     hidden = f"{sam.image_size} {sam.image_encoder.numerics()}\n"
     digest = hashlib.blake2b(hidden.encode(), digest_size=16)
     # Sorted: a file's order of tensors does not count.

@@ -41,6 +41,7 @@ def _inert_list(*_args: object) -> list[Any]:
 _OBJECTS = (
     *("argparse.Namespace", "types.SimpleNamespace", "builtins.object", "builtins.slice"),
     *("builtins.range", "builtins.frozenset", "builtins.str", "builtins.int", "builtins.float"),
+    # Enum members are pickled through `getattr`; its stand-in looks nothing up.
     *("builtins.bool", "builtins.list", "builtins.dict", "builtins.tuple", "builtins.getattr"),
     *("copyreg._reconstructor", "_operator.getitem", "operator.getitem"),
     *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),

@@ -2,7 +2,7 @@
 
 Reading is `weight_files.py`, choosing between copies `copies.py`, renaming `state_dicts.py`. This
 file decides what a file is and fits its tensors to the model. It takes all that fits, or refuses
-the file before touching anything; `init_checks.py` has the refusals.
+the file before touching anything; `checks.py` has the refusals.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class _Kind:
     """Found only in names of this layout."""
 
 
+# Tried in this order: Hugging Face's names include `mask_decoder.`, and SAM's include MAE's
+# `blocks.0.attn.qkv.`.
 _KINDS = {
     "huggingface": _Kind(
         title="Hugging Face SAM",
@@ -130,6 +132,7 @@ def initialise(sam: nn.Module, init_from: str, cfg: InitConfig) -> InitReport:
     plan = _plan(target, init_from, cfg)
     report = plan.report
     report.at_random = _entries(target, without=plan.fitted)
+    # A prefix asked for the encoder alone; only other files can lack it by mistake.
     if plan.kind not in ENCODER_ONLY:
         check_start(report, named=cfg.modules, path=plan.path)
     _copy(plan.fitted, target)
@@ -155,10 +158,12 @@ def load_whole(
     """
     target: StateDict = sam.state_dict()
     top = _plan(target, source, cfg)
+    # By name, not by module: a file may hold a part of a module.
     missing = {name: t for name, t in target.items() if name not in top.fitted}
     reports = [top.report]
     fitted = dict(top.fitted)
     if missing and beneath:
+        # `init.modules` chooses from the first file alone.
         below = _plan(target, beneath, InitConfig())
         given = {name: tensor for name, tensor in below.fitted.items() if name in missing}
         fitted |= given
@@ -175,6 +180,7 @@ def load_whole(
 
 def _only(report: InitReport, given: StateDict, *, why: str) -> InitReport:
     """Return the report of a file of which only `given` is taken."""
+    # Its tensors fit, too, but the first file has them already.
     unused = [e for e in (*report.loaded, *report.resized) if e.name not in given]
     return replace(
         report,
@@ -204,6 +210,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     modules = _check_modules(cfg.modules)
     wanted, path = _split(init_from)
     entries = _with_module_names(read_weights(path))
+    # Only relatives that cannot be used at all; additions are judged once the kind is known.
     refuse_relative((".".join(e.parts) for e in entries), path=path, wanted=())
     # Relatives first: their files hold SAM's names beside their own.
     kind, choice = _recognise(entries, wanted=wanted, path=path)
@@ -212,6 +219,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     try:
         conversion = _KINDS[kind].convert(source)
         if kind == "huggingface":
+            # Here, because the scale stands in config.json beside the tensors.
             conversion.tensors = _without_scale(conversion.tensors, path)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
@@ -228,7 +236,9 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     ]
     chosen = {n: t for n, t in conversion.tensors.items() if n.split(".", 1)[0] in modules}
     for name in (name for name in chosen if name in target):
+        # Before any shape: packed or empty weights have odd ones, and those would be blamed.
         check_numbers(name, chosen[name], path=path)
+    # As a whole before tensor by tensor: "this is a ViT-L" helps more than one shape that differs.
     check_sizes(chosen, target, path=path)
     fitted = _fit(chosen, target, report=report, path=path)
     for name, tensor in conversion.tensors.items():
@@ -254,6 +264,7 @@ def _with_module_names(entries: Sequence[Entry]) -> list[Entry]:
     """Put the module's name before the names of a module that was saved by itself."""
     result = list(entries)
     known = (_KINDS["huggingface"].signs, _KINDS["sam"].signs)
+    # Names that are whole already need nothing in front.
     if any(signs.search(".".join(e.parts)) for signs in known for e in entries):
         return result
     for module, sign in _BARE.items():
@@ -284,6 +295,7 @@ def _is_ours(name: str) -> bool:
 def _check_modules(names: list[str]) -> list[str]:
     for name in names:
         if name not in MODULES:
+            # Cutoff 0 always guesses: there are three names only.
             near = difflib.get_close_matches(name, MODULES, n=1, cutoff=0.0)[0]
             raise UserError(
                 f"init.modules: {name!r} is not one of {', '.join(MODULES)}; meant {near}?"
@@ -292,6 +304,7 @@ def _check_modules(names: list[str]) -> list[str]:
 
 
 def _split(init_from: str) -> tuple[str | None, Path]:
+    # Any other colon is part of the path.
     prefix, colon, rest = init_from.partition(":")
     if colon and prefix in ENCODER_ONLY:
         return prefix, Path(rest).expanduser()
@@ -311,6 +324,7 @@ def _recognise(entries: Sequence[Entry], *, wanted: str | None, path: Path) -> t
             f"{path}: not a SAM, MAE or Hugging Face DINOv2 checkpoint{what}; "
             f"its first tensor is {names[0]}; init_from= takes those kinds only"
         )
+    # Relatives of plain ViTs look like MAE by their names, too.
     if found in ENCODER_ONLY:
         refuse_relative(choice.tensors, path=path, wanted=MODULES)
     if wanted is None and found in ENCODER_ONLY:
@@ -347,6 +361,7 @@ def _fit(source: StateDict, target: StateDict, *, report: InitReport, path: Path
 
 def _resize(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
     """Resize `tensor` to `shape` where only the resolution changes, else return None."""
+    # Nothing outside the encoder has a shape that depends on the resolution.
     if tensor.dim() != len(shape) or not name.startswith(f"{ENCODER}."):
         return None
     if name.endswith(".pos_embed") and tensor.shape[3] == shape[3]:

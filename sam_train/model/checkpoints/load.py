@@ -41,6 +41,7 @@ def build_sam(
         UserError: unknown name or sizes that do not fit together, `init_from` alone, or files that
             leave weights at random; `checkpoints.init.initialise` is meant for those.
     """
+    # The dataclass itself would raise a TypeError, which names no way out.
     unknown = sorted(set(overrides) - {f.name for f in fields(ModelConfig)})
     if unknown:
         raise UserError(f"build_sam: {', '.join(unknown)} is not a field of ModelConfig")
@@ -94,6 +95,7 @@ def recorded_model(path: Path) -> ModelConfig | None:
             "sam_train"
         )
     try:
+        # Checks every type: the record comes from a file.
         merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), dict(record))
         return cast(ModelConfig, OmegaConf.to_object(merged))
     except (OmegaConfBaseException, ValueError) as error:

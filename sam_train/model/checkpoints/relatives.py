@@ -32,6 +32,7 @@ def _named(*patterns: str) -> re.Pattern[str]:
 
 
 _SAM2_ONLY_21 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj", "occlusion_spatial_embedding")
+# The more particular first: a file of SAM 2.1 holds all of SAM 2's names as well.
 _RELATIVES = (
     Relative(
         title="SAM 3",
@@ -133,6 +134,7 @@ def refuse_relative(names: Iterable[str], *, path: Path, wanted: Collection[str]
             what += " that this model has no place for, and the rest is not the same without"
         else:
             what = f"{path}: is of {relative.title}, not of SAM ({count} {found[0]})"
+        # Modules without a foreign name are SAM's and can be taken alone.
         there = {_module_of(name) for name in listed if not relative.names.search(name)}
         raise UserError(f"{what}; {_way_out(relative, there - inside)}")
 
@@ -151,6 +153,7 @@ def _module_of(name: str) -> str:
     """Return the module that a name belongs to; bare names (SAMed's) are the encoder's."""
     parts = name.replace("vision_encoder", ENCODER).split(".")
     found = next((part for part in parts if part in MODULES), ENCODER)
+    # SAM-HQ's additions may come without their module's name.
     if found == ENCODER and re.search(r"(^|\.)(hf_|hq_|compress_vit)", name):
         return "mask_decoder"
     return found

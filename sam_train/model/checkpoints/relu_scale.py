@@ -1,9 +1,9 @@
 """ReLU written as GELU: for readers whose mask decoder has GELU built in.
 
-GELU(kx) / k is ReLU(x) to within 0.17 / k. The decoder's two upscaling activations are followed
-by linear maps only, so k can be put into the weights: before them (the norm that feeds the first)
-and out again behind them (the hypernetworks' last layers). With k a power of two no bit of a
-weight is lost, and the way back is exact. A ReLU decoder gives the same masks with and without.
+GELU(kx) / k is ReLU(x) to within 0.17 / k. The decoder's two upscaling activations are followed by
+linear maps only, so the weights can hold k. It enters before them (the norm that feeds the first)
+and leaves behind them (the hypernetworks' last layers). With k a power of two no bit of a weight is
+lost, and the way back is exact. A ReLU decoder gives the same masks with and without.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def scale_relu(state: Mapping[str, Tensor], scale: float) -> StateDict:
     def scaled(name: str, tensor: Tensor) -> Tensor:
         if _BEFORE.match(name):
             return tensor * scale
+        # The last layers are linear, so what they give is divided exactly.
         return tensor / scale if _BEHIND.match(name) else tensor
 
     return {name: scaled(name, tensor) for name, tensor in state.items()}
@@ -37,5 +38,6 @@ def scale_relu(state: Mapping[str, Tensor], scale: float) -> StateDict:
 def recorded_scale(config: Mapping[str, Any]) -> float:
     """Read k from our section of an exported config.json; 1 if it is no power of two."""
     value = config.get(RELU_SCALE, 1)
+    # The file may be anyone's, and any other factor would cost bits.
     powers = {2.0**k for k in range(32)}
     return float(value) if isinstance(value, int | float) and value in powers else 1.0

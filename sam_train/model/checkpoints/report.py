@@ -1,4 +1,4 @@
-"""What an initialisation did, tensor by tensor, and its short table for people."""
+"""The result of an initialisation, tensor by tensor, and its short table for people."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class TensorEntry:
 
 @dataclass(slots=True, kw_only=True)
 class InitReport:
-    """Every tensor of the source and of the model is in exactly one list, except that a source
-    tensor that was loaded or resized appears under our name only."""
+    """The tensors of the source and of the model, each in exactly one list. A source tensor that
+    was loaded or resized appears under our name only."""
 
     source: str
-    """What `init_from` said."""
+    """The text of `init_from`."""
     kind: str
-    """What it turned out to be."""
+    """The kind of checkpoint that it turned out to be."""
     loaded: list[TensorEntry] = field(default_factory=list)
     """Taken as they are (up to renaming and folding)."""
     resized: list[TensorEntry] = field(default_factory=list)
     """Position tables and patch kernels taken at another size."""
     skipped: list[TensorEntry] = field(default_factory=list)
-    """In the source but not taken."""
+    """Tensors of the source that were not taken."""
     at_random: list[TensorEntry] = field(default_factory=list)
-    """In the model but not in the source: initial values kept."""
+    """Tensors of the model that the source lacks; they keep their initial values."""
     notes: list[str] = field(default_factory=list)
-    """What was folded or joined."""
+    """Remarks: tensors that were folded or joined."""
 
     def __str__(self) -> str:
         """Write a table of tensors and parameters per module, then the odd ones by name."""
@@ -73,7 +73,7 @@ class InitReport:
         return f"{taken} of {taken + len(self.at_random)} tensors, {len(self.at_random)} at random"
 
     def _untouched(self) -> set[str]:
-        """Modules without a single loaded tensor: one word says their fate."""
+        """List the modules without a single loaded tensor, whose fate one word says."""
         reached = {_module_of(entry.name) for entry in (*self.loaded, *self.resized)}
         return set(MODULES) - reached
 
@@ -114,6 +114,7 @@ def _listing(title: str, entries: Sequence[TensorEntry]) -> list[str]:
     """Write a line per kind of tensor: block numbers become `*`, with their count."""
     groups: dict[tuple[str, str], int] = defaultdict(int)
     for entry in entries:
+        # Numbers between dots count blocks or layers.
         groups[re.sub(r"\.\d+(?=\.)", ".*", entry.name), entry.note] += 1
     by_note: dict[str, list[str]] = defaultdict(list)
     for (pattern, note), count in groups.items():
@@ -127,7 +128,7 @@ def _listing(title: str, entries: Sequence[TensorEntry]) -> list[str]:
 
 
 def _wrap(text: str) -> list[str]:
-    """Lines of at most the table's width, broken between words only: tensor names stay whole."""
+    """Wrap to lines of the table's width, between words only: tensor names stay whole."""
     lines = [" "]
     for word in text.split(" "):
         if len(lines[-1]) + 1 + len(word) > _WIDTH:

@@ -1,4 +1,4 @@
-"""Every foreign checkpoint layout to ours and back: pure functions from names to tensors.
+"""Foreign checkpoint layouts to ours and back: pure functions from names to tensors.
 
 Our names are segment-anything's, so its checkpoints need no conversion at all. The functions here
 rename, join and fold; they know nothing of files (`weight_files.py`) nor of the model that will
@@ -30,7 +30,7 @@ class Conversion:
     skipped: dict[str, str] = field(default_factory=dict)
     """Source name -> why it was left out. Together with `tensors` nothing is unaccounted for."""
     notes: list[str] = field(default_factory=list)
-    """What was folded or joined on the way, for the report."""
+    """The tensors that were folded or joined on the way, for the report."""
 
 
 # Official SAM -----------------------------------------------------------------------------------
@@ -51,6 +51,7 @@ def from_official(state: Mapping[str, Tensor]) -> Conversion:
         if not name.startswith(prefix):
             skipped[name] = "outside the model"
         elif ours in _PIXEL_BUFFERS:
+            # Mean and deviation of pixels, which older files store.
             skipped[name] = "constant of the model"
         else:
             tensors[ours] = tensor
@@ -62,6 +63,7 @@ def _common_prefix(state: Mapping[str, Tensor], anchors: list[str]) -> str:
     for name in state:
         for anchor in anchors:
             at = name.find(anchor)
+            # Between dots only: `my_mask_decoder.` is no anchor.
             if at == 0 or (at > 0 and name[at - 1] == "."):
                 return name[:at]
     return ""
@@ -149,7 +151,9 @@ def from_huggingface(state: Mapping[str, Tensor]) -> Conversion:
         if name != _HF_SHARED:
             tensors[_rename(name, to_hf=False)] = tensor
     shared = state.get(prefix + _HF_SHARED)
+    # The matrix is one tensor here: prompts and image share their positions.
     if shared is not None:
+        # Either copy may be missing. Two that differ would place points and image differently.
         if not torch.equal(tensors.setdefault(_GAUSSIAN, shared), shared):
             raise ValueError(f"{_HF_SHARED} differs from its copy in the prompt encoder")
         skipped[prefix + _HF_SHARED] = "same as the prompt encoder's"
@@ -165,6 +169,7 @@ def _rename(name: str, *, to_hf: bool) -> str:
         old, new = (ours, theirs) if to_hf else (theirs, ours)
         if not name.startswith(f"{old}."):
             continue
+        # A dot at either end, so that the last part is matched whole, too.
         inner = name[len(old) :] + "."
         for a, b in _HF_NAMES[ours]:
             source, target = (a, b) if to_hf else (b, a)
@@ -221,6 +226,7 @@ def _grid_of_positions(table: Tensor) -> Tensor:
         raise ValueError(
             f"the position table is {list(table.shape)}, not [1, 1 + n*n, D] with a class token"
         )
+    # Row by row, as patches are numbered.
     return table[:, 1:].reshape(1, side, side, table.shape[2])
 
 
@@ -300,6 +306,7 @@ def _dinov2_block(layer: StateDict, *, index: int) -> StateDict:
     rest = dict(layer)
     for kind in ("weight", "bias"):
         for names in _DINOV2_QKV:
+            # Taken out: what is left over has no place in SAM's block.
             parts = [rest.pop(f"{name}.{kind}", None) for name in names]
             found = [part for part in parts if part is not None]
             if len(found) == len(parts):
@@ -356,12 +363,13 @@ def resize_patch_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
 
     After FlexiViT (arXiv 2212.08013, §3.4).
 
-    With R the matrix of bilinear resizing a p x p patch to `size`, the new kernel w' solves
-    R^T w' = w in the least-squares sense: an enlarged patch gives the embedding that the patch
-    itself gave, exactly so where `size` is larger. Plain resizing of the kernel would change
-    the scale of the embeddings by the ratio of areas.
+    With R the matrix of bilinear resizing a p x p patch to `size`, the new kernel w' solves R^T w'
+    = w in the least-squares sense. An enlarged patch then gives the embedding that the patch itself
+    gave, exactly so where `size` is larger. Plain resizing of the kernel would change the scale of
+    the embeddings by the ratio of areas.
     """
     p, q = kernel.shape[2:]
+    # float64: the pseudo-inverse of a large kernel would lose digits that show in float32.
     basis = torch.eye(p * q, dtype=torch.float64).reshape(p * q, 1, p, q)
     resize = F.interpolate(basis, size, mode="bilinear", align_corners=False)
     inverse = torch.linalg.pinv(resize.reshape(p * q, -1))  # of R^T: [size, p * q]

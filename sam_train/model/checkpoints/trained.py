@@ -1,4 +1,4 @@
-"""From settings and `ckpt=` to a trained model, for the verbs that only look at one."""
+"""Loading of a trained model from settings and `ckpt=`, for the verbs that only use one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Loaded:
     cfg: RunConfig
     sam: Sam
     source: str
-    """What `ckpt` or `init_from` said, or both where both were needed."""
+    """The text of `ckpt` or `init_from`, or both where both were needed."""
     reports: list[InitReport]
     """The fate of every tensor of each file; already in the log."""
 
@@ -52,8 +52,10 @@ def settings_for_checkpoint(overrides: Sequence[str]) -> RunConfig:
             "one of our .ckpt or .safetensors files"
         )
     own = [source for source in sources if not source.startswith(_FOREIGN)]
+    # A generator: the second file is read only where the first records nothing.
     records = (recorded_model(Path(source).expanduser()) for source in own)
     record = next((record for record in records if record is not None), None)
+    # A named model is meant whole, and single sizes of the record would change it.
     if record is None or any(word.startswith("model=") for word in overrides):
         return cfg
     return load_config([*_as_overrides(record), *overrides])

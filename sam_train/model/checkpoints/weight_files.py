@@ -41,17 +41,19 @@ _OTHER_FOLDERS = {
 }
 _WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "*.ckpt", "*.bin", "*.npz")
 MODEL_RECORD = "model_config"
-"""Under this name our own checkpoints (.ckpt) and weights (.safetensors, as JSON in the header)
-keep the fields of their `ModelConfig`."""
+"""Name of the `ModelConfig` fields in our own checkpoints (.ckpt) and weights (.safetensors, as
+JSON in the header)."""
 AVERAGE_RECORD = "average"
-"""Under this name a checkpoint keeps averaged weights, by parameter name; they come before those
-of its state dict wherever a model is only used."""
+"""Name of a checkpoint's averaged weights, by parameter name. They come before those of its state
+dict wherever a model is only used."""
 EXPORTED = "sam_train"
-"""Under this key the `.json` of an exported model keeps the same fields (as `model`)."""
+"""Key in the `.json` of an exported model that holds the same fields (as `model`)."""
 BESIDE = ".json"
 """Ending of the file beside an exported `.pth`."""
 _LARGEST_BESIDE = 1_000_000
+# A small zip can unpack to a thousand times its size.
 _LARGEST_NPZ = 20e9
+# Torch's magic number, 0x1950a86a20f9469cfc6c, as a pickle writes it.
 _TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 _FORBIDDEN = re.compile(r"GLOBAL\s+([\w.]+)")
 
@@ -94,6 +96,7 @@ def read_model_record(path: Path) -> dict[str, Any]:
     if path.is_dir():
         return _exported_record(read_folder_config(path))
     head = _head(path)
+    # By content as well: people rename files.
     if _looks_like_safetensors(path, head):
         return _read_safetensors_record(path)
     content = {} if path.suffix == ".npz" else _read_torch(path)
@@ -105,6 +108,7 @@ def read_model_record(path: Path) -> dict[str, Any]:
 
 def _read_beside(file: Path) -> dict[str, Any]:
     """Read a `.json` that may be of anything; {} if it is not one of ours."""
+    # A larger one is another program's data.
     if not file.is_file() or file.stat().st_size > _LARGEST_BESIDE:
         return {}
     try:
@@ -151,6 +155,7 @@ def _read_folder(folder: Path) -> list[Entry]:
         if (folder / name).is_file():
             raise UserError(f"{folder}: is {what}")
     inside = [file for kind in _WEIGHTS for file in (*folder.glob(kind), *folder.glob(f"*/{kind}"))]
+    # A run's folder has many checkpoints; its latest is the one that people mean.
     inside.sort(key=lambda file: (file.name != "last.ckpt", file))
     hint = f", such as {inside[0]}" if inside else ""
     raise UserError(
@@ -161,6 +166,7 @@ def _read_folder(folder: Path) -> list[Entry]:
 
 def _read_shards(index: Path) -> list[Entry]:
     weight_map = _read_json(index).get("weight_map")
+    # Foreign JSON: nothing is known of its form before it is looked at.
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: has no weight_map; fetch the file again")
     entries: list[Entry] = []
@@ -170,6 +176,7 @@ def _read_shards(index: Path) -> list[Entry]:
         if Path(name).name != name or not shard.is_file():
             raise UserError(f"{index}: its shard {name} is missing; fetch the folder again")
         entries += _read_file(shard)
+    # An interrupted download leaves whole shards out.
     if lost := sorted(set(weight_map) - {entry.name for entry in entries}):
         raise UserError(
             f"{index}: {len(lost)} tensors it lists are in no shard (first: {lost[0]}); "
@@ -208,6 +215,7 @@ def _read_file(file: Path) -> list[Entry]:
 def _read_numpy(file: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as opened:
+            # As the headers say, so nothing has been unpacked yet.
             size = sum(info.file_size for info in opened.infolist())
         if size > _LARGEST_NPZ:
             raise UserError(f"{file}: unpacks to {size / 1e9:.0f} GB, more than any SAM has")
@@ -259,12 +267,14 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
 def _read_torch(file: Path) -> Any:
     try:
         with torch.serialization.safe_globals(harmless_globals()):
+            # Only torch's zip files can be mapped; those from before are read whole.
             mapped = zipfile.is_zipfile(file)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*TorchScript.*|.*pickle protocol.*")
                 return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # the unpickler raises almost any type on a damaged file
         if found := _FORBIDDEN.search(str(error)):
+            # FastSAM is named like SAM and is a YOLO inside.
             yolo = ", an object of FastSAM or another YOLO" if "ultralytics" in found[1] else ""
             raise UserError(
                 f"{file}: refused, because loading it would run code ({found[1]}{yolo}); save the "

@@ -1,4 +1,4 @@
-"""What the rest of the project knows of an image encoder, and nothing of a particular one."""
+"""The interface of an image encoder: the rest of the project knows nothing else of one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from sam_train.model.ops.backends import kept_operations
 
 RECOMPUTE = ("none", "selective", "full")
 
+# Linear layers. Their results are a small part of what a block holds and most of its time.
 _PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
 
 
 def _selective() -> Any:
+    # Asked when a unit runs: a plug-in may have registered a backend since.
     kept = _PRODUCTS | kept_operations()
 
     def policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -48,6 +50,8 @@ class Unit(nn.Module, ABC):
             return self.run(x, draws)
         # Inside the unit, so that compiling or splitting the unit comprises it.
         chosen: dict[str, Any] = {"context_fn": _selective} if self.recompute == "selective" else {}
+        # Reentrant recomputation would need an input with a gradient, which a frozen stem does not
+        # give.
         out: Tensor = checkpoint(self.run, x, draws, use_reentrant=False, **chosen)
         return out
 
@@ -108,4 +112,5 @@ class ImageEncoder(nn.Module, ABC):
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
     """Compute the drop path of each of `depth` units: linear from 0 to `last` (ViTDet's rule)."""
+    # A single unit is the first and the last; as the first it drops nothing.
     return [last * i / max(depth - 1, 1) for i in range(depth)]

@@ -22,7 +22,7 @@ from sam_train.model.encoders.base import ImageEncoder, Unit, drop_path_rates
 from sam_train.model.ops.layers import DropPath, LayerNorm2d, MLPBlock, StreamNorm
 
 STAGES = 3
-"""At strides 4, 8 and 16; each is twice as wide as the one before."""
+"""Stages, at strides 4, 8 and 16; each is twice as wide as the one before."""
 STRIDE = 16
 
 
@@ -72,6 +72,7 @@ class ConvBlock(Unit):
         if self.halve is not None:
             x = self.halve(x)
         branch = self.mlp(self.norm(_convolve(self.depthwise, x)))
+        # One draw a block: the whole branch stays or goes.
         out: Tensor = x + self.drop_path(branch, None if draws is None else draws[:, 0])
         return out
 
@@ -100,6 +101,7 @@ class ConvEncoder(ImageEncoder):
         # Not `blocks`: no ViT's tensor shall pass for one of these.
         self.layers = nn.ModuleList(
             ConvBlock(width, before=before, drop_path=rate)
+            # Not strict: the widths before have the stem's in front, so they are one more.
             for width, before, rate in zip(
                 widths, [first, *widths], drop_path_rates(drop_path, depth), strict=False
             )

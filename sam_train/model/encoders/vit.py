@@ -41,6 +41,7 @@ class Block(Unit):
     ) -> None:
         super().__init__()
         self.norm1 = StreamNorm(dim)
+        # Relative positions never reach beyond a window, so its tables end there.
         self.attn = GridAttention(dim, heads=heads, size=window or grid, window=window)
         self.norm2 = StreamNorm(dim)
         self.mlp = MLPBlock(dim, hidden=mlp_dim)
@@ -49,6 +50,7 @@ class Block(Unit):
     def run(self, x: Tensor, draws: Tensor | None) -> Tensor:
         """Map [B, h, w, D] to [B, h, w, D]; `draws` [B, 2] are for attention and MLP."""
         attention, mlp = (None, None) if draws is None else draws.unbind(1)
+        # Two draws a block: attention and MLP are dropped independently, as in timm and ViTDet.
         x = x + self.drop_path(self.attn(self.norm1(x)), attention)
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)), mlp)
         return out
@@ -103,6 +105,7 @@ class ImageEncoderViT(ImageEncoder):
         )
         self.neck = nn.ModuleList(
             [
+                # No biases: the norms behind the convolutions have their own.
                 nn.Conv2d(embed_dim, out_chans, kernel_size=1, bias=False),
                 LayerNorm2d(out_chans),
                 nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1, bias=False),
@@ -112,7 +115,7 @@ class ImageEncoderViT(ImageEncoder):
         self._initialise()
 
     def _initialise(self) -> None:
-        """ViT practice: truncated normal .02, the patches as a linear layer's Xavier (MAE).
+        """Draw weights from a truncated normal of .02, the patches' by Xavier (MAE).
 
         Relative-position tables start at zero (as in the reference), so that position enters
         through the absolute table first, which therefore does not.
@@ -121,6 +124,7 @@ class ImageEncoderViT(ImageEncoder):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+        # `flatten` is a view, so this fills the kernel itself.
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
@@ -144,6 +148,7 @@ class ImageEncoderViT(ImageEncoder):
 
     def stem(self) -> Iterable[nn.Parameter]:
         """List the patch embedding and the absolute positions."""
+        # Layer-wise decay gives them the lowest rate, below the first block.
         return [*self.patch_embed.parameters(), self.pos_embed]
 
     def position_tables(self) -> Iterable[nn.Parameter]:
@@ -214,6 +219,7 @@ class ViT(Architecture):
             )
 
 
+# Paper A. The four global blocks end the four quarters of the depth.
 ARCHITECTURES.add("vit_h", ViT(embed_dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)))
 ARCHITECTURES.add("vit_l", ViT(embed_dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)))
 ARCHITECTURES.add("vit_b", ViT(embed_dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)))

@@ -16,7 +16,7 @@ from sam_train.model.ops.backends import AttentionLayer
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """How a grid of `height` x `width` tokens falls into square windows of side `side`.
+    """A grid of `height` x `width` tokens that falls into square windows of side `side`.
 
     Windows that stick out at the right or bottom are padded (as in ViTDet); side 0 means no
     windows at all.
@@ -34,6 +34,8 @@ class Windows:
     def split(self, x: Tensor) -> Tensor:
         """Cut [B, height, width, C], already padded, into [B * windows, side, side, C]."""
         B, H, W, C = x.shape
+        # Cells of a window become neighbours in memory: (row, column) of the window before those
+        # inside.
         x = x.view(B, H // self.side, self.side, W // self.side, self.side, C)
         return x.transpose(2, 3).flatten(0, 2)
 
@@ -46,6 +48,7 @@ class Windows:
 
 def one_hot_places(height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Mark row and column of each token of a grid, one-hot: [N, height + width]."""
+    # Token n stands in row n // width and column n % width.
     rows = torch.eye(height, device=device, dtype=dtype).repeat_interleave(width, dim=0)
     columns = torch.eye(width, device=device, dtype=dtype).repeat(height, 1)
     return torch.cat([rows, columns], dim=1)
@@ -94,6 +97,8 @@ class GridAttention(AttentionLayer):
             out: Tensor = self.proj(self._attend(self.qkv(x)))
             return out
         windows = Windows(x.shape[1], x.shape[2], self.window)
+        # Padded tokens are attended to like others: the reference masks none, and its weights
+        # expect it.
         down, right = windows.padding
         # A padded token is a zero vector, so its q, k and v are the bias: project first and pad
         # the result, which spares the padding two GEMMs.
@@ -114,6 +119,7 @@ class GridAttention(AttentionLayer):
         computes them exactly, and no [N, N] bias is ever made (FlashBias, arXiv 2505.12044).
         """
         B, H, W, _ = qkv.shape
+        # The order of channels in the official weights: q, k, v, then heads.
         q, k, v = qkv.view(B, H * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         grid = q.view(B, self.heads, H, W, -1)
         # Relative positions meet the unscaled query, as in ViTDet; only q . k is scaled.

@@ -62,6 +62,7 @@ class Fused:
         # Fused kernels want values as wide as keys; padding by nothing would copy them.
         narrow = q.shape[3] - v.shape[3]
         wide = F.pad(v, (0, narrow)) if narrow else v
+        # Scale 1: queries come scaled, and their position channels must not be scaled at all.
         out = F.scaled_dot_product_attention(q, k, wide, attn_mask=bias, scale=1.0)
         return out[..., : v.shape[3]]
 
@@ -103,13 +104,14 @@ class Auto:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
         """Attend with the backend that asks for these keys."""
         keys = k.shape[2]
+        # The latest first, so that a plug-in's backend is asked before ours.
         for _, backend in reversed(list(BACKENDS.items())):
             if backend.when(q.device, keys=keys):
                 return backend(q, k, v, bias=bias)
         raise AssertionError("sdpa takes everything")
 
     def when(self, device: torch.device, *, keys: int) -> bool:
-        """Never choose itself."""
+        """Refuse: `auto` must not choose itself."""
         return False
 
 

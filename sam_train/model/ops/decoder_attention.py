@@ -8,9 +8,9 @@ Done as drawn in the paper, every attention projects M x N cells. Two facts spar
 - **Few tokens** (7 to 15 in the paper's rounds): a score q . W(cell + pe) is (W^T q) . (cell + pe),
   so the weights can be folded into the tokens, and the weighted mean of projected cells is the
   projection of their weighted mean. Nothing is projected per cell (`Image`).
-- **Few ways for images to differ**: before the first block the cells of a mask are those of its
-  image plus a dense prompt that comes from F = 16 channels by one linear layer. So projections
-  are computed per image, and per mask only from F channels (`FactoredImage`).
+- **Few ways for images to differ**: before the first block a mask's cells are its image's plus a
+  dense prompt. That comes from F = 16 channels by one linear layer. So projections are computed per
+  image, and per mask only from F channels (`FactoredImage`).
 
 Both are exact; `tests/parity` holds them against the reference.
 """
@@ -44,6 +44,7 @@ class Attention(AttentionLayer):
 
     def scaled(self, x: Tensor) -> Tensor:
         """Split and divide by the root of the head width: queries, or keys in their stead."""
+        # Inner width over heads is d, so this is the usual d ** -0.5.
         return self.split(x * (self.heads / x.shape[-1]) ** 0.5)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
@@ -70,7 +71,7 @@ def write(
     """Add to the cells the result of their attention to tokens: [M, N, C].
 
     Weights sum to one in each head, so an equal share of the output bias may ride on the folded
-    values, and the residual on the product: one pass over the cells instead of three.
+    values. The residual rides on the product. That is one pass over the cells instead of three.
 
     Args:
         attention: the layer.
@@ -81,6 +82,7 @@ def write(
         bias: [M, 1, 1, T], added to the scores.
     """
     if bias is not None:
+        # The bias runs along tokens, which stand third here.
         scores = scores + bias.transpose(2, 3)
     # Over tokens: each cell shares its attention out among them.
     weights = scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)
@@ -107,8 +109,10 @@ class Image:
         M, _, T, d = q.shape
         # One query of width C for each head and token; heads become further queries.
         folded = (q @ attention.k_proj.weight.view(heads, d, -1)).flatten(1, 2)
+        # Keys carry positions and values do not, as in the reference.
         means = attention.backend(folded[:, None], self.located[:, None], self.cells[:, None])
         value_weight = attention.v_proj.weight.view(heads, d, -1).transpose(1, 2)
+        # The weights of a mean sum to one, so the value bias passes through unchanged.
         v = means.view(M, heads, T, -1) @ value_weight + attention.v_proj.bias.view(heads, 1, d)
         # A key bias shifts all scores of a query alike, which the softmax does not see.
         return keep_in_graph(attention.join(v), [attention.k_proj.bias])
@@ -122,6 +126,7 @@ class Image:
         query_weight = attention.q_proj.weight.view(heads, k.shape[3], -1)
         folded = (k @ query_weight).flatten(1, 2)
         scores = (folded @ self.located.transpose(1, 2)).view(*k.shape[:3], -1)
+        # A query bias must stay: this softmax is over tokens, and each token's share of it differs.
         scores = scores + k @ attention.q_proj.bias.view(heads, -1, 1)
         return write(attention, self.cells, scores=scores, values=values, bias=bias)
 
@@ -155,6 +160,7 @@ class FactoredImage:
     def _project(self, layer: nn.Linear, *, located: bool) -> Tensor:
         """Project the cells with or without their positional encoding: [M, N, I]."""
         base = self.base + self.pe if located else self.base
+        # The mask prompt's last convolution is folded into the projection: [I, F], not [M, N, C].
         return self.expand(layer(base), layer.weight @ self.weight)
 
     def read(self, attention: Attention, queries: Tensor) -> Tensor:

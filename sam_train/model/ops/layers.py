@@ -56,6 +56,7 @@ class LayerNorm2d(nn.LayerNorm):
         precise = x.to(torch.promote_types(x.dtype, torch.float32))
         centred = precise - precise.mean(0)
         normed = centred * (centred.square().mean(0) + self.eps).rsqrt()
+        # One weight for each channel, which is the first axis.
         shape = (-1, *[1] * (x.ndim - 1))
         return (normed * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
 
@@ -112,6 +113,7 @@ def keep_in_graph(x: Tensor, unused: Iterable[nn.Parameter]) -> Tensor:
     Which masks are asked for and whether a mask prompt exists changes from round to round. With a
     gradient for every parameter in every step, DDP needs no search for unused ones.
     """
+    # Inference pays nothing for it.
     if not torch.is_grad_enabled():
         return x
     # One number of each is enough for autograd to give all of it a gradient.

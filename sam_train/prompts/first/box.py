@@ -43,6 +43,7 @@ def noisy_boxes(boxes: Tensor, *, image_sizes: Tensor, cfg: PromptsConfig, draw:
     limit = cfg.box_noise_limit
     # Sides from pixel index to pixel index: x1 belongs to the box, so a side is one pixel longer.
     deviation = cfg.box_noise * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    # The paper's wording leaves open which of the two is limited (A, step 1).
     if cfg.box_noise_limits == NoiseLimit.deviation:
         deviation = deviation.clamp(max=limit)
     noise = draw.normal(Stream.BOX_NOISE, count=4).float() * deviation
