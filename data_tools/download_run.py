@@ -73,7 +73,7 @@ class Downloader:
         return DownloadPlan(sorted(items, key=lambda item: item.link.file_name))
 
     def fetch(self, plan: DownloadPlan) -> Outcome:
-        """Do what is planned.
+        """Carry out the plan.
 
         Raises:
             UserError: this machine cannot write, for example because the disk is full. What has

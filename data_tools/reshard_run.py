@@ -20,7 +20,7 @@ from data_tools.convert_output import SKIPPED, write_tsv
 from data_tools.convert_run import Tally
 from data_tools.reshard_sample import Size, remake
 from sam_train.data.left_out import Skip
-from sam_train.data.shards.reader import Place
+from sam_train.data.shards.part import Place
 from sam_train.data.shards.writer import TarEntry, shard_path, write_entries
 from sam_train.errors import UserError
 from sam_train.runtime.files import write_bytes

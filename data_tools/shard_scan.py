@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_tools import command
-from sam_train.data.shards.reader import MAX_MEMBER
+from sam_train.data.shards.part import MAX_MEMBER
 from sam_train.data.shards.unpacked import Pairs, is_unpacked, list_folder, pair_up, read_pair
 from sam_train.data.storage.compressed import MAGIC, compressed
 from sam_train.data.storage.open import open_source

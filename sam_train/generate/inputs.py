@@ -20,8 +20,8 @@ from sam_train.data.photos.files import pages
 from sam_train.data.photos.formats import PHOTO_SUFFIXES, is_photo, why_unread
 from sam_train.data.photos.jpeg import read_photo
 from sam_train.data.sample.decode import BadSample, open_photo, to_rgb
+from sam_train.data.shards.part import MAX_MEMBER
 from sam_train.data.shards.patterns import resolve
-from sam_train.data.shards.reader import MAX_MEMBER
 from sam_train.data.storage.open import open_source
 from sam_train.data.storage.sources import Span, is_remote, short_name
 from sam_train.data.storage.tar import list_members

@@ -71,7 +71,7 @@ def _team(environment: Mapping[str, str]) -> str:
 
 
 def _machine() -> str:
-    """Identify the machine and container: containers boot together and number processes apart."""
+    """Name the machine and container: containers boot together and number processes apart."""
     host = socket.gethostname()
     if sys.platform != "linux":
         return f"{host} {uuid.getnode():x}"

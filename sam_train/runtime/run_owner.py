@@ -176,7 +176,7 @@ class RunOwner:
 
 @contextmanager
 def owned(run_dir: Path) -> Iterator[RunOwner | None]:
-    """Own `run_dir` during a run in the first process; check in the others that they belong to it.
+    """Hold `run_dir` during a run in the first process; check in the others that they belong to it.
 
     Yields:
         The ownership in the first process, None in the others.

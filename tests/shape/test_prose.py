@@ -63,14 +63,9 @@ VERBS = frozenset(
 )
 """First words of functions' docstrings. Add a verb that is missing; never a noun."""
 
-HALF_SENTENCES_ALLOWED = 0.161
-"""Share of docstrings that begin with half a sentence. Lower it; never raise it."""
-NOT_VERBS_ALLOWED = 0.411
-"""Share of functions' docstrings that begin with no verb. Lower it; never raise it."""
-FIELD_HALF_SENTENCES_ALLOWED = 0.185
-"""Share of fields' docstrings that begin with half a sentence. Lower it; never raise it."""
-COMMENTS_PER_100_LINES = {"train": 1.6, "model": 1.1, "prompts": 0.6, "data": 1.9}
-"""The fewest comments of a room for 100 lines of its files. Raise it; never lower it."""
+COMMENTED = ("train", "model", "prompts", "data")
+"""Rooms that say why beside the lines that surprise."""
+COMMENTS_PER_100_LINES = 4.0
 LONG_FILES: dict[str, str] = {}
 """Files of more than 400 lines, each with its reason."""
 
@@ -136,36 +131,22 @@ def every_docstring() -> list[Docstring]:
     return [each for source in sources() for each in docstrings(source)]
 
 
-def assert_few(bad: list[Docstring], of: int, allowed: float) -> None:
-    share = len(bad) / of
-    shown = "\n".join(map(str, bad[:40]))
-    assert share <= allowed, f"{len(bad)} of {of}, {share:.1%}:\n{shown}"
-
-
 def test_docstrings_are_not_half_sentences(every_docstring: list[Docstring]) -> None:
-    of = [each for each in every_docstring if each.kind != "field"]
-    assert len(of) > 2000
-    assert_few([each for each in of if each.is_half_a_sentence], len(of), HALF_SENTENCES_ALLOWED)
-
-
-def test_fields_name_the_thing(every_docstring: list[Docstring]) -> None:
-    of = [each for each in every_docstring if each.kind == "field"]
-    assert len(of) > 200
-    bad = [each for each in of if each.is_half_a_sentence]
-    assert_few(bad, len(of), FIELD_HALF_SENTENCES_ALLOWED)
+    assert len(every_docstring) > 3000
+    assert not [str(each) for each in every_docstring if each.is_half_a_sentence]
 
 
 def test_functions_begin_with_a_verb(every_docstring: list[Docstring]) -> None:
     of = [each for each in every_docstring if each.kind == "function"]
-    assert_few([each for each in of if not each.begins_with_a_verb], len(of), NOT_VERBS_ALLOWED)
+    assert not [str(each) for each in of if not each.begins_with_a_verb]
 
 
-@pytest.mark.parametrize("room", COMMENTS_PER_100_LINES)
+@pytest.mark.parametrize("room", COMMENTED)
 def test_comments_stand_beside_what_surprises(room: str) -> None:
     of_room = [each for each in sources() if each.name.startswith(f"sam_train.{room}.")]
     lines = sum(len(each.text.splitlines()) for each in of_room)
     found = 100 * sum(comments(each.text) for each in of_room) / lines
-    assert found >= COMMENTS_PER_100_LINES[room], f"{found:.2f} comments for 100 lines"
+    assert found >= COMMENTS_PER_100_LINES, f"{found:.2f} comments for 100 lines"
 
 
 def comments(text: str) -> int:

@@ -29,8 +29,9 @@ from sam_train.data.sample.dataset import Scenes, draw_sample, report_small
 from sam_train.data.sample.decode import BadSample
 from sam_train.data.shards.exclude import Exclusions, read_exclusions
 from sam_train.data.shards.fingerprint import Fingerprint, digest
+from sam_train.data.shards.part import Entry
 from sam_train.data.shards.patterns import resolve
-from sam_train.data.shards.reader import Entry, Shards
+from sam_train.data.shards.reader import Shards
 from sam_train.data.skips import Skips
 from sam_train.data.storage.sources import PIPE, short_name
 from sam_train.data.storage.tape import read_pairs

@@ -26,7 +26,7 @@ from sam_train.data.photos.jpeg import Photo, Shown, read_stored
 from sam_train.data.sample.decode import BadSample
 from sam_train.data.shards.fingerprint import digest
 from sam_train.data.shards.index import build_index, compact
-from sam_train.data.shards.reader import Entry, Part, Place
+from sam_train.data.shards.part import Entry, Part, Place
 from sam_train.data.shards.walk import ShardIndex
 from sam_train.errors import UserError
 

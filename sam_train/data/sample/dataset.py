@@ -191,13 +191,11 @@ def draw_sample(
         usable = usable[with_cell(masks, usable, scene.frame, cells=grid_size, area=area)]
         if not len(usable):
             raise _no_cell(len(scene.usable))
-    # The draw is by each mask's own hash: where those drawn have a cell, leaving out others before
-    # draws the same.
+    # By each mask's own hash, so that leaving out other masks does not change who is drawn.
     chosen = select.draw(usable, limit=limit, key=hash64(seed, STREAM_SUBSET, epoch, index))
     runs, frame = scene.runs, scene.frame
     ranks = select.draw_ranks(
-        # Another stream than the subset's, or the point would follow from the mask having been
-        # chosen.
+        # Another stream than the subset's, or being chosen would say where the point lies.
         chosen,
         runs.areas[chosen],
         key=hash64(seed, STREAM_POINT, epoch, index),
@@ -215,8 +213,7 @@ def draw_sample(
         masks=_grid(scene, chosen, cells=grid_size, area=area),
         points=frame.map_points(rle.pixels_at(runs, chosen, ranks) + window),
         boxes=frame.map_points(corners + window).reshape(-1, 4),
-        # Unique over the order and the same on any number of ranks; all later draws are keyed by
-        # it.
+        # The same on any number of ranks; all later draws are keyed by it.
         mask_ids=(position << MASK_ID_BITS) + np.arange(len(chosen), dtype=np.int64),
         rles=[as_rle(scene.masks, int(k), height=height, width=width) for k in chosen]
         if with_rles

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from sam_train.data.shards.annotations import read_annotations
-from sam_train.data.shards.reader import Entry
+from sam_train.data.shards.part import Entry
 from sam_train.masks import rle
 from sam_train.types import RLE
 

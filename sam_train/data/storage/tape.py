@@ -10,7 +10,7 @@ from typing import Any
 
 from webdataset.gopen import gopen
 
-from sam_train.data.shards.reader import MAX_MEMBER, Entry
+from sam_train.data.shards.part import MAX_MEMBER, Entry
 from sam_train.data.shards.unpacked import is_unpacked, list_folder, read_pair, split
 from sam_train.data.storage.compressed import MAGIC, compressed
 from sam_train.data.storage.open import open_source

@@ -15,7 +15,7 @@ from sam_train.data.formats.take import fitting_masks
 from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.jpeg import read_pixels
 from sam_train.data.sample.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
-from sam_train.data.shards.reader import Entry, Place
+from sam_train.data.shards.part import Entry, Place
 from sam_train.masks import rle
 from sam_train.runtime.fingerprint import files_fingerprint
 from sam_train.runtime.jobs import SkipItem

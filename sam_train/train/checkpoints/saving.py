@@ -146,7 +146,7 @@ class Saver(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Agree with the other ranks on what to do after an update, and do it.
+        """Decide with the other ranks what to do after an update, and do it.
 
         Raises:
             UserError: a checkpoint could not be written, or another process took run_dir over.

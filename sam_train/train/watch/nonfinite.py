@@ -135,7 +135,7 @@ class NonfiniteWatch(Callback):
             self._judge(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judge the last update, too."""
+        """Check the last update, too."""
         self._judge(trainer)
 
     def state_dict(self) -> dict[str, int]:
