@@ -62,7 +62,7 @@ def measure_boxes(
         multimask: `prompts.multimask_first_round` of the training.
         max_masks: decoded at once; bounds memory.
         observer: sees every mask.
-        batch_number: told to the observer.
+        batch_number: reported to the observer.
 
     Returns:
         IoU [M].
@@ -73,6 +73,7 @@ def measure_boxes(
     if batch.rles is None:
         raise ValueError("evaluation by boxes needs batches that carry their RLEs")
     photos = EncodedPhotos.of_batch(sam, batch, embeddings)
+    # Once for all masks: each copy from the device waits for it.
     owners = batch.image_index.tolist()
     found = np.zeros(batch.num_masks)
     for start in range(0, batch.num_masks, max_masks):
@@ -85,6 +86,7 @@ def measure_boxes(
         logits = answer.mask_logits[rows, surest.indices][:, None]
         measured = zip(photos.bitmaps(logits, owners[part]), surest.values.tolist(), strict=True)
         for k, ((mask,), iou) in enumerate(measured, start):
+            # pycocotools returns column-major arrays; the kernel walks rows.
             found[k] = mask_iou(mask, np.ascontiguousarray(coco_mask.decode(batch.rles[k])))
             if observer is not None:
                 x0, y0, x1, y1 = batch.boxes[k].tolist()

@@ -151,6 +151,7 @@ def register(task: type[TaskT]) -> type[TaskT]:
     Raises:
         UserError: another module has registered that name.
     """
+    # The same module may be imported anew, as in a notebook; another one may not take the name.
     earlier = _registered.setdefault(task.name, task)
     if earlier.__module__ != task.__module__:
         raise UserError(
@@ -180,5 +181,6 @@ def load_task(name: str) -> Task[Any]:
     if name not in task_names():
         raise UserError(f"task={name} is unknown: use {', '.join(task_names())} or all")
     if name not in _registered:
+        # Importing the module registers the task.
         import_module(f"sam_train.eval.tasks.{name}.task")
     return _registered[name]()
