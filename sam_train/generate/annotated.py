@@ -29,6 +29,7 @@ class Annotated:
         self._shards = open_shards(patterns, option="generate.existing")
         self._samples: dict[str, int] = {}
         for sample in range(len(self._shards)):
+            # Without folders, which the photos' paths seldom share.
             key = self._shards.key(sample).rpartition("/")[2]
             if key in self._samples:
                 raise UserError(f"generate.existing: two photos are called {key}")
@@ -81,6 +82,7 @@ class Annotated:
             raise UserError(
                 f"generate.existing: no mask of {key} fits its photo of {width} x {height} pixels"
             )
+        # A few bad masks are a warning. If none fits, the photo is probably another one.
         usable = np.flatnonzero((masks.runs.status == 0) & (masks.runs.areas > 0)).tolist()
         if bad := len(masks.runs.status) - len(usable):
             log.warning("generate.existing: %d masks of %s are invalid or empty", bad, key)

@@ -71,6 +71,7 @@ def cut_off(
 
     A box near a border of the photo itself, of (H, W), is not cut off there.
     """
+    # What the crop cuts off is whole in a neighbouring crop or in the photo.
     borders = np.array([crop.x0, crop.y0, crop.x1, crop.y1])
     outer = np.array([0, 0, photo[1], photo[0]])
     near = np.abs(boxes - borders) <= NEAR_EDGE

@@ -86,6 +86,7 @@ class PhotoPlace:
             except SkipImageError as error:
                 raise SkipItem(error.reason, error.detail) from error
             return photo.jpeg, photo.taken.remarks
+        # Before memory is taken: a damaged header may claim any size.
         if self.span.size > MAX_MEMBER:
             raise SkipItem("unreadable image", f"a file of more than {MAX_MEMBER >> 20} MiB")
         try:
@@ -105,6 +106,7 @@ def list_photos(patterns: Sequence[str]) -> list[PhotoPlace]:
     for pattern in patterns:
         for path in _expand(pattern):
             (shards if _is_shard(path) else files).add(path)
+    # Sorted: every process must number the photos alike, whatever order its file system lists.
     places = [PhotoPlace(path=str(page)) for path in sorted(files) for page in pages(Path(path))]
     for shard in sorted(shards):
         places.extend(_in_shard(shard))

@@ -58,6 +58,7 @@ class Journal:
 def open_journal(path: Path) -> Iterator[Journal | None]:
     """Open the journal at `path`, made if absent; give None while another process works on it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A lock of the open file ends with its process, also with one that is killed.
     file = try_lock(path)
     if file is None:
         yield None

@@ -234,6 +234,7 @@ def _image_ids(photos: Sequence[PhotoPlace]) -> list[int]:
     """Number the photos as SA-1B's names do, or by place unless all names differ in number."""
     named = [_NUMBERED.fullmatch(photo.key) for photo in photos]
     numbers = [int(match[1]) for match in named if match is not None]
+    # All or none: a mixture of names' numbers and places might give two photos one number.
     if len(set(numbers)) == len(photos):
         return numbers
     return list(range(len(photos)))

@@ -39,6 +39,7 @@ def annotations_of(found: Proposals, *, image_id: int) -> list[Annotation]:
     return [
         annotation_from_rle(
             compressed(changes, found.photo),
+            # Unique over all photos without counting masks across processes.
             id=(image_id << MASK_ID_BITS) + k,
             predicted_iou=float(masks.iou[k]),
             stability_score=float(masks.stability[k]),

@@ -208,7 +208,10 @@ def test_a_task_that_cannot_be_measured_leaves_the_others_and_the_page(
         (["task=pionts"], "task=pionts is unknown"),
         (["task=points"], "eval.datasets is not set"),
         (["task=points", "eval.datasets=coco:/absent"], "no checkpoint is named"),
-        (["task=points", "eval.datasets=coco:/absent", f"ckpt={NANO}"], "coco: /absent does not exist"),
+        (
+            ["task=points", "eval.datasets=coco:/absent", f"ckpt={NANO}"],
+            "coco: /absent does not exist",
+        ),
         (["task=[points,edges]", "eval.datasets=coco:/absent"], "edges.ground_truth is not set"),
         (["task=points", "eval.datasets=coco:/x", "eval.masks=0"], "eval.masks=0"),
         (["task=edges", "edges.ground_truth=/absent", "edges.maps=/absent"], "is not a folder"),

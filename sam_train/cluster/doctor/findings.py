@@ -63,6 +63,7 @@ def ask_all(checks: Sequence[Check], *, node: str, seconds: float) -> list[Findi
     ]
     for thread in threads:
         thread.start()
+    # One end for all: were each join to wait `seconds`, several that hang would add up.
     end = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))

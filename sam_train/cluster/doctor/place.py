@@ -101,6 +101,7 @@ def start_others(place: JobRank, overrides: Sequence[str]) -> list[subprocess.Po
     """Start the other processes of this machine, unless a launcher has."""
     if place.ranks == 1 or "RANK" in os.environ or _started_by_slurm():
         return []
+    # As torchrun sets them, so that the others find their places by the same way.
     place_of_all = {
         "WORLD_SIZE": str(place.ranks),
         "LOCAL_WORLD_SIZE": str(place.ranks),
@@ -156,6 +157,7 @@ def _hosts(listed: str) -> list[str]:
 
 
 def _free_port() -> int:
+    # The system picks a free one, and a fixed one might be in use by another run.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]

@@ -75,7 +75,7 @@ class RoundsCost:
 
 
 def modules_of(sam: Sam) -> dict[str, list[nn.Module]]:
-    """Name the parts that parameters and FLOPs are told of, an inner one behind its outer one."""
+    """Name the parts by which parameters and FLOPs are shown, an inner one behind its outer one."""
     encoder, decoder = sam.image_encoder, sam.mask_decoder
     parts: dict[str, Sequence[nn.Module]] = {
         **{f"encoder: {name}": members for name, members in encoder.parts().items()},

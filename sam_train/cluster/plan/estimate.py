@@ -33,8 +33,8 @@ class Speed:
     at_mfu: float
     """Images a second at `plan.mfu`."""
     at_most: float
-    """Images a second if operations ran one after the other, each as long as the slower of two:
-    its arithmetic at the card's peak, or its tensors' way through the card's memory."""
+    """Images a second if operations ran one after the other. Each takes the longer of its
+    arithmetic at the card's peak and its tensors' way through the card's memory."""
     images: float
     """The lower of the two, with which times are counted."""
     hours: float
@@ -144,14 +144,14 @@ def parameters_by_module(sam: Sam) -> dict[str, int]:
 
 def flops_by_module(encoder: EncoderCost, rounds: RoundsCost, *, images: int) -> dict[str, float]:
     """Count the FLOPs of one image's share of a micro-batch."""
-    told = {
+    by_part = {
         **encoder.flops.forward,
         "encoder: backward": encoder.flops.backward,
         "encoder: recomputed": encoder.flops.recomputed,
         **rounds.flops.forward,
         "rounds: backward": rounds.flops.backward,
     }
-    return {name: flops / images for name, flops in told.items() if flops}
+    return {name: flops / images for name, flops in by_part.items() if flops}
 
 
 def speed_of(
@@ -173,6 +173,7 @@ def speed_of(
     peak = gpu.bf16 if setting.low else full
     at_mfu = ranks * peak * 1e12 * cfg.plan.mfu / flops
     micro_batch = _seconds(encoder.work + rounds.work, gpu, full=full)
+    # AdamW computes next to nothing: an update is as long as its traffic.
     update = _UPDATE * states.gradients / (gpu.bandwidth * 1e12)
     at_most = ranks * setting.images / (micro_batch + update / setting.turns)
     images = min(at_mfu, at_most)

@@ -51,9 +51,8 @@ def measure_boxes(
 ) -> npt.NDArray[np.float64]:
     """Measure the most confident answer to the exact box of each mask.
 
-    The box is that of the ground truth, without the noise of training. A box is a single prompt,
-    so three masks are asked for as in round 0 of training, or one without `multimask`. Masks are
-    compared at the original resolution.
+    The ground truth's box has no noise of training. As a single prompt it asks for three masks
+    like round 0 of training, or for one without `multimask`. IoU is at the original resolution.
 
     Args:
         sam: in eval mode.
@@ -62,7 +61,7 @@ def measure_boxes(
         multimask: `prompts.multimask_first_round` of the training.
         max_masks: decoded at once; bounds memory.
         observer: sees every mask.
-        batch_number: told to the observer.
+        batch_number: reported to the observer.
 
     Returns:
         IoU [M].
@@ -73,7 +72,7 @@ def measure_boxes(
     if batch.rles is None:
         raise ValueError("evaluation by boxes needs batches that carry their RLEs")
     photos = EncodedPhotos.of_batch(sam, batch, embeddings)
-    owners = batch.image_index.tolist()
+    owners = batch.image_index.tolist()  # once: each copy from the device waits for it
     found = np.zeros(batch.num_masks)
     for start in range(0, batch.num_masks, max_masks):
         part = slice(start, start + max_masks)
@@ -85,6 +84,7 @@ def measure_boxes(
         logits = answer.mask_logits[rows, surest.indices][:, None]
         measured = zip(photos.bitmaps(logits, owners[part]), surest.values.tolist(), strict=True)
         for k, ((mask,), iou) in enumerate(measured, start):
+            # pycocotools returns column-major arrays; the kernel walks rows.
             found[k] = mask_iou(mask, np.ascontiguousarray(coco_mask.decode(batch.rles[k])))
             if observer is not None:
                 x0, y0, x1, y1 = batch.boxes[k].tolist()

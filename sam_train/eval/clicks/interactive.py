@@ -1,4 +1,4 @@
-"""Points to masks: mean IoU after 1, 2, 3, 5 and 9 clicks of a patient person (paper §7.1, D)."""
+"""Interactive evaluation by clicks: mean IoU after 1, 2, 3, 5 and 9 of them (paper §7.1, D)."""
 
 from __future__ import annotations
 
@@ -122,6 +122,7 @@ def evaluate_clicks(
         )
         clicked.add_to(tally, batch, box=box, groups=groups or {})
 
+    # During `fit` the model comes in training mode, in which drop_path skips blocks at random.
     with _evaluating(sam):
         for number, batch in enumerate(batches):
             measure(batch.to(place), number)
@@ -201,7 +202,7 @@ def play_clicks(
         rounds: most clicks a mask gets.
         enough: (n, iou): a mask at least that good is no longer clicked from click n on.
         first, max_masks, multimask, observer: as `evaluate_clicks` takes them.
-        batch_number: told to the observer.
+        batch_number: reported to the observer.
 
     Raises:
         ValueError: a batch without rles, or an empty mask.
@@ -271,6 +272,7 @@ class _Clicking:
                 raise ValueError(
                     f"{key}: a mask without a pixel cannot be evaluated; filter it out"
                 )
+            # `given` is in the input frame already.
             self.coords[row, 0] = given[row] if first == "random" else self._to_input(row, click)
 
     def click(
@@ -322,6 +324,7 @@ class _Clicking:
             if click is not None:
                 next_clicks[row] = click
                 kept[slot] = True
+        # Logits of finished masks are dropped, so that rows of `logits` and `active` agree.
         slots = torch.from_numpy(np.flatnonzero(kept)).to(prediction.mask_logits.device)
         chosen = torch.from_numpy(carried[kept]).to(slots.device)
         self.logits = prediction.mask_logits[slots, chosen][:, None]
@@ -334,12 +337,14 @@ class _Clicking:
             labels=torch.from_numpy(self.labels[self.active]),
             mask_logits=self.logits,
         )
+        # Finished masks are not decoded: on easy data most are done after a few clicks.
         owners = torch.tensor([self.owner[row] for row in self.active])
         return self.photos.decode(prompts, owners, multimask=multimask)
 
     def _append(self, clicks: dict[int, Click]) -> None:
         m = len(self.masks)
         coords = np.zeros((m, 1, 2), dtype=np.float32)
+        # Finished masks get a PAD token, which keeps the table rectangular and is never decoded.
         labels = np.full((m, 1), PAD, dtype=np.int64)
         for row, click in clicks.items():
             coords[row, 0] = self._to_input(row, click)

@@ -60,6 +60,7 @@ class ClickScores:
     def means(self) -> dict[str, float]:
         """Return the mean IoUs by flat names: miou_1, oracle, miou_2, box."""
         means = {f"miou_{n}": self.miou[n] for n in sorted(self.miou)}
+        # The oracle is of one click, so it stands beside that figure.
         first = {"miou_1": means.pop("miou_1")} if "miou_1" in means else {}
         box = {} if self.box is None else {"box": self.box}
         return {**first, "oracle": self.oracle, **means, **box}
@@ -124,6 +125,7 @@ class ClickScores:
     def from_json(cls, text: str) -> ClickScores:
         """Read the output of `to_json`."""
         raw = json.loads(text)
+        # JSON has text keys only.
         raw["miou"] = {int(n): value for n, value in raw["miou"].items()}
         raw["calibration"] = Calibration(**raw["calibration"])
         # Files of versions without intervals have none.
@@ -193,6 +195,7 @@ class ClickTally:
         iou = torch.cat([torch.zeros(0, self.rounds, dtype=torch.float64), *self.iou])
         nothing = torch.zeros(0, dtype=torch.float64)
         oracle, box = torch.cat([nothing, *self.oracle]), torch.cat([nothing, *self.box])
+        # The head is not bounded, and a prediction of 1 belongs into the last bin.
         bins = (predicted.clamp(0, 1) * BINS).long().clamp(max=BINS - 1)
         table = torch.zeros(3, BINS, dtype=torch.float64)
         for row, values in enumerate((torch.ones_like(real), predicted, real)):
@@ -235,6 +238,7 @@ class ClickTally:
             raise UserError(
                 "data.val gave no mask to evaluate: check its files and data.max_area_fraction"
             )
+        # In the order of the columns in `photos`; without boxes the last name stays unused.
         names = [*(f"miou_{n + 1}" for n in range(self.rounds)), "oracle", "box"]
         spread = intervals([photo for part in gather(self.photos) for photo in part])
         ends = dict(zip(names, spread.ends, strict=False))

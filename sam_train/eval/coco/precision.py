@@ -66,6 +66,7 @@ def average_precision(
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
     taken = strongest(results) if truth.lvis else list(results)
     numbers = _Numbers.of(truth, images)
+    # The library prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
         gt = COCO(_dataset(truth, images, numbers))
         dt = gt.loadRes([numbers.result(r) for r in taken]) if taken else _nothing(COCO, gt)
@@ -144,6 +145,7 @@ def _figures(
     frequencies: Sequence[str | None] | None,
 ) -> Precision:
     """Average [thresholds, recalls, categories, sizes, limits] and the same without recalls."""
+    # The last limit is the largest number of detections.
     best = precision[..., -1]
     figures = {
         "ap": _mean(best[..., 0]),
@@ -176,6 +178,7 @@ def _dataset(truth: Truth, images: Sequence[TruthImage], numbers: _Numbers) -> d
             x0, y0, x1, y1 = mask.box
             annotations.append(
                 {
+                    # From 1, as 0 means no match to the library.
                     "id": len(annotations) + 1,
                     "image_id": number,
                     "category_id": numbers.categories[mask.category],

@@ -58,6 +58,7 @@ class Detection(msgspec.Struct, kw_only=True):
         x, y, w, h = found
         if self.normalised:
             x, y, w, h = x * image.width, y * image.height, w * image.width, h * image.height
+        # Detectors' boxes reach beyond the photo, where no pixel of a mask can be.
         x0, x1 = max(x, 0.0), min(x + w, float(image.width))
         y0, y1 = max(y, 0.0), min(y + h, float(image.height))
         return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
@@ -134,6 +135,7 @@ def read_results(path: Path, truth: Truth, *, option: str, categories: bool) -> 
             "photo's width and height"
         )
     by_image: dict[ImageId, list[Detection]] = defaultdict(list)
+    # Files about one category often leave it out.
     only = next(iter(truth.categories)) if len(truth.categories) == 1 else None
     for item in items:
         image, category = truth.image(item.image_id), truth.category(item.category_id)
@@ -164,6 +166,7 @@ def read_results(path: Path, truth: Truth, *, option: str, categories: bool) -> 
 def _items(file: JsonFile, option: str) -> tuple[list[Detection], Counter[str]]:
     """Return the entries of a file of results, and a count of those that cannot be read."""
     left_out = Counter[str]()
+    # The whole file at once; entry by entry, which is slow, only where one is odd.
     try:
         if file.text.lstrip()[:1] == b"[":
             return file.decode(list[Detection]), left_out
@@ -221,6 +224,7 @@ def _are_fractions(items: Sequence[Detection]) -> bool:
         largest = [max(box)] if box else []
         if (corner := largest_coordinate(bytes(item.segmentation))) is not None:
             largest.append(corner)
+        # The first coordinate in pixels decides; a small object may have others below 1.
         if any(value > LARGEST_FRACTION for value in largest):
             return False
         found = found or any(value > 0 for value in largest)

@@ -84,7 +84,7 @@ class TruthMask:
 
 @dataclass(slots=True, kw_only=True)
 class Truth:
-    """A whole file."""
+    """The content of a ground-truth file."""
 
     path: Path
     photos: Path
@@ -136,6 +136,7 @@ class Truth:
                 left_out["mask: bad segmentation"] += 1
                 continue
             rle = RLE(size=mask["size"], counts=mask["counts"])
+            # Counted, because the file's own area may be of the polygon, or missing.
             pixels = int(coco_mask.area(rle))
             if tuple(mask["size"]) != (image.height, image.width):
                 left_out["mask: size differs from the image's"] += 1
@@ -195,6 +196,7 @@ class Truth:
         """Choose all images, or `limit` of them, which their order in the file does not decide."""
         if limit is None or limit >= len(self.images):
             return self.images
+        # By a hash of the id: the first of a file are often of one source or one year.
         draws = {i.id: hashlib.blake2b(str(i.id).encode()).digest() for i in self.images}
         taken = set(sorted(draws, key=draws.__getitem__)[:limit])
         return [image for image in self.images if image.id in taken]
@@ -264,6 +266,7 @@ def read_truth(path: Path, photos: Path) -> Truth:
         left_out=Counter(f"{skip.kind}: {skip.reason}" for skip in file.skips),
         notes=list(file.notes),
     )
+    # Categories first: annotations are looked up in them.
     truth.category_index = IdIndex(truth.categories)
     _add_images(truth, file)
     truth.image_index = IdIndex(image.id for image in truth.images)
@@ -299,6 +302,7 @@ def _add_images(truth: Truth, file: CocoFile) -> None:
     """Give the ground truth its images with their photos and annotations."""
     found = find_photos(truth.photos, [image.names for image in file.images])
     truth.notes += rename_note(found, [image.names for image in file.images])
+    # One category and no annotation that names it: all annotations are of that one.
     anonymous = all(
         as_id(item.category_id) is None for own in file.annotations for item in own
     ) and (len(truth.categories) == 1)
@@ -335,6 +339,7 @@ def _add_images(truth: Truth, file: CocoFile) -> None:
 def _size(image: CocoImage, photo: FoundPhoto) -> tuple[int, int] | None:
     if image.height is not None and image.width is not None:
         return image.height, image.width
+    # Some programs write no sizes; the photo's header has them.
     try:
         return photo_size(photo.path)
     except SkipImageError:

@@ -48,6 +48,7 @@ def prompt_batch(
         images=torch.from_numpy(frame.square(sample.image))[None],
         image_sizes=torch.tensor([frame.size]),
         original_sizes=torch.tensor([sample.size]),
+        # Scores are at the original resolution, from `rles`; nothing reads a loss grid.
         masks=torch.zeros(len(taken), 1, 1, dtype=torch.uint8),
         image_index=torch.zeros(len(taken), dtype=torch.int64),
         points=torch.from_numpy(frame.map_points(first)),

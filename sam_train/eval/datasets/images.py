@@ -150,6 +150,7 @@ class ShardImage(EvalImage):
             raise SkipItem(bad.kind.replace("_", " "), str(bad)) from None
         for k, status in enumerate(masks.runs.status):
             name = f"mask {k}"
+            # Not 0: the parser found the mask's runs invalid.
             if status:
                 read.skip(rle.PROBLEMS[status], name)
                 continue

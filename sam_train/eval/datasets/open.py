@@ -84,6 +84,7 @@ def _open(
     if not images:
         why = ", ".join(f"{n} {reason}" for reason, n in skipped.items())
         raise UserError(f"eval.datasets: {spec.name} has no image{f' ({why})' if why else ''}")
+    # Before the cut, or a table of few photos would lose most of them to it.
     asked = [image for image in images if wanted is None or wanted(image)]
     taken = _subset(asked, spec, cfg, cache)
     if len(taken) < len(asked):
@@ -125,6 +126,7 @@ def _fingerprint(shard: str) -> str:
 def _subset(
     images: Sequence[EvalImage], spec: DatasetSpec, cfg: EvalConfig, cache: Path | None
 ) -> list[EvalImage]:
+    # By a hash of the names: a new photo changes the place of no other one.
     order = sorted(range(len(images)), key=lambda k: _draw(images[k].name))
     masks = cfg.masks if spec.masks is None else spec.masks
     if cfg.images is not None:

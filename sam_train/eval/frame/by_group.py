@@ -84,6 +84,7 @@ def intervals(photos: Sequence[PhotoSums]) -> Intervals:
         row = np.array([photo.masks, *photo.sums], dtype=np.float64)
         totals[unit] = totals[unit] + row if unit in totals else row
     grouped = any(photo.group is not None for photo in photos)
+    # A single unit gives the same mean in every resample, an interval of width 0.
     if len(totals) < 2:
         return Intervals(units=len(totals), grouped=grouped)
     table = np.stack(list(totals.values()))

@@ -29,6 +29,7 @@ class Label:
 
     def means(self, mask: str) -> bool:
         """Tell whether the row is about this mask of its image."""
+        # Names may end in a number ("mask 7", "a.png: label 7"), which a table may give alone.
         return self.mask in ("", mask, mask.rpartition(" ")[2])
 
 
@@ -100,6 +101,7 @@ def read_groups(path: str | Path, *, columns: Sequence[str] = (), option: str) -
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}={path}: cannot be read ({error})") from None
     head = text.partition("\n")[0]
+    # Of the header alone: cells below may hold commas.
     delimiter = max(",;\t", key=head.count)
     rows = list(csv.reader(text.splitlines(), delimiter=delimiter))
     header = [cell.strip() for cell in rows[0]] if rows else []

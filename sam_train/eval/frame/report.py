@@ -96,6 +96,7 @@ def write_report(
     Returns:
         The page.
     """
+    # Results of other programs' files have no weights; any result of a model names the checkpoint.
     checkpoint, weights = next(((r.checkpoint, r.weights) for r in results if r.weights), ("", ""))
     found = {result.task: result for result in results}
     failed, names = failed or {}, task_names()
@@ -130,6 +131,7 @@ def _headlines(result: TaskResult) -> list[Headline]:
     whole = [row for row in measured if row.name == name]
     whole += [row for row in measured if name and row.name.startswith(f"{name},")]
     row = (whole or measured)[0]
+    # The first of the paper's SAM rows; variants such as "single output" stand behind it.
     sam = next((r for r in result.rows if r.source != MEASURED and r.name.startswith("SAM")), None)
     other = "" if result.weights or not result.checkpoint else Path(result.checkpoint).name
     title = f"{result.title} (of {other})" if other else result.title
@@ -150,6 +152,7 @@ def _headlines(result: TaskResult) -> list[Headline]:
 def _page(report: Report, run_dir: Path) -> str:
     environment = Environment(
         loader=PackageLoader("sam_train.eval.frame", "templates"),
+        # Names of files and groups come from outside.
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -153,6 +153,7 @@ def _label(row: Row) -> str:
 
 
 def _finite(tree: Any) -> Any:
+    # JSON knows no NaN; python would write one that other programs cannot read.
     if isinstance(tree, float):
         return tree if math.isfinite(tree) else None
     if isinstance(tree, dict):

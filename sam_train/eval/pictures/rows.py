@@ -50,6 +50,7 @@ class ClickFilm:
         marks = self._marks.setdefault((result.batch_number, result.mask_index), [])
         x, y = result.point
         marks.append(Mark(x=x, y=y, foreground=result.foreground))
+        # A perfect mask gets its column at once, because no further click follows.
         if result.clicks not in self.shown and result.iou < 1.0:
             return
         film.frames.append(
@@ -181,6 +182,7 @@ def _empty_row(batch: Batch, mask: int) -> FilmRow:
     image_number = int(batch.image_index[mask])
     h, w = batch.image_sizes[image_number].tolist()
     pixels: Pixels = batch.images[image_number, :, :h, :w].permute(1, 2, 0).cpu().numpy()
+    # Training batches carry no RLEs, only the loss grid.
     if batch.rles is not None:
         truth = _resized(coco_mask.decode(batch.rles[mask]), pixels)
     else:

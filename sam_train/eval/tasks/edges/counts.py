@@ -86,6 +86,7 @@ def count_maps(
         name=name,
         thresholds=maps.thresholds.tolist(),
         truth_matched=truth_matched.tolist(),
+        # At every threshold, although it is one number: the official files repeat it, too.
         truth=[total] * len(pixels),
         edges_matched=(before[ends[1:]] - before[ends[:-1]]).tolist(),
         edges=np.diff(ends).tolist(),

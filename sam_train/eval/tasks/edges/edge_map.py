@@ -41,6 +41,7 @@ def edge_map(probabilities: Tensor | Iterable[Tensor], *, masks_at_once: int = 1
             strength, across = _stronger(strength, across, chunk.float())
     if not strength.numel():
         raise ValueError("no probabilities")
+    # The clamp keeps a map without an edge at 0, where 0 / 0 would be NaN.
     low, high = strength.aminmax()
     normalised = (strength - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
     return edge_nms(normalised, across)

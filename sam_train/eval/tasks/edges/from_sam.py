@@ -86,6 +86,7 @@ def edge_map_of(
     """
     encoded = encode_photos(sam, [photo])
     masks = _masks(encoded, points_per_side=points_per_side, at_once=points_at_once)
+    # Empty masks have boxes of zeros and no edge.
     present = masks.boxes[:, 2] > masks.boxes[:, 0]
     kept = np.flatnonzero(present)[
         nms(masks.boxes[present], masks.scores[present], threshold=nms_iou)

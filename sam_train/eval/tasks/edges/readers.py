@@ -47,6 +47,7 @@ def pair_files(maps: Path, ground_truth: Path) -> list[Pair]:
     for folder, option in ((maps, "edges.maps"), (ground_truth, "edges.ground_truth")):
         if not folder.is_dir():
             raise UserError(f"{option}={folder} is not a folder")
+    # Of two files of one name the later, the .mat, stays.
     found = {path.stem: path for end in ("png", "mat") for path in maps.glob(f"*.{end}")}
     truths = sorted(ground_truth.glob("*.mat"))
     if not truths:
@@ -113,6 +114,7 @@ def read_grey(path: Path) -> npt.NDArray[np.float64]:
     try:
         with Image.open(path) as image:
             image.load()
+            # Modes I and I;16, in which PIL opens 16-bit PNG.
             if image.mode.startswith("I"):
                 return np.asarray(image, dtype=np.float64) / 65535
             if image.mode in {"1", "L"}:
@@ -170,6 +172,7 @@ def segmentation_boundaries(labels: npt.NDArray[Any]) -> Mask:
     right = np.zeros((height, width), dtype=np.bool_)
     down[:-1] = labels[:-1] != labels[1:]
     right[:, :-1] = labels[:, :-1] != labels[:, 1:]
+    # The cracks at a pixel's lower right corner: below and right of it, and their continuations.
     corner = down | right
     corner[:-1] |= right[1:]
     corner[:, :-1] |= down[:, 1:]
@@ -183,4 +186,5 @@ def _odd_pixels(ucm2: npt.NDArray[Any], path: Path) -> npt.NDArray[np.float64]:
     """Return the image's own pixels of a contour map at double resolution."""
     if ucm2.ndim != 2 or not all(side % 2 for side in ucm2.shape) or min(ucm2.shape) < 3:
         raise UserError(f"{path}: ucm2 is {ucm2.shape}, not (2 * height + 1, 2 * width + 1)")
+    # From 2 on, where MATLAB's ucm2(3:2:end, 3:2:end) begins.
     return np.asarray(ucm2[2::2, 2::2], dtype=np.float64)

@@ -63,6 +63,7 @@ class EdgeResult:
             "max_distance": self.max_distance,
             **self.summary(),
             "ods_point": asdict(f.ods),
+            # NaN, which JSON cannot hold: each image has a threshold of its own.
             "ois_point": {**asdict(f.ois), "threshold": None},
             "curve": [asdict(point) for point in f.curve.points()],
             "per_image": {name: asdict(point) for name, point in f.images.items()},

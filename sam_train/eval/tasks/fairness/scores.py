@@ -101,6 +101,7 @@ def _score(
     counts = np.array([len(each) for each in iou], dtype=np.float64)
     sums = np.array([each.sum(0) for each in iou])
     ends: dict[int, Interval] = {}
+    # One image gives the same mean in every resample.
     if len(iou) > 1 and shared.bootstrap:
         means = resampled_means(sums, counts, times=shared.bootstrap)
         ends = {

@@ -82,6 +82,7 @@ def _row(truth: Truth, image: TruthImage, record: Record, choice: _Choice) -> Fi
         photo = truth.photo(image)
     except SkipItem:  # the photo was removed since it was measured
         return None
+    # In the order in which boxes were prompted; equal scores of 1 keep the file's order.
     mask = [m for m in truth.masks(image)[0] if not m.crowd][choice.number]
     result = record["results"][choice.number]
     own = {"size": [image.height, image.width], "counts": result["counts"]}

@@ -60,6 +60,7 @@ def masks_of_boxes(
     for asked in split_prompts(box_prompts(scaled), max_masks):
         logits, iou = _refined(photo, asked, times=refine)
         for (bitmap,), value in zip(photo.bitmaps(logits), iou.float().tolist(), strict=True):
+            # pycocotools reads column-major arrays only.
             rle = coco_mask.encode(np.asfortranarray(bitmap))
             size, counts = [int(n) for n in rle["size"]], rle["counts"].decode("ascii")
             found.append(BoxMask(rle=RLE(size=size, counts=counts), predicted_iou=value))

@@ -102,7 +102,7 @@ class Instances(Task[InstanceItem]):
             )
             source += self._given.digest
         images = self._truth.chosen(run.cfg.eval.images)
-        # Finished masks are measured without the photos.
+        # Finished masks need no photos, so a new photo leaves their records valid.
         photos = [""] * len(images) if own.results else self._truth.photo_stamps(images)
         items = [
             InstanceItem(key=f"{image.key}@{source}{photo}", image=image)
@@ -118,6 +118,7 @@ class Instances(Task[InstanceItem]):
             return Loaded(boxes=[], left_out=left_out, photo=None)
         boxes = self._boxes(item.image, left_out)
         boxes.sort(key=lambda each: -each.score)
+        # LVIS counts no more than 300 results of an image, so more boxes would only cost time.
         limit = own.max_boxes or (LVIS_MAX_DETECTIONS if self._truth.lvis else None)
         if limit is not None and len(boxes) > limit:
             left_out["box: beyond instances.max_boxes"] += len(boxes) - limit
@@ -173,6 +174,7 @@ class Instances(Task[InstanceItem]):
             left_out.update(self._given.left_out)
         for image, record in zip(images, records, strict=True):
             left_out.update(record["left_out"])
+            # The record counts the boxes and results left out; the ground truth's masks are extra.
             left_out.update(self._truth.masks(image)[1])
         masks = average_precision(self._truth, images, results)
         boxes = None

@@ -100,6 +100,7 @@ class Points(Task[EvalImage]):
             "dataset": item.dataset,
             "names": loaded.names,
             "areas": loaded.areas,
+            # With the areas it tells the filmstrips which masks are too small to show.
             "size": loaded.batch.original_sizes[0].tolist(),
             "left_out": loaded.left_out,
         }

@@ -53,6 +53,7 @@ def draw_neighbours(rows: Sequence[Sequence[Cell]], out: Path, *, title: str) ->
             left, top = (_CELL - picture.width) // 2, (_CELL - picture.height) // 2
             sheet.paste(picture, (x + left, y + top))
             text = cell.text
+            # Names of groups may be longer than a cell is wide.
             while text and pen.textlength(text, font=small) > _CELL:
                 text = text[:-1]
             colour = _FAINT if column else _INK

@@ -100,6 +100,7 @@ class Probe(Task[EvalImage]):
         """Cut out the photo's largest masks."""
         sample = item.load(min_area=run.cfg.eval.min_area)
         order = sorted(range(len(sample.masks)), key=lambda k: -sample.areas[k])
+        # In the sample's order again, as its names and groups are.
         taken = sorted(order[: run.cfg.probe.masks_per_image])
         return Loaded(
             crops=[_crop(sample, k, run.cfg.probe.margin) for k in taken],
@@ -116,6 +117,7 @@ class Probe(Task[EvalImage]):
             "masks": loaded.masks,
             "names": loaded.names,
             "left_out": loaded.left_out,
+            # Rounded: C numbers of each mask are most of the journal's bytes.
             "vectors": vectors.numpy().astype(np.float64).round(_DIGITS).tolist(),
         }
 
@@ -170,6 +172,7 @@ class Probe(Task[EvalImage]):
         groups: dict[str, list[str | None]],
         out: Path,
     ) -> None:
+        # A mask may have no neighbour where all others are of its photo.
         asked = np.flatnonzero(found.index[:, 0] >= 0)
         places = np.linspace(0, len(asked) - 1, min(run.cfg.probe.queries, len(asked)))
         labels = next(iter(groups.values()), [None] * len(space.keys))

@@ -121,6 +121,7 @@ class Proposals(Task[ProposalItem]):
     def measure(self, run: Run, item: ProposalItem, loaded: Loaded) -> Record:
         """Count the masks that are found."""
         left_out = Counter(loaded.left_out)
+        # Recall has nothing to count here, and proposing would cost seconds.
         if all(mask.crowd for mask in loaded.masks):
             return {"found": {}, "proposals": 0, "left_out": dict(left_out)}
         if self._results is None:
@@ -192,6 +193,7 @@ class Proposals(Task[ProposalItem]):
         settings = MaskConfig(
             points_per_side=own.points_per_side,
             points_per_batch=run.cfg.eval.max_masks,
+            # 0 switches the filters off (paper D.3).
             pred_iou_thresh=0.0,
             stability_score_thresh=0.0,
             box_nms_thresh=own.nms,
