@@ -185,7 +185,6 @@ def draw_sample(
     """
     seed, epoch, index = draw_key
     area, usable = mask_sampling == "area", scene.usable
-    # Evaluation compares in the original frame, where every mask has pixels.
     if not with_rles:
         masks = scene.masks.runs
         usable = usable[with_cell(masks, usable, scene.frame, cells=grid_size, area=area)]
@@ -195,12 +194,9 @@ def draw_sample(
     # draws the same.
     chosen = select.draw(usable, limit=limit, key=hash64(seed, STREAM_SUBSET, epoch, index))
     runs, frame = scene.runs, scene.frame
+    # A stream of its own: the subset's hashes are small for masks that were chosen.
     ranks = select.draw_ranks(
-        # Another stream than the subset's, or the point would follow from the mask having been
-        # chosen.
-        chosen,
-        runs.areas[chosen],
-        key=hash64(seed, STREAM_POINT, epoch, index),
+        chosen, runs.areas[chosen], key=hash64(seed, STREAM_POINT, epoch, index)
     )
     # Runs are in the window's coordinates, `map_points` wants those of the photo.
     window = np.array([frame.window.left, frame.window.top])
@@ -215,8 +211,7 @@ def draw_sample(
         masks=_grid(scene, chosen, cells=grid_size, area=area),
         points=frame.map_points(rle.pixels_at(runs, chosen, ranks) + window),
         boxes=frame.map_points(corners + window).reshape(-1, 4),
-        # Unique over the order and the same on any number of ranks; all later draws are keyed by
-        # it.
+        # The same on any number of ranks; all later draws are keyed by them.
         mask_ids=(position << MASK_ID_BITS) + np.arange(len(chosen), dtype=np.int64),
         rles=[as_rle(scene.masks, int(k), height=height, width=width) for k in chosen]
         if with_rles
