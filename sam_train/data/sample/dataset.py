@@ -185,7 +185,6 @@ def draw_sample(
     """
     seed, epoch, index = draw_key
     area, usable = mask_sampling == "area", scene.usable
-    # Evaluation compares in the original frame, where every mask has pixels.
     if not with_rles:
         masks = scene.masks.runs
         usable = usable[with_cell(masks, usable, scene.frame, cells=grid_size, area=area)]
@@ -194,6 +193,7 @@ def draw_sample(
     # By each mask's own hash, so that leaving out other masks does not change who is drawn.
     chosen = select.draw(usable, limit=limit, key=hash64(seed, STREAM_SUBSET, epoch, index))
     runs, frame = scene.runs, scene.frame
+    # A stream of its own: the subset's hashes are small for masks that were chosen.
     ranks = select.draw_ranks(
         # Another stream than the subset's, or being chosen would say where the point lies.
         chosen,
