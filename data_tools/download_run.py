@@ -73,7 +73,7 @@ class Downloader:
         return DownloadPlan(sorted(items, key=lambda item: item.link.file_name))
 
     def fetch(self, plan: DownloadPlan) -> Outcome:
-        """Carry out the plan.
+        """Download what the plan names.
 
         Raises:
             UserError: this machine cannot write, for example because the disk is full. What has

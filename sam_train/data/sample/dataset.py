@@ -195,10 +195,7 @@ def draw_sample(
     runs, frame = scene.runs, scene.frame
     # A stream of its own: the subset's hashes are small for masks that were chosen.
     ranks = select.draw_ranks(
-        # Another stream than the subset's, or being chosen would say where the point lies.
-        chosen,
-        runs.areas[chosen],
-        key=hash64(seed, STREAM_POINT, epoch, index),
+        chosen, runs.areas[chosen], key=hash64(seed, STREAM_POINT, epoch, index)
     )
     # Runs are in the window's coordinates, `map_points` wants those of the photo.
     window = np.array([frame.window.left, frame.window.top])
