@@ -20,7 +20,7 @@ from data_tools.convert_output import SKIPPED, write_tsv
 from data_tools.convert_run import Tally
 from data_tools.reshard_sample import Size, remake
 from sam_train.data.left_out import Skip
-from sam_train.data.shards.part import Place
+from sam_train.data.shards.part import SamplePlace
 from sam_train.data.shards.writer import TarEntry, shard_path, write_entries
 from sam_train.errors import UserError
 from sam_train.runtime.files import write_bytes
@@ -36,7 +36,7 @@ class PlannedShard:
     """One shard to be written."""
 
     number: int
-    places: Sequence[Place]
+    places: Sequence[SamplePlace]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Go through every sample of many shards: in parallel, in order, and without doing a shard twice.
 
 A shard is listed, cut into chunks, the chunks are examined by processes, and what they found is
-merged in order, so that the result does not depend on their number. A finished shard's `Part` can
+merged in order, so that the result does not depend on their number. A finished shard's `ScanPart` can
 be kept in a folder: the next run takes it from there unless the shard or the settings changed.
 """
 
@@ -135,7 +135,7 @@ class Chunk:
         return jpeg, text
 
 
-class Part(Protocol):
+class ScanPart(Protocol):
     """Findings in some samples of a shard, or in all of them."""
 
     def merge(self, other: Self) -> None:
@@ -149,7 +149,7 @@ class Part(Protocol):
         """Restore from `arrays`. Raises KeyError or ValueError if they are none of this kind."""
 
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=ScanPart)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class TileConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class ObjectPart:
     """One row of `objects.tsv`: an object, or what a tile shows of it."""
 
     image_id: int
@@ -78,7 +78,7 @@ class TileTally:
     photos: list[Taken] = field(default_factory=list)
     """The treatment of each of the scenes."""
     tiles: list[Tile] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
+    parts: list[ObjectPart] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     objects: int = 0
     """Objects of all scenes, with those of which no tile shows enough."""
@@ -222,7 +222,7 @@ class _Scene:
                 self._whole.add(k)
             mask_id = len(tally.parts) + 1
             tally.parts.append(
-                Part(
+                ObjectPart(
                     image_id=number,
                     mask_id=mask_id,
                     name=whole.name,

@@ -16,7 +16,7 @@ from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_ch
 from sam_train.runtime.allocator import keep_freed_memory
 from sam_train.runtime.devices import autocast, check_inference, find_device
 from sam_train.runtime.inference import start_inference
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
 from sam_train.settings.sections import check_section
@@ -42,7 +42,7 @@ def evaluate(overrides: Sequence[str]) -> list[TaskResult]:
     overrides = ["name=evaluate", *overrides]
     cfg = load_config(overrides)
     check_section(cfg.eval)
-    part = Part.from_environment()
+    part = Share.from_environment()
     tasks, left_out = chosen_tasks(cfg)
     needs_model = any(task.needs_model(cfg) for task in tasks)
     if needs_model:

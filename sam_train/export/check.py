@@ -22,7 +22,7 @@ from sam_train.errors import UserError
 from sam_train.export.config import OnnxConfig
 from sam_train.export.onnx_file import decoder_inputs, encoder_path
 from sam_train.export.onnx_graphs import DecoderGraph
-from sam_train.export.probe import Answer, Probe, answer, random_probe, relative
+from sam_train.export.probe import Answer, Question, answer, random_probe, relative
 from sam_train.model.checkpoints.load import load_sam
 from sam_train.model.encoded_photos import encode_photos
 from sam_train.model.sam import PIXEL_MEAN, PIXEL_STD, Sam
@@ -68,7 +68,7 @@ def check_export(sam: Sam, path: Path, *, format: str, onnx: OnnxConfig | None =
     return result
 
 
-def _check_model(sam: Sam, path: Path, probe: Probe, *, format: str) -> Check:
+def _check_model(sam: Sam, path: Path, probe: Question, *, format: str) -> Check:
     readers = {"segment_anything": _ask_segment_anything, "huggingface": _ask_huggingface}
     ask, package = readers.get(format), _PACKAGES.get(format, "")
     reader = "sam_train"
@@ -87,7 +87,7 @@ _PACKAGES = {"segment_anything": "segment-anything", "huggingface": "transformer
 
 
 @torch.no_grad()
-def _ask_segment_anything(path: Path, probe: Probe) -> Answer:
+def _ask_segment_anything(path: Path, probe: Question) -> Answer:
     model = read_segment_anything(path)
     embeddings = model.image_encoder(model.preprocess(probe.photo[None]))
     prompts = model.prompt_encoder(
@@ -141,7 +141,7 @@ def read_segment_anything(path: Path) -> Any:
 
 
 @torch.no_grad()
-def _ask_huggingface(folder: Path, probe: Probe) -> Answer:
+def _ask_huggingface(folder: Path, probe: Question) -> Answer:
     package: Any = import_module("transformers")
     logging = package.utils.logging
     bars = logging.is_progress_bar_enabled()
@@ -167,7 +167,7 @@ def _ask_huggingface(folder: Path, probe: Probe) -> Answer:
 
 
 @torch.no_grad()
-def _check_onnx(sam: Sam, path: Path, probe: Probe, *, cfg: OnnxConfig) -> Check:
+def _check_onnx(sam: Sam, path: Path, probe: Question, *, cfg: OnnxConfig) -> Check:
     try:
         onnxruntime: Any = import_module("onnxruntime")
     except ImportError as error:

@@ -14,7 +14,7 @@ from sam_train.types import Prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class Question:
     """A photo that fills three quarters of the input frame, and one click on it.
 
     Its longer side is S, so no reader's resizing comes between.
@@ -79,17 +79,17 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected).abs().max() / largest)
 
 
-def random_probe(size: int, *, seed: int = 0) -> Probe:
+def random_probe(size: int, *, seed: int = 0) -> Question:
     """Draw a probe for models of input size S = `size`."""
     draws = torch.Generator().manual_seed(seed)
     h = max(1, 3 * size // 4)
     photo = torch.randint(256, (h, size, 3), generator=draws, dtype=torch.uint8)
     point = torch.rand(1, 2, generator=draws) * torch.tensor([size - 1, h - 1])
-    return Probe(pixels=photo.numpy(), point=point)
+    return Question(pixels=photo.numpy(), point=point)
 
 
 @torch.no_grad()
-def answer(sam: Sam, probe: Probe) -> Answer:
+def answer(sam: Sam, probe: Question) -> Answer:
     """Ask one of our own models."""
     photo = encode_photos(sam, [probe.pixels])
     found = photo.decode(probe.prompts, multimask=True)

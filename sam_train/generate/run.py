@@ -25,7 +25,7 @@ from sam_train.runtime.devices import autocast, check_inference, find_device
 from sam_train.runtime.inference import start_inference
 from sam_train.runtime.jobs import Progress, SkipItem, work_through
 from sam_train.runtime.lock import locked
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 from sam_train.settings.run import RunConfig
 
 log = logging.getLogger("sam_train")
@@ -255,7 +255,7 @@ def _settings(cfg: RunConfig) -> dict[str, Any]:
     return {**of_generate, "trainer.precision": cfg.trainer.precision}
 
 
-def _part(cfg: GenerateConfig) -> Part:
+def _part(cfg: GenerateConfig) -> Share:
     if cfg.part is not None and cfg.parts is not None:
-        return Part(index=cfg.part, count=cfg.parts)
-    return Part.from_environment()
+        return Share(index=cfg.part, count=cfg.parts)
+    return Share.from_environment()

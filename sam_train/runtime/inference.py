@@ -7,10 +7,10 @@ from pathlib import Path
 from sam_train.errors import UserError
 from sam_train.runtime.devices import Compute, set_arithmetic
 from sam_train.runtime.log import start_log
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 
 
-def start_inference(run_dir: str, cfg: Compute, part: Part | None = None) -> Path:
+def start_inference(run_dir: str, cfg: Compute, part: Share | None = None) -> Path:
     """Make run_dir, with a log of its own for each part; set threads and matrix products.
 
     Raises:

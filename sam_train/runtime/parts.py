@@ -13,8 +13,8 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Part `index` of `count` equal ones."""
+class Share:
+    """One of `count` equal shares of the work, the one of number `index`."""
 
     index: int = 0
     count: int = 1
@@ -24,7 +24,7 @@ class Part:
         return list(items[self.index :: self.count])
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Part:
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Share:
         """Read the part from the environment: a SLURM array's task, times the launcher's rank.
 
         A batch script that starts python without srun is one process, whatever its `--ntasks`.

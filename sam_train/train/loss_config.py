@@ -34,7 +34,7 @@ class IouMasks(StrEnum):
 
 
 @dataclass(slots=True)
-class PointsConfig:
+class PointSamplingConfig:
     """Importance sampling as in PointRend (Kirillov et al. 2020); for `resolution=points`."""
 
     number: int = setting(12544, minimum=1)
@@ -80,7 +80,7 @@ class LossConfig:
     iou_masks: IouMasks = IouMasks.all
     """The masks whose predicted IoU is trained. The paper is silent: the highest of all three is
     what is fed on and shown, so all three must be comparable."""
-    points: PointsConfig = field(default_factory=PointsConfig)
+    points: PointSamplingConfig = field(default_factory=PointSamplingConfig)
     """Drawing of the points with `resolution=points`."""
     terms: list[TermConfig] = setting([])
     """Further terms of the mask loss, which a plug-in file registers. Empty in the paper."""

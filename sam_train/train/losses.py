@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from sam_train.masks.grid import mask_iou, to_grid
 from sam_train.prompts.rng import Draw, Stream
 from sam_train.runtime.registry import Registry
-from sam_train.train.loss_config import IouMasks, LossConfig, PointsConfig, Resolution
+from sam_train.train.loss_config import IouMasks, LossConfig, PointSamplingConfig, Resolution
 from sam_train.types import Prediction
 
 
@@ -121,7 +121,7 @@ def weighted(terms: dict[str, Tensor], cfg: LossConfig) -> Tensor:
 
 
 def _at_points(
-    logits: Tensor, targets: Tensor, valid: Tensor, *, cfg: PointsConfig, draw: Draw, r: int
+    logits: Tensor, targets: Tensor, valid: Tensor, *, cfg: PointSamplingConfig, draw: Draw, r: int
 ) -> Compared:
     """Sample logits (bilinear) and targets (nearest) at random points of the photo.
 

@@ -26,7 +26,7 @@ from sam_train.data.photos.jpeg import Photo, Shown, read_stored
 from sam_train.data.sample.decode import BadSample
 from sam_train.data.shards.fingerprint import digest
 from sam_train.data.shards.index import build_index, compact
-from sam_train.data.shards.part import Entry, Part, Place
+from sam_train.data.shards.part import Entry, SamplePlace, ShardPart
 from sam_train.data.shards.walk import ShardIndex
 from sam_train.errors import UserError
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class FormatPart(Part):
+class FormatPart(ShardPart):
     """The records of a data set, in the place of a shard.
 
     Records are kept as bytes in one block, not as objects. Objects would be copied into each loader
@@ -65,7 +65,7 @@ class FormatPart(Part):
         """Lines about the images and masks that the listing left out."""
         return [reason.line("left out") for reason in self.reasons if reason.kind != "file"]
 
-    def place(self, row: int) -> Place:
+    def place(self, row: int) -> SamplePlace:
         """Raise: a record has no place in a file."""
         raise OSError(f"{self.path} is no shard")
 

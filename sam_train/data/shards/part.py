@@ -36,7 +36,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class SamplePlace:
     """The place of one sample in a shard. Small enough to be sent to a process, which reads it."""
 
     path: str
@@ -81,7 +81,7 @@ class Place:
 
 
 @dataclass(slots=True, kw_only=True)
-class Part:
+class ShardPart:
     """A shard, and its number in the index that knows it."""
 
     path: str
@@ -120,7 +120,7 @@ class Part:
             self._source = open_source(self.path)
         return self.place(row).read(self._source)
 
-    def place(self, row: int) -> Place:
+    def place(self, row: int) -> SamplePlace:
         """Return where a sample lies.
 
         Raises:
@@ -128,7 +128,7 @@ class Part:
         """
         jpeg, json = self.index.spans(self.shard, row)
         key = self.index.key(self.shard, row)
-        return Place(
+        return SamplePlace(
             path=self.path,
             shard_size=self.row.size,
             key=key,

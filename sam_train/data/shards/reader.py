@@ -28,7 +28,7 @@ from sam_train.data.shards.index import (
     compact,
     open_index,
 )
-from sam_train.data.shards.part import Entry, Part, Place
+from sam_train.data.shards.part import Entry, SamplePlace, ShardPart
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.walk import index_shard
 from sam_train.data.storage.open import open_source
@@ -49,7 +49,7 @@ class Shards:
     Picklable; holds no open file.
     """
 
-    def __init__(self, parts: Sequence[Part], *, exclusions: Exclusions | None = None) -> None:
+    def __init__(self, parts: Sequence[ShardPart], *, exclusions: Exclusions | None = None) -> None:
         self._parts = list(parts)
         self._all_first = np.cumsum([0, *(p.row.samples for p in self._parts)], dtype=np.int64)
         lists = [
@@ -79,7 +79,7 @@ class Shards:
         return [part.path for part in self._parts]
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[ShardPart]:
         """The P shards."""
         return self._parts
 
@@ -115,7 +115,7 @@ class Shards:
         shard, row = self._locate(sample)
         return self._parts[shard].read(row)
 
-    def place(self, sample: int) -> Place:
+    def place(self, sample: int) -> SamplePlace:
         """Return where a sample lies.
 
         Raises:
@@ -180,7 +180,7 @@ def open_shards(
     return shards
 
 
-def _without_formats(patterns: Any, *, option: str) -> tuple[list[str], list[Part]]:
+def _without_formats(patterns: Any, *, option: str) -> tuple[list[str], list[ShardPart]]:
     """Return the patterns of shards, and the data sets among them, opened."""
     # Here, for the start of runs on shards: readers of formats import those of all photos.
     from sam_train.data.formats.source import open_format  # noqa: PLC0415
@@ -199,14 +199,14 @@ def indexed(paths: Sequence[str]) -> dict[str, ShardPart]:
     return {path: part.index.part(part.shard) for path, part in _known(paths, index=None).items()}
 
 
-def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, Part]:
+def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, ShardPart]:
     """Return the shards that an index knows as they are now."""
     if index is not None and str(index):
         files = [Path(str(index)).expanduser()]
     else:
         folders = {Path(path).parent for path in paths if not is_remote(path)}
         files = sorted(f / FILE_NAME for f in folders if (f / FILE_NAME).is_file())
-    known: dict[str, Part] = {}
+    known: dict[str, ShardPart] = {}
     for file in files:
         opened = open_index(file)
         places = _places(opened, folder=file.parent)
@@ -214,7 +214,7 @@ def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, Part]
             shard = places.get(_place(path), places.get(short_name(path)))
             if shard is None:
                 continue
-            part = Part(path=path, index=opened, shard=shard)
+            part = ShardPart(path=path, index=opened, shard=shard)
             if _is_current(part):
                 known[path] = part
     return known
@@ -235,7 +235,7 @@ def _place(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - links stay links
 
 
-def _is_current(part: Part) -> bool:
+def _is_current(part: ShardPart) -> bool:
     """Tell whether an index still fits a shard; a remote one is compared when it is read."""
     if is_remote(part.path):
         return True
@@ -256,7 +256,7 @@ def _is_current(part: Part) -> bool:
     return False
 
 
-def _walk(paths: Sequence[str], *, option: str) -> dict[str, Part]:
+def _walk(paths: Sequence[str], *, option: str) -> dict[str, ShardPart]:
     # Threads: walking waits for disks and servers.
     with ThreadPoolExecutor(_WALKERS) as pool:
         found = [compact(shard) for shard in pool.map(index_shard, paths)]
@@ -265,10 +265,10 @@ def _walk(paths: Sequence[str], *, option: str) -> dict[str, Part]:
         log.info(
             "%s: walked the headers of %d shards; %s does that once", option, len(paths), _ADVICE
         )
-    return {path: Part(path=path, index=index, shard=k) for k, path in enumerate(paths)}
+    return {path: ShardPart(path=path, index=index, shard=k) for k, path in enumerate(paths)}
 
 
-def _warn(part: Part) -> None:
+def _warn(part: ShardPart) -> None:
     row = part.row
     if row.damage:
         log.warning("%s is damaged (%s): %d samples are usable", part.path, row.damage, row.samples)

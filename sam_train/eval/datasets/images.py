@@ -15,7 +15,7 @@ from sam_train.data.formats.take import fitting_masks
 from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.jpeg import read_pixels
 from sam_train.data.sample.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
-from sam_train.data.shards.part import Entry, Place
+from sam_train.data.shards.part import Entry, SamplePlace
 from sam_train.masks import rle
 from sam_train.runtime.fingerprint import files_fingerprint
 from sam_train.runtime.jobs import SkipItem
@@ -124,7 +124,7 @@ class FileImage(EvalImage):
 class ShardImage(EvalImage):
     """A sample of SA-1B's format."""
 
-    place: Place
+    place: SamplePlace
     shard: str
     """Size and time of the shard's file."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_train.runtime.jobs import append_line, read_journal
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 
 Record = dict[str, Any]
 SKIPPED = "skipped"
@@ -20,7 +20,7 @@ class Records:
     The folder belongs to one checkpoint under one set of settings; others have other folders.
     """
 
-    def __init__(self, folder: Path, *, part: Part) -> None:
+    def __init__(self, folder: Path, *, part: Share) -> None:
         """Make `folder` if it is absent."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ import torch
 from sam_train.errors import UserError
 from sam_train.eval.frame.records import Record
 from sam_train.eval.frame.result import TaskResult
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 from sam_train.runtime.registry import Registry
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Run:
 
     cfg: RunConfig
     run_dir: Path
-    part: Part
+    part: Share
     model: Sam | None = None
     """The model in eval mode, on `device`; None if no task needs one."""
     source: str = ""

@@ -24,7 +24,7 @@ _FOREIGN = tuple(f"{kind}:" for kind in ENCODER_ONLY)
 
 
 @dataclass(slots=True, kw_only=True)
-class Loaded:
+class LoadedModel:
     """A model and the settings that it was loaded under."""
 
     cfg: RunConfig
@@ -61,7 +61,7 @@ def settings_for_checkpoint(overrides: Sequence[str]) -> RunConfig:
     return load_config([*_as_overrides(record), *overrides])
 
 
-def load_checkpoint(cfg: RunConfig, *, untrained: bool = False) -> Loaded:
+def load_checkpoint(cfg: RunConfig, *, untrained: bool = False) -> LoadedModel:
     """Build the model that `cfg` describes with the weights of `ckpt`, all of them.
 
     `init.modules` chooses the modules that come from `ckpt`. What it does not give comes from
@@ -92,7 +92,7 @@ def load_checkpoint(cfg: RunConfig, *, untrained: bool = False) -> Loaded:
     for report in reports:
         log.info("%s", report)
     source = " over ".join(report.source for report in reports)
-    return Loaded(cfg=cfg, sam=sam.eval(), source=source, reports=reports)
+    return LoadedModel(cfg=cfg, sam=sam.eval(), source=source, reports=reports)
 
 
 def _as_overrides(model: ModelConfig) -> list[str]:

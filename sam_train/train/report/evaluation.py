@@ -18,7 +18,7 @@ from sam_train.errors import UserError
 from sam_train.eval.frame.result import TaskResult, Value
 from sam_train.eval.frame.tasks import Run, load_task
 from sam_train.eval.frame.work import run_task
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 from sam_train.train.averaging import averaged
 from sam_train.train.report.config import EvaluationConfig
 from sam_train.train.report.meter import StepMeter
@@ -103,7 +103,7 @@ class TaskEvaluation(Callback):
                 cfg=self._settings(pl_module),
                 run_dir=self.folder,
                 # Not from the environment: Lightning may have started the ranks itself.
-                part=Part(index=trainer.global_rank, count=trainer.world_size),
+                part=Share(index=trainer.global_rank, count=trainer.world_size),
                 model=sam.eval(),
                 source=f"step {step}",
                 device=pl_module.device,

@@ -13,7 +13,7 @@ from sam_train.errors import UserError
 from sam_train.eval.evaluate import Outcome, run_tasks
 from sam_train.eval.frame.result import Row, TaskResult
 from sam_train.eval.frame.tasks import Run, Task
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 from sam_train.settings.run import RunConfig
 
 
@@ -62,7 +62,7 @@ class Counting(Task[Item]):
 
 
 def run(tmp_path: Path, *, index: int = 0, count: int = 1) -> Run:
-    return Run(cfg=RunConfig(), run_dir=tmp_path, part=Part(index=index, count=count))
+    return Run(cfg=RunConfig(), run_dir=tmp_path, part=Share(index=index, count=count))
 
 
 def names(found: Outcome) -> list[str]:

@@ -11,7 +11,7 @@ from sam_train.errors import UserError
 from sam_train.generate.inputs import PhotoPlace
 from sam_train.generate.journal import PhotoRecord, open_journal
 from sam_train.generate.plan import FolderPlan, agree, make_plan, units_of
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 
 
 def plan(count: int = 10, *, parts: int = 1, **other: Any) -> FolderPlan:
@@ -23,7 +23,7 @@ def plan(count: int = 10, *, parts: int = 1, **other: Any) -> FolderPlan:
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 12])
 def test_every_photo_belongs_to_one_process(parts: int) -> None:
     units = units_of(plan(parts=parts))
-    mine = [Part(index=k, count=parts).of(units) for k in range(parts)]
+    mine = [Share(index=k, count=parts).of(units) for k in range(parts)]
     photos = [k for part in mine for unit in part for k in range(unit.begin, unit.stop)]
     assert sorted(photos) == list(range(10))
     assert all(unit.stop - unit.begin <= 4 for unit in units)

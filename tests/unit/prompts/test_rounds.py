@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from sam_train.prompts import Draw, PromptsConfig, Rounds, Schedule, Stage, schedule
 from sam_train.prompts.config import Carry, NoiseLimit
 from sam_train.prompts.first.box import noisy_boxes
-from sam_train.train.loss_config import LossConfig, PointsConfig, Resolution
+from sam_train.train.loss_config import LossConfig, PointSamplingConfig, Resolution
 from sam_train.train.losses import mask_losses
 from sam_train.types import (
     ABSENT,
@@ -372,7 +372,7 @@ def test_nothing_waits_for_the_device() -> None:
     branch) raises.
     """
     real = make_batch(6)
-    cfg = LossConfig(resolution=Resolution.points, points=PointsConfig(number=40))
+    cfg = LossConfig(resolution=Resolution.points, points=PointSamplingConfig(number=40))
     with FakeTensorMode() as mode:
         tensors = {
             f.name: mode.from_tensor(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sam_train.errors import UserError
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 
 ARRAY = {
     "SLURM_ARRAY_TASK_ID": "14",
@@ -29,7 +29,7 @@ ARRAY = {
     ],
 )
 def test_from_environment(environment: dict[str, str], index: int, count: int) -> None:
-    assert Part.from_environment(environment) == Part(index=index, count=count)
+    assert Share.from_environment(environment) == Share(index=index, count=count)
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ def test_from_environment(environment: dict[str, str], index: int, count: int) -
 )
 def test_what_cannot_be(environment: dict[str, str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Part.from_environment(environment)
+        Share.from_environment(environment)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
 def test_every_item_has_one_part(count: int) -> None:
     items = list(range(13))
-    parts = [Part(index=k, count=count).of(items) for k in range(count)]
+    parts = [Share(index=k, count=count).of(items) for k in range(count)]
     assert sorted(item for part in parts for item in part) == items
     assert max(map(len, parts)) - min(map(len, parts)) <= 1

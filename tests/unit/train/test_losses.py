@@ -21,7 +21,7 @@ from sam_train.prompts import Draw
 from sam_train.train.loss_config import (
     IouMasks,
     LossConfig,
-    PointsConfig,
+    PointSamplingConfig,
     Resolution,
     TermConfig,
     check,
@@ -154,7 +154,7 @@ def test_gradient_of_a_round_is_that_of_finite_differences(resolution: Resolutio
     targets, valid = (
         t.repeat_interleave(side, 1).repeat_interleave(side, 2) for t in (targets, valid)
     )
-    cfg = LossConfig(resolution=resolution, points=PointsConfig(number=30))
+    cfg = LossConfig(resolution=resolution, points=PointSamplingConfig(number=30))
     draw = Draw(seed=0, step=0, ids=torch.arange(2))
 
     def total(logits: Tensor, iou: Tensor) -> Tensor:
@@ -260,7 +260,7 @@ def test_float32_under_autocast(resolution: Resolution) -> None:
     """bfloat16 logits inside autocast give exactly what their float32 copies give outside."""
     prediction, targets, valid = random_case(9)
     low = Prediction(mask_logits=prediction.mask_logits.bfloat16(), iou=prediction.iou.bfloat16())
-    cfg = LossConfig(resolution=resolution, points=PointsConfig(number=40))
+    cfg = LossConfig(resolution=resolution, points=PointSamplingConfig(number=40))
     draw = Draw(seed=0, step=0, ids=torch.arange(5))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = mask_losses(low, targets, valid, cfg=cfg, draw=draw)
@@ -293,7 +293,7 @@ def disc() -> tuple[Prediction, Tensor, Tensor]:
 
 def at_points(number: int, importance: float, *, r: int = 0) -> LossTerms:
     """The disc compared at the points of round r."""
-    points = PointsConfig(number=number, importance=importance)
+    points = PointSamplingConfig(number=number, importance=importance)
     cfg = LossConfig(resolution=Resolution.points, points=points)
     draw = Draw(seed=1, step=2, ids=torch.tensor([17]))
     return mask_losses(*disc(), cfg=cfg, draw=draw, r=r)
@@ -316,7 +316,7 @@ def test_important_points_are_harder_and_repeatable() -> None:
 def test_points_do_not_depend_on_the_company_of_a_mask() -> None:
     prediction, targets, valid = random_case(11)
     ids = torch.tensor([3, 1, 4, 15, 9])
-    cfg = LossConfig(resolution=Resolution.points, points=PointsConfig(number=50))
+    cfg = LossConfig(resolution=Resolution.points, points=PointSamplingConfig(number=50))
 
     def totals(rows: slice) -> Tensor:
         case = Prediction(mask_logits=prediction.mask_logits[rows], iou=prediction.iou[rows])
@@ -364,11 +364,20 @@ def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None
         ({"dice_smoothing": -1.0}, "loss.dice_smoothing=-1.0 must not be negative"),
         ({"focal_alpha": -0.1}, "loss.focal_alpha=-0.1 must be from 0 to 1"),
         ({"focal_alpha": 1.1}, "loss.focal_alpha=1.1 must be from 0 to 1"),
-        ({"points": PointsConfig(importance=-0.1)}, "loss.points.importance=-0.1 must be from"),
-        ({"points": PointsConfig(importance=1.1)}, "loss.points.importance=1.1 must be from"),
-        ({"points": PointsConfig(number=0)}, "loss.points.number=0 must be at least 1"),
-        ({"points": PointsConfig(oversample=0.9)}, "loss.points.oversample=0.9 must be at least 1"),
-        ({"points": PointsConfig(oversample=float("nan"))}, "must be at least 1"),
+        (
+            {"points": PointSamplingConfig(importance=-0.1)},
+            "loss.points.importance=-0.1 must be from",
+        ),
+        (
+            {"points": PointSamplingConfig(importance=1.1)},
+            "loss.points.importance=1.1 must be from",
+        ),
+        ({"points": PointSamplingConfig(number=0)}, "loss.points.number=0 must be at least 1"),
+        (
+            {"points": PointSamplingConfig(oversample=0.9)},
+            "loss.points.oversample=0.9 must be at least 1",
+        ),
+        ({"points": PointSamplingConfig(oversample=float("nan"))}, "must be at least 1"),
         ({"terms": [TermConfig(name="boundry")]}, "loss.terms=boundry is not one of focal, dice"),
         ({"terms": [TermConfig(name="dice")]}, "have weights of their own: loss.focal_weight"),
         ({"terms": [TermConfig(name="iou")]}, "have weights of their own: loss.focal_weight"),
@@ -383,7 +392,7 @@ def test_check_takes_what_lies_on_a_bound() -> None:
     check(LossConfig())
     zeros = dict.fromkeys(("focal_weight", "dice_weight", "iou_weight", "focal_gamma"), 0.0)
     for share in (0.0, 1.0):
-        points = PointsConfig(number=1, oversample=1.0, importance=share)
+        points = PointSamplingConfig(number=1, oversample=1.0, importance=share)
         check(LossConfig(**zeros, dice_smoothing=0.0, focal_alpha=share, points=points))
 
 

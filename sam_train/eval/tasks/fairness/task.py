@@ -41,7 +41,7 @@ _CUT = "image: named in the CSV, beyond eval.masks or eval.images"
 
 
 @dataclass(slots=True, kw_only=True)
-class Loaded:
+class FairnessPhoto:
     """A photo and its masks that belong to some group."""
 
     batch: Batch
@@ -109,7 +109,7 @@ class Fairness(Task[EvalImage]):
             )  # fmt: skip
         return images
 
-    def load(self, run: Run, item: EvalImage) -> Loaded:
+    def load(self, run: Run, item: EvalImage) -> FairnessPhoto:
         """Read the photo at the model's size and draw the first points."""
         sample = item.load(min_area=run.cfg.eval.min_area)
         groups = self._groups.of_masks(item.dataset, item.name, sample.names)
@@ -122,14 +122,14 @@ class Fairness(Task[EvalImage]):
             not any(label.means(name) for name in sample.names) for label in labels
         )
         points = random_points(sample, seed=run.cfg.seed, masks=masks)
-        return Loaded(
+        return FairnessPhoto(
             batch=prompt_batch(sample, image_size=run.sam.image_size, points=points, masks=masks),
             names=[sample.names[k] for k in masks],
             groups=[groups[k] for k in masks],
             left_out=dict(+left_out),
         )
 
-    def measure(self, run: Run, item: EvalImage, loaded: Loaded) -> Record:
+    def measure(self, run: Run, item: EvalImage, loaded: FairnessPhoto) -> Record:
         """Encode the photo once and click its masks."""
         batch = loaded.batch.to(run.device)
         clicked = play_clicks(

@@ -52,7 +52,7 @@ class Prompted:
 
 
 @dataclass(slots=True, kw_only=True)
-class Loaded:
+class InstancesPhoto:
     """An image with its boxes."""
 
     boxes: list[Prompted]
@@ -111,11 +111,11 @@ class Instances(Task[InstanceItem]):
         self._images = {item.key: item.image for item in items}
         return items
 
-    def load(self, run: Run, item: InstanceItem) -> Loaded:
+    def load(self, run: Run, item: InstanceItem) -> InstancesPhoto:
         """Read the boxes, best first, and the photo."""
         own, left_out = run.cfg.instances, Counter[str]()
         if own.results:
-            return Loaded(boxes=[], left_out=left_out, photo=None)
+            return InstancesPhoto(boxes=[], left_out=left_out, photo=None)
         boxes = self._boxes(item.image, left_out)
         boxes.sort(key=lambda each: -each.score)
         # LVIS counts no more than 300 results of an image, so more boxes would only cost time.
@@ -124,9 +124,9 @@ class Instances(Task[InstanceItem]):
             left_out["box: beyond instances.max_boxes"] += len(boxes) - limit
             boxes = boxes[:limit]
         photo = self._truth.photo(item.image) if boxes else None
-        return Loaded(boxes=boxes, left_out=left_out, photo=photo)
+        return InstancesPhoto(boxes=boxes, left_out=left_out, photo=photo)
 
-    def measure(self, run: Run, item: InstanceItem, loaded: Loaded) -> Record:
+    def measure(self, run: Run, item: InstanceItem, loaded: InstancesPhoto) -> Record:
         """Predict the masks of the boxes, as results."""
         if run.cfg.instances.results:
             return self._finished(item.image)

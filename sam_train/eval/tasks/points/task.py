@@ -36,7 +36,7 @@ _DIGITS = 6
 
 
 @dataclass(slots=True, kw_only=True)
-class Loaded:
+class PointsPhoto:
     """A photo, ready to be encoded."""
 
     batch: Batch
@@ -77,18 +77,18 @@ class Points(Task[EvalImage]):
         self._images = {image.key: image for image in images}
         return images
 
-    def load(self, run: Run, item: EvalImage) -> Loaded:
+    def load(self, run: Run, item: EvalImage) -> PointsPhoto:
         """Read the photo at the model's size and draw random first clicks."""
         sample = item.load(min_area=run.cfg.eval.min_area)
         points = random_points(sample, seed=run.cfg.seed)
-        return Loaded(
+        return PointsPhoto(
             batch=prompt_batch(sample, image_size=run.sam.image_size, points=points),
             names=sample.names,
             areas=sample.areas,
             left_out=sample.left_out,
         )
 
-    def measure(self, run: Run, item: EvalImage, loaded: Loaded) -> Record:
+    def measure(self, run: Run, item: EvalImage, loaded: PointsPhoto) -> Record:
         """Encode the photo once and click its masks with each kind of first click."""
         cfg, clicks = run.cfg, max(run.cfg.points.clicks)
         noc = cfg.points.noc

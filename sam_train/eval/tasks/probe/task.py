@@ -40,7 +40,7 @@ _OPTION = "probe.groups"
 
 
 @dataclass(slots=True, kw_only=True)
-class Loaded:
+class ProbePhoto:
     """The masks of a photo that are embedded."""
 
     crops: list[Crop]
@@ -96,20 +96,20 @@ class Probe(Task[EvalImage]):
         self._images = {image.key: image for image in images}
         return images
 
-    def load(self, run: Run, item: EvalImage) -> Loaded:
+    def load(self, run: Run, item: EvalImage) -> ProbePhoto:
         """Cut out the photo's largest masks."""
         sample = item.load(min_area=run.cfg.eval.min_area)
         order = sorted(range(len(sample.masks)), key=lambda k: -sample.areas[k])
         # In the sample's order again, as its names and groups are.
         taken = sorted(order[: run.cfg.probe.masks_per_image])
-        return Loaded(
+        return ProbePhoto(
             crops=[_crop(sample, k, run.cfg.probe.margin) for k in taken],
             masks=taken,
             names=[sample.names[k] for k in taken],
             left_out=sample.left_out,
         )
 
-    def measure(self, run: Run, item: EvalImage, loaded: Loaded) -> Record:
+    def measure(self, run: Run, item: EvalImage, loaded: ProbePhoto) -> Record:
         """Encode each crop and its mirror image."""
         vectors = embed_masks(run.sam, loaded.crops, batch=run.cfg.probe.batch)
         return {

@@ -54,7 +54,7 @@ class ProposalItem:
 
 
 @dataclass(slots=True, kw_only=True)
-class Loaded:
+class ProposalsPhoto:
     """The masks of an image that proposals should find."""
 
     masks: list[TruthMask]
@@ -112,13 +112,13 @@ class Proposals(Task[ProposalItem]):
             for image, photo in zip(images, photos, strict=True)
         ]
 
-    def load(self, run: Run, item: ProposalItem) -> Loaded:
+    def load(self, run: Run, item: ProposalItem) -> ProposalsPhoto:
         """Read the masks to be found, and the photo if a model proposes."""
         masks, left_out = self._truth.masks(item.image)
         photo = None if self._results is not None else self._truth.photo(item.image)
-        return Loaded(masks=masks, left_out=left_out, photo=photo)
+        return ProposalsPhoto(masks=masks, left_out=left_out, photo=photo)
 
-    def measure(self, run: Run, item: ProposalItem, loaded: Loaded) -> Record:
+    def measure(self, run: Run, item: ProposalItem, loaded: ProposalsPhoto) -> Record:
         """Count the masks that are found."""
         left_out = Counter(loaded.left_out)
         # Recall has nothing to count here, and proposing would cost seconds.

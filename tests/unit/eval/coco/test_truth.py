@@ -17,7 +17,7 @@ from sam_train.eval.coco import open_truth, read_results, read_truth
 from sam_train.eval.coco.precision import average_precision
 from sam_train.eval.frame.tasks import Run, load_task
 from sam_train.runtime.jobs import SkipItem
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 from sam_train.settings.run import RunConfig
 
 SQUARE = [[2.0, 2.0, 12.0, 2.0, 12.0, 12.0, 2.0, 12.0]]
@@ -240,7 +240,7 @@ def test_another_photo_is_another_item(write: Callable[[str, Any], Path], tmp_pa
         cfg = RunConfig()
         for own in (cfg.instances, cfg.proposals):
             own.ground_truth, own.images, own.results = str(truth), str(tmp_path), results
-        run = Run(cfg=cfg, run_dir=tmp_path, part=Part())
+        run = Run(cfg=cfg, run_dir=tmp_path, part=Share())
         return [item.key for item in load_task(task).items(run)]
 
     for time, task in enumerate(("instances", "proposals")):

@@ -16,7 +16,7 @@ from sam_train.eval.frame.result import Row, TaskResult
 from sam_train.eval.frame.tasks import Run, Task, load_task, task_names
 from sam_train.eval.frame.work import run_task
 from sam_train.runtime.jobs import SkipItem
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 from sam_train.settings.run import RunConfig
 
 
@@ -86,7 +86,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run(tmp_path: Path, name: str = "run", *, index: int = 0, count: int = 1) -> Run:
     return Run(
-        cfg=RunConfig(), run_dir=tmp_path / name, part=Part(index=index, count=count), source="x"
+        cfg=RunConfig(), run_dir=tmp_path / name, part=Share(index=index, count=count), source="x"
     )
 
 

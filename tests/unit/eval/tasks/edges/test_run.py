@@ -17,7 +17,7 @@ from sam_train.eval.tasks.edges.plot import draw_precision_recall
 from sam_train.eval.tasks.edges.readers import Pair
 from sam_train.eval.tasks.edges.result import EdgeResult
 from sam_train.eval.tasks.edges.task import Edges
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 from sam_train.settings.run import RunConfig
 
 SIZE = (24, 30)
@@ -64,7 +64,7 @@ def test_counts_by_hand(folders: EdgesConfig) -> None:
 
 def run(edges: EdgesConfig, run_dir: Path) -> TaskResult:
     """The task, as `evaluate task=edges` runs it."""
-    result = run_task(Edges(), Run(cfg=RunConfig(edges=edges), run_dir=run_dir, part=Part()))
+    result = run_task(Edges(), Run(cfg=RunConfig(edges=edges), run_dir=run_dir, part=Share()))
     assert result is not None
     return result
 

@@ -14,7 +14,7 @@ from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.frame.tasks import Run
 from sam_train.eval.tasks.fairness.task import Fairness
-from sam_train.runtime.parts import Part
+from sam_train.runtime.parts import Share
 from sam_train.settings.run import RunConfig
 
 
@@ -35,7 +35,7 @@ def items(folder: Path, **settings: Any) -> tuple[list[str], dict[str, int]]:
     cfg = RunConfig(eval=EvalConfig(datasets=f"masks:{folder}", **settings))
     cfg.fairness.groups = str(folder / "groups.csv")
     task = Fairness()
-    found = task.items(Run(cfg=cfg, run_dir=folder / "run", part=Part()))
+    found = task.items(Run(cfg=cfg, run_dir=folder / "run", part=Share()))
     return [item.name for item in found], dict(task._listed)
 
 
