@@ -1,8 +1,8 @@
 """Go through every sample of many shards: in parallel, in order, and without doing a shard twice.
 
 A shard is listed, cut into chunks, the chunks are examined by processes, and what they found is
-merged in order, so that the result does not depend on their number. A finished shard's `ScanPart` can
-be kept in a folder: the next run takes it from there unless the shard or the settings changed.
+merged in order, so that the result does not depend on their number. A finished shard's `ScanPart`
+can be kept in a folder: the next run takes it from there unless the shard or the settings changed.
 """
 
 from __future__ import annotations

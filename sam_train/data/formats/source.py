@@ -26,7 +26,7 @@ from sam_train.data.photos.jpeg import Photo, Shown, read_stored
 from sam_train.data.sample.decode import BadSample
 from sam_train.data.shards.fingerprint import digest
 from sam_train.data.shards.index import build_index, compact
-from sam_train.data.shards.part import Entry, SamplePlace, ShardPart
+from sam_train.data.shards.part import Entry, IndexedShard, SamplePlace
 from sam_train.data.shards.walk import ShardIndex
 from sam_train.errors import UserError
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class FormatPart(ShardPart):
+class FormatPart(IndexedShard):
     """The records of a data set, in the place of a shard.
 
     Records are kept as bytes in one block, not as objects. Objects would be copied into each loader

@@ -81,7 +81,7 @@ class SamplePlace:
 
 
 @dataclass(slots=True, kw_only=True)
-class ShardPart:
+class IndexedShard:
     """A shard, and its number in the index that knows it."""
 
     path: str

@@ -28,7 +28,7 @@ from sam_train.data.shards.index import (
     compact,
     open_index,
 )
-from sam_train.data.shards.part import Entry, SamplePlace, ShardPart
+from sam_train.data.shards.part import Entry, IndexedShard, SamplePlace
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.walk import index_shard
 from sam_train.data.storage.open import open_source
@@ -49,7 +49,9 @@ class Shards:
     Picklable; holds no open file.
     """
 
-    def __init__(self, parts: Sequence[ShardPart], *, exclusions: Exclusions | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[IndexedShard], *, exclusions: Exclusions | None = None
+    ) -> None:
         self._parts = list(parts)
         self._all_first = np.cumsum([0, *(p.row.samples for p in self._parts)], dtype=np.int64)
         lists = [
@@ -79,7 +81,7 @@ class Shards:
         return [part.path for part in self._parts]
 
     @property
-    def parts(self) -> list[ShardPart]:
+    def parts(self) -> list[IndexedShard]:
         """The P shards."""
         return self._parts
 
@@ -180,7 +182,7 @@ def open_shards(
     return shards
 
 
-def _without_formats(patterns: Any, *, option: str) -> tuple[list[str], list[ShardPart]]:
+def _without_formats(patterns: Any, *, option: str) -> tuple[list[str], list[IndexedShard]]:
     """Return the patterns of shards, and the data sets among them, opened."""
     # Here, for the start of runs on shards: readers of formats import those of all photos.
     from sam_train.data.formats.source import open_format  # noqa: PLC0415
@@ -199,14 +201,14 @@ def indexed(paths: Sequence[str]) -> dict[str, ShardPart]:
     return {path: part.index.part(part.shard) for path, part in _known(paths, index=None).items()}
 
 
-def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, ShardPart]:
+def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, IndexedShard]:
     """Return the shards that an index knows as they are now."""
     if index is not None and str(index):
         files = [Path(str(index)).expanduser()]
     else:
         folders = {Path(path).parent for path in paths if not is_remote(path)}
         files = sorted(f / FILE_NAME for f in folders if (f / FILE_NAME).is_file())
-    known: dict[str, ShardPart] = {}
+    known: dict[str, IndexedShard] = {}
     for file in files:
         opened = open_index(file)
         places = _places(opened, folder=file.parent)
@@ -214,7 +216,7 @@ def _known(paths: Sequence[str], *, index: str | Path | None) -> dict[str, Shard
             shard = places.get(_place(path), places.get(short_name(path)))
             if shard is None:
                 continue
-            part = ShardPart(path=path, index=opened, shard=shard)
+            part = IndexedShard(path=path, index=opened, shard=shard)
             if _is_current(part):
                 known[path] = part
     return known
@@ -235,7 +237,7 @@ def _place(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - links stay links
 
 
-def _is_current(part: ShardPart) -> bool:
+def _is_current(part: IndexedShard) -> bool:
     """Tell whether an index still fits a shard; a remote one is compared when it is read."""
     if is_remote(part.path):
         return True
@@ -256,7 +258,7 @@ def _is_current(part: ShardPart) -> bool:
     return False
 
 
-def _walk(paths: Sequence[str], *, option: str) -> dict[str, ShardPart]:
+def _walk(paths: Sequence[str], *, option: str) -> dict[str, IndexedShard]:
     # Threads: walking waits for disks and servers.
     with ThreadPoolExecutor(_WALKERS) as pool:
         found = [compact(shard) for shard in pool.map(index_shard, paths)]
@@ -265,10 +267,10 @@ def _walk(paths: Sequence[str], *, option: str) -> dict[str, ShardPart]:
         log.info(
             "%s: walked the headers of %d shards; %s does that once", option, len(paths), _ADVICE
         )
-    return {path: ShardPart(path=path, index=index, shard=k) for k, path in enumerate(paths)}
+    return {path: IndexedShard(path=path, index=index, shard=k) for k, path in enumerate(paths)}
 
 
-def _warn(part: ShardPart) -> None:
+def _warn(part: IndexedShard) -> None:
     row = part.row
     if row.damage:
         log.warning("%s is damaged (%s): %d samples are usable", part.path, row.damage, row.samples)
