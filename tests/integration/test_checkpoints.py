@@ -8,11 +8,11 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -266,7 +266,7 @@ def test_out_of_time_under_slurm(settings: list[str], tmp_path: Path) -> None:
     environment = {"SLURM_JOB_ID": "12", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     words = [*settings, f"run_dir={run_dir}", "checkpoint.keep_every=0", "trainer.max_steps=100000"]
     run = subprocess.Popen(
-        [sys.executable, "-m", "sam_train", "fit", *words],
+        [forked.python(), "-m", "sam_train", "fit", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,12 +11,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,7 +60,7 @@ def run(tmp_path: Path) -> Run:
         plugin.parent.mkdir(exist_ok=True)
         plugin.write_text(EXAMPLES[example])
         done = subprocess.run(
-            [sys.executable, "-m", module, *map(str, words)],
+            [forked.python(), "-m", module, *map(str, words)],
             cwd=tmp_path,
             env={**os.environ, "SAM_TRAIN_PLUGINS": str(plugin), "PYTHONPATH": str(ROOT)},
             text=True,

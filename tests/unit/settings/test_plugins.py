@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 PLUGIN = """
@@ -44,7 +44,7 @@ def look(overrides):
 
 def sam_train(*arguments: str, plugins: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "sam_train", *arguments],
+        [forked.python(), "-m", "sam_train", *arguments],
         capture_output=True,
         text=True,
         check=False,
