@@ -78,6 +78,19 @@ def test_windows_at_the_edges(top: int, bottom: int, left: int, right: int) -> N
     check_crop(list(masks), Window(top=top, left=left, bottom=bottom, right=right))
 
 
+def test_a_run_of_no_pixels_ends_nothing() -> None:
+    """Other writers leave runs of length 0; what follows them is still there."""
+    uncompressed = {"size": [3, 4], "counts": [2, 0, 1, 2, 0, 0, 1, 3, 3]}
+    encoded = coco.frPyObjects(uncompressed, 3, 4)
+    mask = coco.decode(encoded)
+    runs = rle.parse([encoded["counts"]], height=3, width=4)
+    assert runs.status.tolist() == [0]
+    window = Window(top=0, left=1, bottom=3, right=4)
+    found = rle.crop(runs, window)
+    assert found.ends.tolist() == ends_of(mask[:, 1:])
+    assert found.areas.tolist() == [mask[:, 1:].sum()]
+
+
 def test_an_invalid_mask_stays_one() -> None:
     good = coco.encode(np.asfortranarray(np.ones((3, 4), dtype=np.uint8)))["counts"]
     runs = rle.parse([b"4", good], height=3, width=4)

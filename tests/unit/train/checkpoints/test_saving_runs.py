@@ -6,6 +6,7 @@ import errno
 import logging
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -143,6 +144,29 @@ def saved(run_dir: Path) -> list[int]:
 def test_steps_that_are_saved(tmp_path: Path, cfg: dict[str, Any], steps: list[int]) -> None:
     train(tmp_path, **cfg)
     assert saved(tmp_path) == steps
+
+
+def test_a_file_holds_the_step_it_is_named_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on while the file is written, and must not be seen in it."""
+    moved, weights = threading.Event(), {}
+
+    def late(content: dict[str, Any], path: Path, *, also: Path) -> None:
+        assert moved.wait(120)
+        write_checkpoint(content, path, also=also)
+
+    def note(trainer: Trainer, step: int) -> None:
+        module: Any = trainer.lightning_module
+        weights[step] = module.line.weight.detach().clone()
+        if step == 3:
+            moved.set()
+
+    monkeypatch.setattr(saving, "write_checkpoint", late)
+    train(tmp_path, After(note), every_steps=2, steps=3)
+    stored = torch.load(tmp_path / "checkpoints" / "step=2.ckpt", weights_only=True)
+    assert torch.equal(stored["state_dict"]["line.weight"], weights[2])
+    assert not torch.equal(weights[2], weights[3])
 
 
 def test_minutes_count_from_the_last_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
