@@ -62,7 +62,7 @@ report: install ## all that the paper measures, of the real-photo run, on one pa
 	    run_dir=$(RUN)/report
 
 test: install-test ## all tests
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-unit: install-test ## the fast ones
 	$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile
