@@ -31,7 +31,7 @@ from sam_train.export.segment_anything import constructor_arguments
 from sam_train.generate import AutomaticMaskGenerator
 from sam_train.model import ModelConfig, Sam, build_from_config
 from sam_train.model.build import resolve
-from sam_train.model.checkpoints.load import load_sam, recorded_model
+from sam_train.model.load import load_sam, recorded_model
 
 ROOT = Path(__file__).resolve().parents[1]
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"

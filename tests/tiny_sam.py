@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam_train.model.checkpoints.load import build_sam
+from sam_train.model.load import build_sam
 from sam_train.model.sam import Sam
 
 TINY: dict[str, Any] = {"embed_dim": 16, "depth": 2, "heads": 2, "global_blocks": [1]}

@@ -23,8 +23,8 @@ from sam_train.export.config import OnnxConfig
 from sam_train.export.onnx_file import decoder_inputs, encoder_path
 from sam_train.export.onnx_graphs import DecoderGraph
 from sam_train.export.probe import Answer, Question, answer, random_probe, relative
-from sam_train.model.checkpoints.load import load_sam
 from sam_train.model.encoded_photos import encode_photos
+from sam_train.model.load import load_sam
 from sam_train.model.sam import PIXEL_MEAN, PIXEL_STD, Sam
 
 LARGEST = 5e-3

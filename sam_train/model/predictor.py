@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from sam_train.model.checkpoints.load import build_sam, load_sam
 from sam_train.model.encoded_photos import (
     EncodedPhotos,
     Pixels,
@@ -23,6 +22,7 @@ from sam_train.model.encoded_photos import (
     encode_photos,
     split_prompts,
 )
+from sam_train.model.load import build_sam, load_sam
 from sam_train.model.mask_decoder import MULTIMASKS
 from sam_train.model.sam import Sam
 from sam_train.types import (

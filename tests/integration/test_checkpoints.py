@@ -19,7 +19,7 @@ import torch
 from sam_train.cli import main
 from sam_train.errors import UserError
 from sam_train.eval.clicks.scores import ClickScores
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.load import load_sam
 from sam_train.train.fit import fit
 from sam_train.train.report.metrics_file import read_columns, read_rows
 

@@ -27,7 +27,7 @@ from sam_train.export.safetensors_file import save_weights
 from sam_train.export.segment_anything import save_segment_anything
 from sam_train.masks.frame import InputFrame
 from sam_train.model import ModelConfig, Sam, build_from_config
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.load import load_sam
 from sam_train.types import FOREGROUND, PAD, Prompts
 
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"

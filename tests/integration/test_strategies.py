@@ -25,7 +25,7 @@ from PIL import Image
 
 from sam_train.cli import main
 from sam_train.errors import UserError
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.load import load_sam
 from sam_train.settings.compose import load_config
 from sam_train.settings.run import check_config
 from sam_train.train.report.metrics_file import read_columns

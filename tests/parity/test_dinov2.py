@@ -14,7 +14,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from sam_train.model.checkpoints.config import InitConfig
 from sam_train.model.checkpoints.init import initialise
-from sam_train.model.checkpoints.load import build_sam
+from sam_train.model.load import build_sam
 from sam_train.model.sam import PIXEL_MEAN, PIXEL_STD, Sam
 
 DIM, DEPTH, HEADS, GRID = 32, 3, 2, 5

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import sam_train
 from sam_train.generate import AutomaticMaskGenerator
 from sam_train.model import Sam, build_sam
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.load import load_sam
 from sam_train.types import Prediction, Prompts
 
 PHOTOS = Path(__file__).resolve().parents[2] / "../shared/data/photos"

@@ -20,8 +20,8 @@ from transformers.models.sam.configuration_sam import (
 
 from sam_train.model.checkpoints.config import InitConfig
 from sam_train.model.checkpoints.init import initialise
-from sam_train.model.checkpoints.load import build_sam
 from sam_train.model.checkpoints.state_dicts import from_huggingface, to_huggingface
+from sam_train.model.load import build_sam
 from sam_train.model.sam import Sam
 from sam_train.types import BACKGROUND, BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGROUND, PAD, Prompts
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sam_train.model.checkpoints.config import InitConfig
 from sam_train.model.checkpoints.init import initialise
-from sam_train.model.checkpoints.load import build_sam
+from sam_train.model.load import build_sam
 from sam_train.model.sam import Sam
 
 DIM, DEPTH, HEADS, GRID = 32, 3, 2, 5

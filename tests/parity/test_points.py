@@ -20,7 +20,7 @@ from data_tools.scenes.scene import render_scene
 from sam_train.eval.clicks.interactive import play_clicks
 from sam_train.eval.datasets import EvalSample, prompt_batch
 from sam_train.model import Sam
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.load import load_sam
 from sam_train.types import RLE
 
 ROOT = Path(__file__).resolve().parents[2]

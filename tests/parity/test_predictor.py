@@ -13,8 +13,8 @@ from PIL import Image
 from torch import nn
 
 from data_tools.scenes.scene import render_scene
-from sam_train.model.checkpoints.load import load_sam
 from sam_train.model.encoded_photos import Pixels
+from sam_train.model.load import load_sam
 from sam_train.model.predictor import Predicted, Predictor
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ from sam_train.eval.validate import validate
 from sam_train.export.run import export
 from sam_train.export.safetensors_file import save_weights
 from sam_train.model import ModelConfig, build_from_config
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.load import load_sam
 from sam_train.train.fit import fit
 
 SIZES = ["model.image_size=64", "model.depth=2", "model.global_blocks=[0,1]", "model.prompt_dim=64"]

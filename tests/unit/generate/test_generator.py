@@ -15,7 +15,7 @@ from sam_train.generate import AutomaticMaskGenerator
 from sam_train.generate.existing import Existing
 from sam_train.masks.changes import from_bitmap
 from sam_train.model import Sam
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.load import load_sam
 
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"
 LOOSE = {"points_per_side": 6, "pred_iou_thresh": 0.1, "stability_score_thresh": 0.1}

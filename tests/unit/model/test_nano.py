@@ -12,7 +12,7 @@ from PIL import Image
 import sam_train
 from data_tools.scenes import close_up
 from sam_train.model import Sam
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.load import load_sam
 from sam_train.types import FOREGROUND, PAD, Prompts
 
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"

@@ -15,8 +15,8 @@ from sam_train.errors import UserError
 from sam_train.model import ModelConfig, build_from_config
 from sam_train.model.checkpoints.config import InitConfig
 from sam_train.model.checkpoints.init import initialise, load_whole
-from sam_train.model.checkpoints.load import load_sam
 from sam_train.model.checkpoints.report import InitReport
+from sam_train.model.load import load_sam
 
 ENCODER, PROMPTS, DECODER = "image_encoder", "prompt_encoder", "mask_decoder"
 

@@ -23,7 +23,7 @@ from sam_train.model.build import resolve
 from sam_train.model.checkpoints.config import InitConfig
 from sam_train.model.checkpoints.digest import weights_digest
 from sam_train.model.checkpoints.init import initialise
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.load import load_sam
 from sam_train.settings.run import RunConfig
 from sam_train.train.optim import parameter_groups, roles_of
 from sam_train.train.optim_config import OptimConfig

@@ -18,7 +18,7 @@ from sam_train.errors import UserError
 from sam_train.eval.tasks.edges.edge_map import edge_map
 from sam_train.eval.tasks.edges.from_sam import edge_map_of, pair_photos, read_photo, write_edge_map
 from sam_train.model import Sam
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.load import load_sam
 from sam_train.runtime.jobs import SkipItem
 from sam_train.types import FOREGROUND, PAD, Prompts
 

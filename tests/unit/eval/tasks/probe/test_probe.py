@@ -18,7 +18,7 @@ from sam_train.eval.tasks.probe.embed import Crop, cut_out, embed_masks
 from sam_train.eval.tasks.probe.nearest import agreement, nearest, usual_similarity
 from sam_train.eval.tasks.probe.picture import Cell, draw_neighbours
 from sam_train.model import Sam
-from sam_train.model.checkpoints.load import load_sam
+from sam_train.model.load import load_sam
 from sam_train.settings.sections import check_section
 
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"
