@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from sam_train.model.load import load_sam, recorded_model
 
 from sam_train.errors import UserError
 from sam_train.export.segment_anything import save_segment_anything
 from sam_train.model import ModelConfig, build_from_config
+from sam_train.model.load import load_sam, recorded_model
 
 SMALL = ModelConfig(name="vit_t", image_size=64, depth=1, global_blocks=[0], prompt_dim=32)
 
