@@ -1,4 +1,4 @@
-"""One file, however often it takes: fetch, continue, verify, and only then its final name."""
+"""A file, however often it takes: fetch, continue, verify, and only then its final name."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def probe(link: Link, *, client: Client, policy: Policy, halt: threading.Event) 
 
 
 class Fetch:
-    """One file on its way."""
+    """A file on its way."""
 
     def __init__(
         self,

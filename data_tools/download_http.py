@@ -1,4 +1,4 @@
-"""One HTTP answer at a time: what lies behind a link, and its bytes from an offset on.
+"""HTTP answers, one at a time: what lies behind a link, and its bytes from an offset on.
 
 Every fault of the far side becomes a `TransferError` that knows whether trying again can help.
 """

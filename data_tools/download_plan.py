@@ -33,7 +33,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One file of the plan."""
+    """A file of the plan."""
 
     link: Link
     state: State

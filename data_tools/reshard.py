@@ -39,7 +39,7 @@ NAMES_SHOWN = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Folder:
-    """One output folder."""
+    """An output folder."""
 
     name: str
     out: Path

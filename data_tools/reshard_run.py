@@ -33,7 +33,7 @@ UNREADABLE = "unreadable"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedShard:
-    """One shard to be written."""
+    """A shard to be written."""
 
     number: int
     places: Sequence[SamplePlace]

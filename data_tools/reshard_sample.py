@@ -1,4 +1,4 @@
-"""One sample of a shard, checked and, if asked for, made smaller."""
+"""A sample of a shard, checked and, if asked for, made smaller."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Size:
 
 @dataclass(slots=True, kw_only=True)
 class Remade:
-    """One sample at its new size."""
+    """A sample at its new size."""
 
     entry: TarEntry | None
     """None if it is damaged."""

@@ -61,7 +61,7 @@ COUNTS = ("images", "masks", "bad_samples", "bad_masks", "bad_shards")
 
 @dataclass(slots=True)
 class Quantity:
-    """One figure over many images or masks."""
+    """A figure over many images or masks."""
 
     bins: npt.NDArray[np.int64]
     total: float = 0.0

@@ -22,7 +22,7 @@ _MAX_DETAIL = 300
 
 @dataclass(slots=True)
 class Finding:
-    """One kind of problem in a shard, and its number."""
+    """A kind of problem in a shard, and its number."""
 
     count: int = 0
     """Members, samples or masks, after the kind."""

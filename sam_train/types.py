@@ -50,7 +50,7 @@ class RLE(TypedDict):
 
 @dataclass(slots=True, kw_only=True)
 class Sample:
-    """One photo with the masks drawn from it, on the CPU, before collation."""
+    """A photo with the masks drawn from it, on the CPU, before collation."""
 
     key: str
     """Name of its source for messages, such as `shard.tar/sa_12`."""

@@ -1,4 +1,4 @@
-"""One scene from a seed and a number."""
+"""A scene from a seed and a number."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class TileConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectPart:
-    """One row of `objects.tsv`: an object, or what a tile shows of it."""
+    """A row of `objects.tsv`: an object, or what a tile shows of it."""
 
     image_id: int
     mask_id: int
@@ -59,7 +59,7 @@ class ObjectPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """One tile that was written: a row of `tiles.tsv`."""
+    """A tile that was written: a row of `tiles.tsv`."""
 
     image_id: int
     scene: str

@@ -1,4 +1,4 @@
-"""One object of a scene and the part of it that lies in a tile."""
+"""An object of a scene and the part of it that lies in a tile."""
 
 from __future__ import annotations
 

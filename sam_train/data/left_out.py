@@ -20,7 +20,7 @@ class SkipImageError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skip:
-    """One image or mask that was left out."""
+    """An image or mask that was left out."""
 
     kind: str
     """`image`, `mask` or `file` (one that is neither, or that no image needs)."""

@@ -33,7 +33,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """One prompt on one image: all four masks, or the best.
+    """A prompt on one image: all four masks, or the best.
 
     Args:
         sam: the model.

@@ -1,4 +1,4 @@
-"""One random photo with a click, and a model's answer: the same question for every format."""
+"""A random photo with a click, and a model's answer: the same question for every format."""
 
 from __future__ import annotations
 

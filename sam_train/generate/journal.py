@@ -20,7 +20,7 @@ from sam_train.runtime.lock import try_lock
 
 
 class PhotoRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One photo that is done."""
+    """A photo that is done."""
 
     image_id: int
     source: str

@@ -17,7 +17,7 @@ Bitmap = npt.NDArray[np.uint8]
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Click:
-    """One click in the original frame."""
+    """A click in the original frame."""
 
     row: int
     column: int

@@ -18,7 +18,7 @@ Weights = npt.NDArray[np.float32]
 
 
 class Axis(NamedTuple):
-    """One axis of both steps: grid cells (g) to input pixels (n) to crop pixels (N).
+    """An axis of both steps: grid cells (g) to input pixels (n) to crop pixels (N).
 
     A named tuple because compiled code takes these.
     """

@@ -49,7 +49,7 @@ class Predicted(NamedTuple):
 
 
 class Predictor:
-    """One photo at a time, encoded once, then asked with points, boxes and masks.
+    """Masks for prompts on a photo, which is encoded once: points, boxes, earlier masks.
 
     Points and boxes are (x, y) in pixels of the photo. They are scaled to the model's input
     without a half pixel, as segment-anything's `SamPredictor` does, so the answers are equal.

@@ -15,7 +15,7 @@ from sam_train.masks.grid import cell_to_input
 
 @dataclass(slots=True, kw_only=True)
 class Cells:
-    """One cell of each of M regions."""
+    """A cell of each of M regions."""
 
     cell: Tensor
     """int64 [M, 2] (row, column); some cell of the grid where the region is empty."""
@@ -25,7 +25,7 @@ class Cells:
 
 @dataclass(slots=True, kw_only=True)
 class Clicks:
-    """One click on each of M masks."""
+    """A click on each of M masks."""
 
     coords: Tensor
     """float32 [M, 2] (x, y), input frame."""

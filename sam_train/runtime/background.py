@@ -1,4 +1,4 @@
-"""One job at a time in a thread, whose error comes back to the one who asked for it."""
+"""Jobs in a thread, one at a time; an error comes back to the one who asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One backward per round, so that memory does not grow with the number of rounds.
+"""A backward pass per round, so that memory does not grow with the number of rounds.
 
 Logits are fed back without gradient by default, so given the image embedding each round's graph
 stands alone. Running its backward at once frees about 45 tensors of 4096 x 256 per mask and round

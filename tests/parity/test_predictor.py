@@ -63,7 +63,7 @@ def asked(photo: Pixels) -> dict[str, dict[str, Any]]:
     }
 
 
-def same(found: Predicted, expected: Any) -> None:
+def assert_same(found: Predicted, expected: Any) -> None:
     masks, scores, logits = expected
     assert found.masks.dtype == masks.dtype
     assert found.masks.shape == masks.shape
@@ -89,12 +89,12 @@ def test_prompts_of_every_kind(
     }
     first = theirs.predict(**named)
     found = ours.predict(**given)
-    same(found, first)
+    assert_same(found, first)
     assert found.masks.any()
     best = int(found.scores.argmax())
     for logits in (False, True):
         again = {"mask_input": first[2][best][None], "multimask_output": multimask}
-        same(
+        assert_same(
             ours.predict(**given, mask=first[2][best], multimask=multimask, return_logits=logits),
             theirs.predict(**named, **again, return_logits=logits),
         )
@@ -103,7 +103,7 @@ def test_prompts_of_every_kind(
 def test_a_mask_alone(ours: Predictor, theirs: Any, photo: Pixels) -> None:
     logits = ours.predict(**asked(photo)["a box"]).logits[0]
     for mask in (logits, logits[None]):
-        same(ours.predict(mask=mask), theirs.predict(mask_input=logits[None]))
+        assert_same(ours.predict(mask=mask), theirs.predict(mask_input=logits[None]))
 
 
 def test_many_at_once_are_each_alone(ours: Predictor, theirs: Any, photo: Pixels) -> None:
@@ -121,6 +121,6 @@ def test_many_at_once_are_each_alone(ours: Predictor, theirs: Any, photo: Pixels
     assert found.masks.shape == (5, 3, height, width)
     for k in range(5):
         alone = theirs.predict(points[k], labels[k], boxes[k])
-        same(Predicted(*(array[k] for array in found)), alone)
+        assert_same(Predicted(*(array[k] for array in found)), alone)
         fed = theirs.predict(box=boxes[k], mask_input=found.logits[k, 1:2], multimask_output=False)
-        same(Predicted(*(array[k] for array in again)), fed)
+        assert_same(Predicted(*(array[k] for array in again)), fed)

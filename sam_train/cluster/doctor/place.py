@@ -21,7 +21,7 @@ _NOT_JOBS = ("bash", "interactive")
 
 @dataclass(frozen=True, kw_only=True)
 class JobRank:
-    """One process among those that would train."""
+    """A process among those that would train."""
 
     rank: int
     ranks: int

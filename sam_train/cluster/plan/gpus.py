@@ -9,7 +9,7 @@ from sam_train.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One kind of card, at its data sheet's dense figures."""
+    """A kind of card, at its data sheet's dense figures."""
 
     title: str
     memory_gib: float

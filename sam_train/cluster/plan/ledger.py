@@ -25,7 +25,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One operation, as far as its fastest time depends on it."""
+    """An operation, as far as its fastest time depends on it."""
 
     flops: int
     """A multiplication and an addition are two."""

@@ -21,7 +21,7 @@ from sam_train.settings.run import RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One figure, counted and measured."""
+    """A figure, counted and measured."""
 
     planned: float
     measured: float

@@ -28,7 +28,7 @@ LEFT_OUT = "its image was left out"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CocoMask:
-    """One annotation on its way to a worker."""
+    """An annotation on its way to a worker."""
 
     id: int
     """Number in the shards."""

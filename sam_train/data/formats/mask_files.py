@@ -41,7 +41,7 @@ class MaskFileError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One picture of a mask file."""
+    """A picture of a mask file."""
 
     name: str
     """The page's name in messages; empty where the file has one page alone."""

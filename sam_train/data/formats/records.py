@@ -49,7 +49,7 @@ class MasksRead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record(ABC):
-    """One image of the source. Small, because it is sent to a worker process."""
+    """An image of the source. Small, because it is sent to a worker process."""
 
     name: str
     """Path below the images folder, with forward slashes."""

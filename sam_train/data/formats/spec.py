@@ -27,7 +27,7 @@ WRITTEN = re.compile(r"(?:[^/:=]*=)?(?P<kind>[\w.-]{2,}):.+", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetSpec:
-    """One data set that a setting names."""
+    """A data set that a setting names."""
 
     setting: str
     """`eval.datasets`, `data.train` or `data.val`, for messages."""

@@ -1,4 +1,4 @@
-"""One record as a sample: its photo, the masks that fit it, and what was left out."""
+"""A record as a sample: its photo, the masks that fit it, and what was left out."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _BAND_ROWS = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Raster:
-    """One picture of an open file."""
+    """A picture of an open file."""
 
     height: int
     width: int

@@ -1,1 +1,1 @@
-"""One photo with its masks: decoding, transforms, the draw of masks."""
+"""A photo with its masks: decoding, transforms, the draw of masks."""

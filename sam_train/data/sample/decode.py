@@ -24,7 +24,7 @@ gigabyte as RGB; SA-1B's photos have about 3.4 million pixels)."""
 
 
 class BadSample(Exception):  # noqa: N818 - it is caught and counted, not an error of the program
-    """One sample cannot be used. `kind` is one of `skips.KINDS`; the message says why."""
+    """A sample cannot be used. `kind` is one of `skips.KINDS`; the message says why."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)

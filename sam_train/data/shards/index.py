@@ -48,7 +48,7 @@ _NUMBERED = re.compile(rf"(.*?)({_NUMBER.pattern})", re.DOTALL)
 
 
 class ShardRow(msgspec.Struct, kw_only=True, frozen=True):
-    """One shard's row of the table."""
+    """A shard's row of the table."""
 
     name: str
     """Path: relative to the index where the shard lies below it, else absolute; or URL."""
@@ -85,7 +85,7 @@ _table_decoder = msgspec.json.Decoder(list[ShardRow])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPart:
-    """One shard's share of an index."""
+    """A shard's share of an index."""
 
     row: ShardRow
     records: npt.NDArray[np.uint32]

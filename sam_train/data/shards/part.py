@@ -1,4 +1,4 @@
-"""One shard with its row in an index, and the place of a sample in it."""
+"""A shard with its row in an index, and the place of a sample in it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_MEMBER = 1 << 28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One sample, not decoded yet."""
+    """A sample, not decoded yet."""
 
     jpeg: bytes
     json: bytes

@@ -30,7 +30,7 @@ SHARD_NAME = "sa_{:06d}.tar"
 
 
 class Annotation(TypedDict):
-    """One mask of a photo, keys in the order of the published files."""
+    """A mask of a photo, keys in the order of the published files."""
 
     bbox: list[float]
     """[x, y, w, h], pixels of the photo; w and h are last minus first index."""
@@ -63,7 +63,7 @@ class Record(TypedDict):
 
 @dataclass(slots=True, kw_only=True)
 class ShardSample:
-    """One photo with its masks, ready to be written."""
+    """A photo with its masks, ready to be written."""
 
     image_id: int
     """N of `sa_N.jpg`; unique within the dataset."""

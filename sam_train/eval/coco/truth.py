@@ -70,7 +70,7 @@ class TruthCategory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthMask:
-    """One annotation, original frame."""
+    """An annotation, original frame."""
 
     id: ImageId | None
     category: CategoryId

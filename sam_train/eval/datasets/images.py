@@ -1,4 +1,4 @@
-"""One photo with its masks in the original frame, from a data set's files or from a shard."""
+"""A photo with its masks in the original frame, from a data set's files or from a shard."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EvalSample:
     image: npt.NDArray[np.uint8]
     """[H, W, 3] RGB."""
     masks: list[RLE]
-    """One mask or more, none of them empty."""
+    """The masks, at least one and none of them empty."""
     names: list[str]
     """Origin of each mask: the annotation's id, the label, the file."""
     areas: list[int]

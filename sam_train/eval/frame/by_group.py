@@ -20,7 +20,7 @@ RESAMPLINGS = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoSums:
-    """One photo's part of the means over masks."""
+    """A photo's part of the means over masks."""
 
     position: int
     """The photo's place in data.val."""

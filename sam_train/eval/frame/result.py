@@ -19,7 +19,7 @@ Value = float | int | None
 
 @dataclass(slots=True, kw_only=True)
 class Row:
-    """One line of a task's table."""
+    """A line of a task's table."""
 
     name: str
     """Subject of the row: a data set, a group or a model."""

@@ -74,12 +74,12 @@ class Run:
 
 
 class Task(ABC, Generic[ItemT]):
-    """One kind of measurement."""
+    """A kind of measurement."""
 
     name: str
     """The name in `task=`, and of the folder in run_dir."""
     summary: str
-    """One line for messages and the report."""
+    """A line for messages and the report."""
     headline: ClassVar[tuple[str, Sequence[str]]] = ("", ())
     """The measured row and the columns that stand at the top of the report. Where no row has that
     name, the first called `NAME, ...` stands there, else the first."""

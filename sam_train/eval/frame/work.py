@@ -1,4 +1,4 @@
-"""One task on this process's part of its items, and the summary by the last process."""
+"""A task on this process's part of its items, and the summary by the last process."""
 
 from __future__ import annotations
 

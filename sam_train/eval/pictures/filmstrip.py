@@ -41,7 +41,7 @@ class Mark:
 
 @dataclass(slots=True, kw_only=True)
 class Frame:
-    """One round of one mask."""
+    """A round of one mask."""
 
     mask: BoolMask
     """[h, w], the frame of the row's image."""
@@ -55,7 +55,7 @@ class Frame:
 
 @dataclass(slots=True, kw_only=True)
 class FilmRow:
-    """One mask from first to last round."""
+    """A mask from first to last round."""
 
     image: Pixels
     """[h, w, 3] RGB."""

@@ -15,7 +15,7 @@ from sam_train.runtime.registry import Registry
 
 
 class Tuning(ABC):
-    """One choice of what is trained."""
+    """A choice of what is trained."""
 
     @abstractmethod
     def apply(self, encoder: ImageEncoder) -> None:

@@ -49,7 +49,7 @@ _DEEPEST = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One tensor of a checkpoint."""
+    """A tensor of a checkpoint."""
 
     place: tuple[str, ...]
     """Keys of the mappings around it, from the outside."""

@@ -99,7 +99,7 @@ _BARE = {
 
 @dataclass(slots=True, kw_only=True)
 class _Plan:
-    """One file's tensors at the model's shapes, before the model is touched."""
+    """A file's tensors at the model's shapes, before the model is touched."""
 
     path: Path
     kind: str

@@ -15,7 +15,7 @@ _NAMES_SHOWN = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorEntry:
-    """One tensor's fate."""
+    """A tensor's fate."""
 
     name: str
     """Our name; for a skipped tensor the source's."""

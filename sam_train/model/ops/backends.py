@@ -19,7 +19,7 @@ FEW_KEYS = 1024
 
 
 class AttentionBackend(Protocol):
-    """One way to compute softmax(q k^T + bias) v, with statistics in float32."""
+    """A way to compute softmax(q k^T + bias) v, with statistics in float32."""
 
     kept: Collection[Any]
     """Operations whose results selective recomputation keeps: slow to repeat, small to hold."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FirstPrompt(ABC):
-    """One way in which a simulated person begins."""
+    """A way in which a simulated person begins."""
 
     needs: ClassVar[tuple[str, ...]] = ()
     """Fields of `types.Batch` that the kind reads and that a sample may lack."""

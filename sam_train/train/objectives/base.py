@@ -40,7 +40,7 @@ class At:
 
 @dataclass(slots=True, kw_only=True)
 class RoundOutcome:
-    """One round for M masks: the prompts, the model's answer and its loss."""
+    """A round for M masks: the prompts, the model's answer and its loss."""
 
     r: int
     """The round, from 0; it names the columns of metrics.csv."""

@@ -20,7 +20,7 @@ from sam_train.types import Batch
 
 @OBJECTIVES.named("one_round")
 class OneRound(Interactive):
-    """One round of the interactive ones, drawn for each step; those before it have no gradient."""
+    """A round of the interactive ones, drawn for each step; those before it have no gradient."""
 
     def number(self, at: At) -> int:
         """Return 1: one round is learnt from."""

@@ -6,12 +6,13 @@ import importlib.util
 
 import pytest
 import torch
+from plain_batch import batch_of
 
 from sam_train.errors import UserError
 from sam_train.prompts import Draw, PromptsConfig
 from sam_train.prompts.config import check
 from sam_train.prompts.rounds import first_prompts
-from sam_train.types import BOX_TOP_LEFT, FOREGROUND, PAD, Batch
+from sam_train.types import BOX_TOP_LEFT, FOREGROUND, PAD
 
 CENTRE = '''
 """A click in the middle of the mask's box, as RITM's users place their first one."""
@@ -43,22 +44,6 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> None:
     spec = importlib.util.spec_from_file_location("centre", path)
     assert spec is not None and spec.loader is not None
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
-
-
-def batch_of(M: int) -> Batch:
-    size = torch.tensor([[100, 100]])
-    return Batch(
-        images=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),
-        image_sizes=size,
-        original_sizes=size,
-        masks=torch.zeros(M, 1, 1, dtype=torch.uint8),
-        image_index=torch.zeros(M, dtype=torch.int64),
-        points=torch.tensor([[25.0, 40.0]]).expand(M, 2),
-        boxes=torch.tensor([[10.0, 20.0, 40.0, 60.0]]).expand(M, 4),
-        mask_ids=torch.arange(M),
-        keys=[""],
-        positions=[0],
-    )
 
 
 @pytest.mark.parametrize(

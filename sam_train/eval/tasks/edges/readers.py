@@ -18,7 +18,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """One image of the benchmark."""
+    """An image of the benchmark."""
 
     name: str
     """The file name without its ending; the same in both folders."""

@@ -30,7 +30,7 @@ _COLUMNS = ("ODS", "OIS", "AP", "R50")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeItem:
-    """One image of the benchmark."""
+    """An image of the benchmark."""
 
     key: str
     """The image's name and a fingerprint of its files, so that a new map is another item."""

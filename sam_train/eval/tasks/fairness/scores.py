@@ -43,7 +43,7 @@ _FEW = 30
 
 @dataclass(slots=True, kw_only=True)
 class GroupScore:
-    """One value of one attribute."""
+    """A value of one attribute."""
 
     attribute: str
     group: str
