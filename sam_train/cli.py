@@ -73,7 +73,8 @@ def _run(arguments: Sequence[str]) -> None:
             raise UserError("--cfg prints one thing: write --cfg job")
         _print_config(rest[:at] + rest[at + 2 :])
         return
-    if unknown := [word for word in rest if word.startswith("-")]:
+    flags = verbs[name].flags
+    if unknown := [word for word in rest if word.startswith("-") and word not in flags]:
         plain = unknown[0].lstrip("-").replace("-", "_")
         meaning = meaning_of(plain.partition("=")[0])
         hint = f" ({plain.partition('=')[0]}: {meaning})" if meaning else ""

@@ -37,7 +37,10 @@ class DataConfig:
     include: Any = setting("", path="many", resume="applies")
     """The only training samples that are taken, written like `exclude`: to train on a part of the
     shards without copying them (`python -m data_tools.subset` writes lists of 1 % and 10 %). Not
-    for `val`. Another list is another order."""
+    for `val`, which has `val_include`. Another list is another order."""
+    val_include: Any = setting("", path="many", resume="harmless")
+    """The only validation samples that are taken, written like `include`: where `train` and `val`
+    are parts of one data set."""
     batch_size: int = setting(256, minimum=1, resume="applies")
     """Images per optimizer step over ALL ranks and accumulated micro-batches (256 for ViT-H, 128
     for ViT-L and ViT-B; paper A). Must be divisible by ranks x accumulation."""

@@ -21,6 +21,9 @@ class EvalConfig:
     datasets: Any = setting("", path="many")
     """Data sets with masks: `READER:PATH` or `NAME=READER:PATH`, a YAML file that lists them, or a
     list of these. docs/datasets.md has the readers and the 23 sets of the paper."""
+    keep: Any = setting("", path="many")
+    """finetune: masks on which the model shall lose nothing, written like `data.val`; left out: the
+    sample scenes that ship."""
     masks: int | None = setting(10_000, minimum=1)
     """Masks taken of each data set, about: whole images in a fixed random order until there are so
     many (paper D.1 subsamples to about 10,000); null takes all. Fairness takes what its CSV names,

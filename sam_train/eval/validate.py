@@ -11,9 +11,10 @@ from pathlib import Path
 from sam_train.data.datamodule import SamDataModule
 from sam_train.data.feed.loader import SizedLoader
 from sam_train.errors import UserError
+from sam_train.eval.clicks.box_prompt import BoxObserver
 from sam_train.eval.clicks.calibration import draw_calibration
 from sam_train.eval.clicks.config import check_validation
-from sam_train.eval.clicks.interactive import evaluate_clicks
+from sam_train.eval.clicks.interactive import Observer, evaluate_clicks
 from sam_train.eval.clicks.scores import ClickScores
 from sam_train.eval.pictures.filmstrip import filmstrip
 from sam_train.eval.pictures.rows import ClickFilm
@@ -66,13 +67,32 @@ def validate(overrides: Sequence[str]) -> ClickScores:
     run_dir = start_inference(cfg.run_dir, cfg.trainer)
     loaded = load_checkpoint(cfg, untrained=True)
     film = ClickFilm(rows=cfg.callbacks.validation.film_rows, shown=cfg.callbacks.validation.clicks)
-    scores = _measure(loaded.sam, cfg, film)
+    filmed = film if cfg.callbacks.validation.film_rows else None
+    scores = measure(
+        loaded.sam, cfg, observer=filmed, box_observer=filmed and filmed.see_box
+    )
     log.info("%s on %s\n%s", loaded.source, cfg.data.val, scores.table())
     _write(scores, film, Written.under(run_dir), caption=Path(loaded.source).name)
     return scores
 
 
-def _measure(sam: Sam, cfg: RunConfig, film: ClickFilm) -> ClickScores:
+def measure(
+    sam: Sam,
+    cfg: RunConfig,
+    *,
+    observer: Observer | None = None,
+    box_observer: BoxObserver | None = None,
+) -> ClickScores:
+    """Measure a model on data.val by clicks and by boxes.
+
+    Args:
+        sam: moved to the device of `trainer`.
+        cfg: `data`, `trainer`, `prompts` and `callbacks.validation` of it.
+        observer, box_observer: as `evaluate_clicks` takes them.
+
+    Raises:
+        UserError: data that cannot be read, or none to measure on.
+    """
     device = find_device(cfg.trainer)
     sam = sam.to(device)
     data = SamDataModule(
@@ -93,8 +113,8 @@ def _measure(sam: Sam, cfg: RunConfig, film: ClickFilm) -> ClickScores:
                 multimask=cfg.prompts.multimask_first_round,
                 groups=data.val_groups(),
                 device=device,
-                observer=film if measuring.film_rows else None,
-                box_observer=film.see_box if measuring.film_rows else None,
+                observer=observer,
+                box_observer=box_observer,
             )
         except ValueError as error:
             raise UserError(f"callbacks.validation: {error}") from error

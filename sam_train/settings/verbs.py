@@ -20,24 +20,31 @@ class Verb:
     run: Run
     order: int = 1000
     """Verbs are listed by it, then by name."""
+    flags: tuple[str, ...] = ()
+    """Words with dashes that it takes beside settings; `run` is given them as typed."""
 
 
 VERBS: dict[str, Verb] = {}
 """The registered verbs, by name."""
 
 
-def verb(*, summary: str, example: str, order: int = 1000) -> Callable[[Run], Run]:
+def verb(
+    *, summary: str, example: str, order: int = 1000, flags: tuple[str, ...] = ()
+) -> Callable[[Run], Run]:
     """Register the function below as the verb of its name; it is given the settings as typed.
 
     Args:
         summary: a line for `--help`.
         example: a command that works, for `--help`.
         order: verbs are listed by it, then by name.
+        flags: words with dashes that it takes, such as `--dry-run`.
     """
 
     def register(run: Run) -> Run:
         name = run.__name__
-        VERBS[name] = Verb(name=name, summary=summary, example=example, run=run, order=order)
+        VERBS[name] = Verb(
+            name=name, summary=summary, example=example, run=run, order=order, flags=flags
+        )
         return run
 
     return register

@@ -1,8 +1,8 @@
 """`data.exclude=` and `data.include=`: samples that are none, because a list says so.
 
 A list is a text file with `shard.tar/key`, `folder/key` or `key` a line. There `#` begins a
-comment, at a line's beginning or behind a space. It may also be a JSON file whose `exclude` is a
-list of such names, as `python -m data_tools.verify` writes it.
+comment, at a line's beginning or behind a space. It may also be a JSON file whose `exclude` or
+`include` is a list of such names, as `python -m data_tools.verify` and `finetune` write it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _NONE = KeySet(())
 
 
 class _Report(msgspec.Struct):
-    exclude: list[str]
+    exclude: list[str] | None = None
+    include: list[str] | None = None
 
 
 class Exclusions:
@@ -109,7 +110,12 @@ def _read(path: Path, *, option: str) -> list[str]:
     try:
         data = path.expanduser().read_bytes()
         if path.suffix == ".json":
-            return msgspec.json.decode(data, type=_Report).exclude
+            report = msgspec.json.decode(data, type=_Report)
+            # Either name, whatever the setting: a list of one may serve as the other.
+            names = report.exclude if report.exclude is not None else report.include
+            if names is None:
+                raise ValueError("it has no list `exclude` or `include`")
+            return names
         lines = data.decode("utf-8").splitlines()
     except FileNotFoundError:
         raise UserError(f"{option}={path} does not exist.") from None
@@ -119,5 +125,5 @@ def _read(path: Path, *, option: str) -> list[str]:
             "shard.tar/key, one a line, or the JSON of data_tools.verify."
         ) from None
     # With a space before it, since a name may hold a `#`.
-    names = (line.split(" #", 1)[0].strip() for line in lines)
-    return [name for name in names if name and not name.startswith("#")]
+    lines_of = (line.split(" #", 1)[0].strip() for line in lines)
+    return [name for name in lines_of if name and not name.startswith("#")]

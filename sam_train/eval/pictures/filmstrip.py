@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from sam_train.eval.pictures.zoom import View, closer
+
 CELL = 224
-"""Longest side of a drawn photo, in pixels of the picture."""
+"""Longest side of a drawn photo or of the part in view, in pixels of the picture."""
 _FINE = 3  # Drawn this much larger and scaled down: PIL draws edges without anti-aliasing.
 _GAP = 8
 _TEXT = 15
@@ -76,7 +78,8 @@ def filmstrip(
 
     Returns:
         An RGB picture. Green clicks say "this too", red ones "not this"; the newest are larger.
-        The mask is blue, the truth's outline orange.
+        The mask is blue, the truth's outline orange. A small object is shown larger, and a frame
+        in the photo says where it is.
     """
     if not rows:
         raise ValueError("a filmstrip needs at least one row")
@@ -97,14 +100,43 @@ def filmstrip(
         pen.text((_MARGIN + c * column_width, head - 22), title, fill=_INK, font=font)
     y = head
     for row, (cell_width, cell_height) in zip(rows, sizes, strict=True):
-        cells = [(_photo(row), ""), (_photo(row, truth=True), _share(row.truth))]
-        cells += [(_photo(row, frame=frame), _label(frame)) for frame in row.frames]
+        view = closer(row.truth, _prompted(row))
+        near = row if view is None else _cut(row, view)
+        cells = [(_photo(row, view=view), ""), (_photo(near, truth=True), _share(row.truth))]
+        cells += [(_photo(near, frame=frame), _label(frame)) for frame in near.frames]
         for c, (cell, label) in enumerate(cells):
             x = _MARGIN + c * column_width
             page.paste(cell.resize((cell_width, cell_height), Image.Resampling.BOX), (x, y))
             pen.text((x, y + cell_height + 2), label, fill=_FAINT, font=font)
         y += cell_height + foot
     return page
+
+
+def _prompted(row: FilmRow) -> list[tuple[float, float]]:
+    """List the clicks of a row and the corners of its boxes."""
+    boxes = [frame.box for frame in row.frames if frame.box is not None]
+    corners = [corner for box in boxes for corner in (box[:2], box[2:])]
+    return [*((mark.x, mark.y) for frame in row.frames for mark in frame.clicks), *corners]
+
+
+def _cut(row: FilmRow, view: View) -> FilmRow:
+    """Return a row of the part of the photo in view, with prompts in the part's coordinates."""
+    return FilmRow(
+        image=np.ascontiguousarray(view.of(row.image)),
+        truth=view.of(row.truth),
+        frames=[_cut_frame(frame, view) for frame in row.frames],
+    )
+
+
+def _cut_frame(frame: Frame, view: View) -> Frame:
+    left, top = view.left, view.top
+    box = frame.box
+    return replace(
+        frame,
+        mask=view.of(frame.mask),
+        clicks=[replace(mark, x=mark.x - left, y=mark.y - top) for mark in frame.clicks],
+        box=box and (box[0] - left, box[1] - top, box[2] - left, box[3] - top),
+    )
 
 
 def _fit(image: Pixels) -> tuple[int, int]:
@@ -123,12 +155,19 @@ def _label(frame: Frame) -> str:
     return f"IoU {frame.iou:.2f}{said}"
 
 
-def _photo(row: FilmRow, *, truth: bool = False, frame: Frame | None = None) -> Image.Image:
+def _photo(
+    row: FilmRow, *, truth: bool = False, frame: Frame | None = None, view: View | None = None
+) -> Image.Image:
     """Draw a cell, `_FINE` times larger than its final size."""
     width, height = (_FINE * side for side in _fit(row.image))
     canvas = Image.fromarray(row.image).resize((width, height), Image.Resampling.BICUBIC)
     if truth:
         canvas = _tint(canvas, row.truth, _TRUTH)
+    if view is not None:
+        scale = width / row.image.shape[1]
+        x, y = view.left * scale, view.top * scale
+        corners = (x, y, x + view.width * scale, y + view.height * scale)
+        ImageDraw.Draw(canvas).rectangle(corners, outline=_TRUTH, width=_FINE)
     if frame is None:
         return canvas
     canvas = _tint(canvas, frame.mask, _MASK)

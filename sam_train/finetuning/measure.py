@@ -1,0 +1,65 @@
+"""Measurements before and after: those of `validate`, with every object's answer kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from sam_train.eval.clicks.scores import ClickScores
+from sam_train.eval.validate import measure
+from sam_train.finetuning.objects import Objects
+from sam_train.model.checkpoints.trained import load_checkpoint
+from sam_train.runtime.devices import set_arithmetic
+from sam_train.settings.compose import load_config
+
+log = logging.getLogger("sam_train")
+
+CLICKS = "callbacks.validation.clicks=[1,3,9]"
+"""Numbers of clicks in the tables."""
+KEPT_IMAGES, KEPT_MASKS = 32, 8
+"""Images, and masks of each, on which forgetting is measured."""
+SCENES = "the sample scenes that ship"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The scores of a model on some data, and the answers behind them."""
+
+    scores: ClickScores
+    objects: Objects
+
+
+def measure_held_out(words: Sequence[str]) -> Measured:
+    """Measure a checkpoint on the held-out photos.
+
+    Args:
+        words: settings of `validate`, with `ckpt` or `init_from`.
+    """
+    cfg = load_config([*words, CLICKS])
+    set_arithmetic(cfg.trainer)
+    loaded = load_checkpoint(cfg, untrained=True)
+    objects = Objects()
+    scores = measure(loaded.sam, cfg, observer=objects.see_click, box_observer=objects.see_box)
+    return Measured(scores=scores, objects=objects)
+
+
+def measure_kept(words: Sequence[str]) -> ClickScores:
+    """Measure a checkpoint on `eval.keep`, or on the scenes that ship.
+
+    Args:
+        words: as `measure_held_out` takes them.
+    """
+    cfg = load_config([*words, CLICKS])
+    cfg.data.val = cfg.eval.keep or str(shipped_scenes())
+    cfg.data.val_include = cfg.data.exclude = ""
+    cfg.data.val_images, cfg.data.val_masks_per_image = KEPT_IMAGES, KEPT_MASKS
+    set_arithmetic(cfg.trainer)
+    return measure(load_checkpoint(cfg, untrained=True).sam, cfg)
+
+
+def shipped_scenes() -> Path:
+    """Return the shard of 32 drawn scenes that comes with the package."""
+    return Path(str(files("sam_train") / "assets" / "scenes.tar"))

@@ -1,0 +1,67 @@
+"""The time of a training step, measured on this machine before a run's length is chosen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from sam_train.cluster.plan.costs import autocast
+from sam_train.cluster.plan.fake import StepModule, empty_batch
+from sam_train.model import build_from_config
+from sam_train.runtime.devices import find_device, set_arithmetic
+from sam_train.settings.run import RunConfig
+from sam_train.train.objectives import At
+from sam_train.types import Batch
+
+_BESIDE = 1.3
+"""Optimizer, reading and reports, beside the forward and backward passes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """Seconds of a step."""
+
+    mean: float
+    """Over the run, whose first stages have fewer rounds."""
+    full: float
+    """With all rounds."""
+
+
+def measure_pace(cfg: RunConfig) -> Pace:
+    """Time a step of each stage of the curriculum, on empty photos and masks."""
+    set_arithmetic(cfg.trainer)
+    device = find_device(cfg.trainer)
+    module = StepModule(cfg, sam=build_from_config(cfg.model)).to(device)
+    images = max(1, cfg.data.batch_size // cfg.trainer.accumulate)
+    batch = empty_batch(module, images=images, masks=cfg.data.masks_per_image)
+    ends = [stage.until for stage in cfg.prompts.curriculum]
+    edges = [0.0, *(end for end in ends if end < 1.0), 1.0]
+    # The first step also loads libraries and takes memory, so it is not counted.
+    _step(module, batch, progress=0.0)
+    seconds = [
+        _step(module, batch, progress=(low + high) / 2)
+        for low, high in zip(edges, edges[1:], strict=False)
+    ]
+    shares = [high - low for low, high in zip(edges, edges[1:], strict=False)]
+    factor = _BESIDE * cfg.trainer.accumulate
+    mean = sum(one * share for one, share in zip(seconds, shares, strict=True))
+    return Pace(mean=factor * mean, full=factor * seconds[-1])
+
+
+def _step(module: StepModule, batch: Batch, *, progress: float) -> float:
+    module.at = At(seed=0, step=0, progress=progress)
+    module.zero_grad()
+    _wait(module)
+    started = time.perf_counter()
+    with autocast(module):
+        loss = module.rounds_step(module.encode(batch), batch)
+    torch.autograd.backward(loss)
+    _wait(module)
+    return time.perf_counter() - started
+
+
+def _wait(module: StepModule) -> None:
+    if module.device.type == "cuda":
+        torch.cuda.synchronize()

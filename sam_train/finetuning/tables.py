@@ -1,0 +1,39 @@
+"""The tables at the end: before and after on held-out photos, and on what must not be lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sam_train.eval.clicks.scores import ClickScores, comparison_table
+
+FALL = 0.05
+"""A mean that fell by more than this is warned about."""
+
+
+def result_table(rows: Mapping[str, ClickScores], *, what: str) -> str:
+    """Return a table with a title; each row has its 95 % intervals below it."""
+    last = list(rows.values())[-1]
+    where = f"{what}: mIoU over {last.masks:,} masks of {last.images:,} photos; {last.basis()}"
+    return f"{where}\n{comparison_table(rows)}"
+
+
+def forgotten(before: ClickScores, after: ClickScores) -> dict[str, float]:
+    """Return the means that fell by more than `FALL`, by their names, with how much."""
+    old, new = before.means(), after.means()
+    falls = {name: old[name] - new[name] for name in old if name in new}
+    # The oracle is no answer that anybody is given.
+    return {name: fall for name, fall in falls.items() if fall > FALL and name != "oracle"}
+
+
+def forgetting_warning(falls: Mapping[str, float], *, where: str) -> str:
+    """Return a line about what was lost and what helps."""
+    lost = ", ".join(
+        f"{name.replace('miou_', '')} {'clicks' if name.startswith('miou') else ''}".strip()
+        + f" by {fall:.2f}"
+        for name, fall in falls.items()
+    )
+    return (
+        f"the model lost on {where}: {lost}. If it shall keep that: fewer steps "
+        "(trainer.max_steps=), less that is trained (optim.tune=norm_bias or optim.frozen_blocks=), "
+        "or such photos among yours (data.train=[mine,others])"
+    )
