@@ -97,9 +97,7 @@ class SamDataModule(LightningDataModule):
                 fraction = self.cfg.max_skip_fraction
                 report(found, option="data.train", max_skip_fraction=fraction)
         if stage in {None, "fit", "validate"} and self._val is None and self.cfg.val:
-            self._val = self._open(
-                self.cfg.val, option="data.val", include=self.cfg.val_include
-            )
+            self._val = self._open(self.cfg.val, option="data.val", include=self.cfg.val_include)
             require_same(self._val.fingerprint, option="data.val")
             # Jitter is for training: validation photos are whole.
             found = self._survey(self._val, limit=self.cfg.val_images, jitter=False)

@@ -69,7 +69,7 @@ def validate(overrides: Sequence[str]) -> ClickScores:
     film = ClickFilm(rows=cfg.callbacks.validation.film_rows, shown=cfg.callbacks.validation.clicks)
     filmed = film if cfg.callbacks.validation.film_rows else None
     scores = measure(
-        loaded.sam, cfg, observer=filmed, box_observer=filmed and filmed.see_box
+        loaded.sam, cfg, observer=filmed, box_observer=filmed.see_box if filmed else None
     )
     log.info("%s on %s\n%s", loaded.source, cfg.data.val, scores.table())
     _write(scores, film, Written.under(run_dir), caption=Path(loaded.source).name)

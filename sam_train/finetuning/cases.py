@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 _PART = re.compile(
-    r"(?:^|[ _.\-]+)(?:tile|slice|page|patch|crop|frame|plane|[zstcpxy])[ _.\-]?[0-9]+$", re.IGNORECASE
+    r"(?:^|[ _.\-]+)(?:tile|slice|page|patch|crop|frame|plane|[zstcpxy])[ _.\-]?[0-9]+$",
+    re.IGNORECASE,
 )
 _COPY = re.compile(r"(?:_(?:jpe?g|png|tiff?))?\.rf\.[0-9a-zA-Z]+$")
 """Ending of an augmented copy: `street_jpg.rf.3f2a...`."""

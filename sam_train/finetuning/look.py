@@ -28,9 +28,9 @@ class Seen:
     """A photo of which at least one mask can be used."""
 
     sample: int
-    """Its number in the shards."""
+    """The photo's number in the shards."""
     name: str
-    """As lists of samples name it: `shard.tar/sa_12`, `rle:folder/a.png`."""
+    """The name in lists of samples: `shard.tar/sa_12`, `rle:folder/a.png`."""
     size: tuple[int, int]
     """(H, W)."""
     sides: list[float]
@@ -41,7 +41,7 @@ class Seen:
 
 @dataclass(slots=True, kw_only=True)
 class Look:
-    """What was found."""
+    """The contents of a data set, as far as they were read."""
 
     source: str
     """The data set, as the setting names it."""
@@ -121,9 +121,7 @@ def look(shards: Shards, *, source: str, max_area_fraction: float) -> Look:
     return found
 
 
-def _look(
-    shards: Shards, sample: int, max_area_fraction: float
-) -> tuple[Seen | None, list[Skip]]:
+def _look(shards: Shards, sample: int, max_area_fraction: float) -> tuple[Seen | None, list[Skip]]:
     """Read a photo: what it holds, if anything can be used, and what cannot."""
     name = shards.key(sample)
     try:

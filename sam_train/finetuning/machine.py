@@ -40,7 +40,9 @@ class Machine:
 def this_machine(cfg: RunConfig) -> Machine:
     """Look at the machine, by what `trainer.accelerator` asks for."""
     total, free = _memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if not uses_gpus(cfg.trainer):
         return Machine(gpu="", room=int(0.8 * free), ram=int(total), cores=cores)
     major, _ = torch.cuda.get_device_capability()

@@ -23,7 +23,7 @@ class Answer:
 
     iou: float
     rle: dict[str, Any]
-    """As pycocotools takes it, with the string as text."""
+    """Run lengths for pycocotools, but with the string as text."""
     predicted_iou: float
 
     def mask(self) -> Bitmap:
@@ -53,7 +53,7 @@ class Objects:
     """An observer of `evaluate_clicks` that keeps the answers to the first click and to the box."""
 
     found: dict[int, Object] = field(default_factory=dict)
-    """By the mask's id, which is the same in every measurement of the same data."""
+    """The objects by their mask ids, which are the same in every measurement of the same data."""
 
     def see_click(self, result: ClickResult) -> None:
         """Keep the answer to a first click."""

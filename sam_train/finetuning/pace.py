@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -24,9 +25,9 @@ class Pace:
     """Seconds of a step."""
 
     mean: float
-    """Over the run, whose first stages have fewer rounds."""
+    """The mean over the run, whose first stages have fewer rounds."""
     full: float
-    """With all rounds."""
+    """The time with all rounds."""
 
 
 def measure_pace(cfg: RunConfig) -> Pace:
@@ -38,15 +39,12 @@ def measure_pace(cfg: RunConfig) -> Pace:
     batch = empty_batch(module, images=images, masks=cfg.data.masks_per_image)
     ends = [stage.until for stage in cfg.prompts.curriculum]
     edges = [0.0, *(end for end in ends if end < 1.0), 1.0]
+    stages = list(pairwise(edges))
     # The first step also loads libraries and takes memory, so it is not counted.
     _step(module, batch, progress=0.0)
-    seconds = [
-        _step(module, batch, progress=(low + high) / 2)
-        for low, high in zip(edges, edges[1:], strict=False)
-    ]
-    shares = [high - low for low, high in zip(edges, edges[1:], strict=False)]
+    seconds = [_step(module, batch, progress=(low + high) / 2) for low, high in stages]
     factor = _BESIDE * cfg.trainer.accumulate
-    mean = sum(one * share for one, share in zip(seconds, shares, strict=True))
+    mean = sum(one * (high - low) for one, (low, high) in zip(seconds, stages, strict=True))
     return Pace(mean=factor * mean, full=factor * seconds[-1])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -58,7 +57,7 @@ def choose(choices: Choices, *, look: Look, held_out: int, machine: Machine) -> 
     """
     _model(choices)
     cfg = load_config(choices.words())
-    encoder = build_from_config_meta(cfg.model)
+    encoder = encoder_size(cfg.model)
     small = encoder <= SMALL
     if RECIPE not in choices:
         name = "finetune_small" if small else "finetune"
@@ -73,7 +72,7 @@ def choose(choices: Choices, *, look: Look, held_out: int, machine: Machine) -> 
     _steps(choices, look, machine)
 
 
-def build_from_config_meta(cfg: ModelConfig) -> int:
+def encoder_size(cfg: ModelConfig) -> int:
     """Count the parameters of the encoder that `cfg` describes, without memory for them."""
     with torch.device("meta"):
         sam = build_from_config(cfg)

@@ -15,12 +15,12 @@ NAME = "finetune.json"
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """What was found, chosen and measured so far."""
+    """The findings, choices and scores so far."""
 
     typed: list[str]
     """The settings as the user typed them."""
     found: list[str] = field(default_factory=list)
-    """Lines about the data."""
+    """The lines about the data."""
     choices: list[dict[str, str]] = field(default_factory=list)
     """Settings with their reasons."""
     fit: list[str] = field(default_factory=list)

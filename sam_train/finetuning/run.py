@@ -49,7 +49,7 @@ class Finetuned:
     before: ClickScores | None = None
     """The held-out scores of the model as it was given, at its own input size."""
     after: ClickScores | None = None
-    """Those of the best weights; None after a dry run."""
+    """The scores of the best weights; None after a dry run."""
     weights: Path | None = None
     """The best weights as safetensors."""
 
@@ -61,7 +61,7 @@ def finetune(
     settings: Sequence[str] = (),
     dry_run: bool = False,
 ) -> Finetuned:
-    """Fine-tune a model on `train`, as `python -m sam_train finetune` does.
+    """Train a model further on `train`, as `python -m sam_train finetune` does.
 
     Args:
         train: photos with masks, as `data.train` takes them.
@@ -161,16 +161,16 @@ def _prepared(typed: list[str], cfg: RunConfig, run_dir: Path) -> Record:
 
 def _lines(record: Record) -> list[str]:
     made = [Choice(**one) for one in record.choices]
-    return ["chosen, each to be overruled by a setting of the same name:", *Choices(
-        typed=record.typed, made=made
-    ).lines()]
+    return [
+        "chosen, each to be overruled by a setting of the same name:",
+        *Choices(typed=record.typed, made=made).lines(),
+    ]
 
 
 def _split(
     shards: Shards, found: Look, choices: Choices, cfg: RunConfig, run_dir: Path
 ) -> tuple[int, str]:
     """Hold photos out, unless `data.val` names some; return how many, and a line about it."""
-
 
     if cfg.data.val:
         val = open_shards(
@@ -273,4 +273,3 @@ def _draw(cfg: RunConfig, run_dir: Path, *, side: int) -> None:
 
 
 __all__ = ["Finetuned", "finetune", "run"]
-

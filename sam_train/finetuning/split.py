@@ -64,7 +64,7 @@ def split(names: Sequence[str], *, cases: Mapping[str, str]) -> Split:
         if len(held_out) >= wanted:
             break
     if not held_out:
-        held_out.update(min(members.values(), key=len))
+        held_out.update(min(members.values(), key=_number))
     return Split(
         train=[name for name in names if name not in held_out],
         val=[name for name in names if name in held_out],
@@ -87,6 +87,10 @@ def write_lists(found: Split, folder: Path) -> tuple[Path, Path]:
             f"{folder} cannot be written ({error.strerror}): choose another run_dir="
         ) from error
     return train, val
+
+
+def _number(names: Sequence[str]) -> int:
+    return len(names)
 
 
 def _draw(case: str) -> bytes:

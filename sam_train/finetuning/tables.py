@@ -34,6 +34,6 @@ def forgetting_warning(falls: Mapping[str, float], *, where: str) -> str:
     )
     return (
         f"the model lost on {where}: {lost}. If it shall keep that: fewer steps "
-        "(trainer.max_steps=), less that is trained (optim.tune=norm_bias or optim.frozen_blocks=), "
+        "(trainer.max_steps=), less that is trained (optim.tune= or optim.frozen_blocks=), "
         "or such photos among yours (data.train=[mine,others])"
     )

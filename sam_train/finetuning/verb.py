@@ -16,7 +16,7 @@ DRY_RUN = "--dry-run"
     flags=(DRY_RUN,),
 )
 def finetune(overrides: Sequence[str]) -> None:
-    """Fine-tune a model."""
+    """Train a model further on one's own photos."""
     from sam_train.finetuning.run import run
 
     run([word for word in overrides if word != DRY_RUN], dry_run=DRY_RUN in overrides)

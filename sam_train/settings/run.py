@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sam_train.eval.tasks.probe.config import ProbeConfig
     from sam_train.eval.tasks.proposals.config import ProposalsConfig
     from sam_train.export.config import OnnxConfig
+    from sam_train.finetuning.config import FinetuneConfig
     from sam_train.generate.config import GenerateConfig
     from sam_train.model.checkpoints.config import InitConfig
     from sam_train.model.config import ModelConfig
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
         checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
         health: HealthConfig = field(default_factory=HealthConfig)
         doctor: DoctorConfig = field(default_factory=DoctorConfig)
+        finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
         callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
         logger: LoggerConfig = field(default_factory=LoggerConfig)
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-import sam_train
 from sam_train.cluster.doctor.findings import FAIL, WARN, Check, Result
 from sam_train.cluster.doctor.place import JobRank, devices
 from sam_train.data.feed.loader import check_masks_per_gpu
@@ -67,7 +66,7 @@ def checks_of(cfg: RunConfig, place: JobRank, *, node_number: int) -> list[Check
 
 def versions() -> Result:
     """Report the versions of code and libraries, which must be the same on all nodes."""
-    root = Path(sam_train.__file__).parent
+    root = Path(__file__).resolve().parents[2]
     code = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         code.update(path.read_bytes())

@@ -1,10 +1,11 @@
-"""The part of a photo that a filmstrip shows: a small object fills its cell, or markers cover it."""
+"""The part of a photo that a filmstrip shows, or click markers would cover a small object."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ _FEWEST = 24
 """Pixels of the photo that a cell shows at least: fewer are no picture any more."""
 
 
+Kind = TypeVar("Kind", bound=np.generic)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """A part of a photo with the photo's own proportions."""
@@ -26,7 +30,7 @@ class View:
     height: int
     width: int
 
-    def of(self, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def of(self, pixels: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
         """Cut the part out of an array [h, w, ...]."""
         return pixels[self.top : self.top + self.height, self.left : self.left + self.width]
 
