@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 _PART = re.compile(
-    r"(?:^|[ _.\-]+)(?:tile|slice|page|patch|crop|frame|plane|[zstcpxy])[ _.\-]?[0-9]+$",
+    # A letter alone needs something in front of it: `s1` is a name, `_s1` a part.
+    r"(?:(?:^|[ _.\-]+)(?:tile|slice|page|patch|crop|frame|plane)|[ _.\-]+[zstcpxy])"
+    r"[ _.\-]?[0-9]+$",
     re.IGNORECASE,
 )
 _COPY = re.compile(r"(?:_(?:jpe?g|png|tiff?))?\.rf\.[0-9a-zA-Z]+$")

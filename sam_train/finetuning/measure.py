@@ -11,9 +11,11 @@ from pathlib import Path
 from sam_train.eval.clicks.scores import ClickScores
 from sam_train.eval.validate import measure
 from sam_train.finetuning.objects import Objects
+from sam_train.model import Sam
 from sam_train.model.checkpoints.trained import load_checkpoint
 from sam_train.runtime.devices import set_arithmetic
 from sam_train.settings.compose import load_config
+from sam_train.settings.run import RunConfig
 
 log = logging.getLogger("sam_train")
 
@@ -40,9 +42,8 @@ def measure_held_out(words: Sequence[str]) -> Measured:
     """
     cfg = load_config([*words, CLICKS])
     set_arithmetic(cfg.trainer)
-    loaded = load_checkpoint(cfg, untrained=True)
     objects = Objects()
-    scores = measure(loaded.sam, cfg, observer=objects.see_click, box_observer=objects.see_box)
+    scores = measure(_load(cfg), cfg, observer=objects.see_click, box_observer=objects.see_box)
     return Measured(scores=scores, objects=objects)
 
 
@@ -57,7 +58,16 @@ def measure_kept(words: Sequence[str]) -> ClickScores:
     cfg.data.val_include = cfg.data.exclude = ""
     cfg.data.val_images, cfg.data.val_masks_per_image = KEPT_IMAGES, KEPT_MASKS
     set_arithmetic(cfg.trainer)
-    return measure(load_checkpoint(cfg, untrained=True).sam, cfg)
+    return measure(_load(cfg), cfg)
+
+
+def _load(cfg: RunConfig) -> Sam:
+    # `fit` says what became of each tensor; said at each measurement, it would hide the scores.
+    log.setLevel(logging.WARNING)
+    try:
+        return load_checkpoint(cfg, untrained=True).sam
+    finally:
+        log.setLevel(logging.INFO)
 
 
 def shipped_scenes() -> Path:

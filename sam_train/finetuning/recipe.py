@@ -228,7 +228,8 @@ def _steps(choices: Choices, look: Look, machine: Machine) -> None:
             f"{pace.mean:.2g} seconds a step",
         )
     steps = load_config(choices.words()).trainer.max_steps
-    every = max(1, steps // _MEASUREMENTS)
+    # Rounded up: the last measurement is that of the end.
+    every = -(-steps // _MEASUREMENTS)
     choices.add(f"callbacks.validation.every={every}", "the best weights are kept")
     choices.add("callbacks.validation.clicks=[1,3]", "during training")
     choices.add("callbacks.validation.images=24", "during training")

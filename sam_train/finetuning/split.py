@@ -64,7 +64,8 @@ def split(names: Sequence[str], *, cases: Mapping[str, str]) -> Split:
         if len(held_out) >= wanted:
             break
     if not held_out:
-        held_out.update(min(members.values(), key=_number))
+        smallest: list[str] = min(members.values(), key=len)
+        held_out.update(smallest)
     return Split(
         train=[name for name in names if name not in held_out],
         val=[name for name in names if name in held_out],
@@ -87,10 +88,6 @@ def write_lists(found: Split, folder: Path) -> tuple[Path, Path]:
             f"{folder} cannot be written ({error.strerror}): choose another run_dir="
         ) from error
     return train, val
-
-
-def _number(names: Sequence[str]) -> int:
-    return len(names)
 
 
 def _draw(case: str) -> bytes:
