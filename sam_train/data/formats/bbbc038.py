@@ -10,6 +10,7 @@ from sam_train.data.formats.leftovers import files_below
 from sam_train.data.formats.mask_files import MASK_SUFFIXES
 from sam_train.data.formats.mask_rules import Rules
 from sam_train.data.formats.masks import MasksRecord
+from sam_train.data.formats.parts import part_of
 from sam_train.data.formats.records import Listing, list_images, require_folder
 
 ONE_A_FILE = Rules(layout="binary")
@@ -32,7 +33,12 @@ class Bbbc038(Format):
 
     def fits(self, images: Path, annotations: Path) -> bool:
         """Look for one folder with both parts."""
-        return any((found.parent / "images").is_dir() for found in images.glob("*/masks"))
+        return any(
+            (found.parent / "images").is_dir()
+            # `train/images` and `train/masks` hold many photos, not one.
+            and part_of(found.parent.name) is None
+            for found in images.glob("*/masks")
+        )
 
 
 def _listing(folder: Path) -> Listing:
