@@ -110,6 +110,9 @@ def _claims(place: Path) -> list[_Claim]:
                 _Claim(kind=kind, images=first.images, annotations=first.annotations, parts=parts)
             )
             continue
+        # Of a file, only formats whose annotations are one file can say anything.
+        if place.is_file() and (kind.annotations is None or kind.annotations.metavar == "DIR"):
+            continue
         folder = place.parent if place.is_file() else place
         images, annotations = usual_paths(kind, folder)
         annotations = place if place.is_file() else annotations
