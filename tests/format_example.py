@@ -44,6 +44,18 @@ def block(top: int, bottom: int, left: int, right: int, *, height: int = 60, wid
     return mask
 
 
+def ellipse(x: float, y: float, across: float, down: float) -> Mask:
+    """Return the pixels of 60 x 80 whose centres lie in an ellipse."""
+    rows, columns = np.mgrid[:60, :80] + 0.5
+    inside: Mask = ((columns - x) / across) ** 2 + ((rows - y) / down) ** 2 <= 1
+    return inside
+
+
+def overlap(one: Mask, other: Mask) -> float:
+    """Return the IoU."""
+    return float((one & other).sum() / (one | other).sum())
+
+
 def trained(entry: Any) -> dict[str, list[Mask]]:
     """Return the masks of every sample that can be used, as training on `data.train=` reads them."""
     shards = open_shards([entry], option="data.train", formats=True)

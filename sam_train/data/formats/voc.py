@@ -74,7 +74,7 @@ class Voc(Format):
     image_places = ("",)
     annotation_places = ("",)
     annotations = Annotations(
-        flag="--list",
+        flag="--names",
         metavar="TXT",
         help="a list of ImageSets/Segmentation (default: every photo with a PNG)",
         required=False,
