@@ -80,7 +80,11 @@ def look_at(path: str | Path, *, setting: str = "data.train") -> Found | None:
         return shards
     claims = _claims(place)
     if not claims:
-        return None
+        # Last: tars in a folder further down may be what somebody made of the data set here.
+        deep = place.is_dir() and any(
+            name.endswith(".tar") for _, names in folders_below(place) for name in names
+        )
+        return Found(path=place, format=SHARDS, why="it holds tars") if deep else None
     if len(claims) > 1:
         names = ", ".join(f"{c.kind.name} ({_shown(place, c.annotations)})" for c in claims)
         first = claims[0].kind.name
@@ -150,20 +154,16 @@ def _shards(place: Path) -> Found | None:
         return None
     if next(place.glob("*.tar"), None) is not None:
         return Found(path=place, format=SHARDS, why="it holds tars")
-    why = _pairs_or_tars(place)
+    why = _pairs(place)
     if why is None:
         return None
-    parts: dict[str, Entry] = {}
-    if why != "it holds tars":
-        below = part_folders(place)
-        parts = {n: f"{SHARDS}:{f}" for n, f in below.items() if _pairs_or_tars(f) is not None}
+    below = part_folders(place)
+    parts: dict[str, Entry] = {n: f"{SHARDS}:{f}" for n, f in below.items() if _pairs(f)}
     return Found(path=place, format=SHARDS, why=why, parts=parts)
 
 
-def _pairs_or_tars(folder: Path) -> str | None:
+def _pairs(folder: Path) -> str | None:
     for place, names in folders_below(folder):
-        if any(name.endswith(".tar") for name in names):
-            return "it holds tars"
         pairs = pair_up(names)
         # Photos of other kinds are read by the format `sa1b`; shards would leave them out.
         others = {Path(name).stem for name in pairs.others if is_photo(Path(name))}
