@@ -162,7 +162,7 @@ def read_row(place: RowPlace, columns: Sequence[str]) -> dict[str, Any]:
     arrow = _pyarrow()
     try:
         if place.file.suffix == PARQUET:
-            table = _row_group(place.file, place.group, tuple(columns))
+            table = _row_group(place, tuple(columns))
         else:
             table = _arrow_table(place.file)
         return {name: table.column(name)[place.row].as_py() for name in columns}
@@ -170,20 +170,35 @@ def read_row(place: RowPlace, columns: Sequence[str]) -> dict[str, Any]:
         raise OSError(f"{place.file}: row {place.row}: {error}") from None
 
 
-@lru_cache(maxsize=64)
 def _arrow_table(file: Path) -> Any:
-    """Return an Arrow file as a table whose columns stay on disk until they are read."""
+    return _mapped(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _mapped(file: Path, changed: int) -> Any:
+    """Return an Arrow file as a table whose columns stay on disk until they are read.
+
+    Args:
+        changed: when, so that a file that is replaced is opened anew.
+    """
     arrow = _pyarrow()
     source = arrow.memory_map(str(file))
     try:
-        return arrow.ipc.open_stream(source).read_all()
+        table = arrow.ipc.open_stream(source).read_all()
     except arrow.ArrowInvalid:
         # `datasets` writes streams; other programs write files, with a table of contents.
-        return arrow.ipc.open_file(source).read_all()
+        table = arrow.ipc.open_file(source).read_all()
+    # Places of a damaged file may lie beyond its end, and reading there would end the process.
+    table.validate(full=True)
+    return table
+
+
+def _row_group(place: RowPlace, columns: tuple[str, ...]) -> Any:
+    return _group(place.file, place.file.stat().st_mtime_ns, place.group, columns)
 
 
 @lru_cache(maxsize=2)
-def _row_group(file: Path, group: int, columns: tuple[str, ...]) -> Any:
+def _group(file: Path, changed: int, group: int, columns: tuple[str, ...]) -> Any:
     # Two of them: a group holds all photos of its rows, and each worker has its own.
     with _pyarrow().parquet.ParquetFile(file) as table:
         return table.read_row_group(group, columns=list(columns), use_threads=False)
