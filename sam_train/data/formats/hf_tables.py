@@ -115,7 +115,7 @@ def schema_of(file: Path) -> Any:
         if file.suffix == PARQUET:
             return arrow.parquet.read_schema(file)
         return _arrow_table(file).schema
-    except (OSError, arrow.ArrowException) as error:
+    except (OSError, UnicodeError, arrow.ArrowException) as error:
         raise UserError(f"{file} is damaged or no table ({error})") from None
 
 
@@ -142,7 +142,7 @@ def rows_of(file: Path, column: str) -> Iterator[tuple[RowPlace, Any]]:
         else:
             for row, value in enumerate(_values(_arrow_table(file), column)):
                 yield RowPlace(file=file, group=0, row=row), value
-    except (OSError, arrow.ArrowException) as error:
+    except (OSError, UnicodeError, arrow.ArrowException) as error:
         raise UserError(f"{file} is damaged or no table ({error})") from None
 
 
@@ -166,7 +166,7 @@ def read_row(place: RowPlace, columns: Sequence[str]) -> dict[str, Any]:
         else:
             table = _arrow_table(place.file)
         return {name: table.column(name)[place.row].as_py() for name in columns}
-    except (arrow.ArrowException, IndexError) as error:
+    except (UnicodeError, IndexError, arrow.ArrowException) as error:
         raise OSError(f"{place.file}: row {place.row}: {error}") from None
 
 
