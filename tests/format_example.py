@@ -37,9 +37,9 @@ def polygon(points: list[float], *, height: int = 60, width: int = 80) -> Mask:
     return found
 
 
-def block(top: int, bottom: int, left: int, right: int, *, height: int = 60, width: int = 80) -> Mask:
-    """Return a mask of rows top .. bottom - 1 and columns left .. right - 1."""
-    mask = np.zeros((height, width), dtype=bool)
+def block(top: int, bottom: int, left: int, right: int) -> Mask:
+    """Return a mask of 60 x 80: rows top .. bottom - 1 and columns left .. right - 1."""
+    mask = np.zeros((60, 80), dtype=bool)
     mask[top:bottom, left:right] = True
     return mask
 
@@ -57,7 +57,7 @@ def overlap(one: Mask, other: Mask) -> float:
 
 
 def trained(entry: Any) -> dict[str, list[Mask]]:
-    """Return the masks of every sample that can be used, as training on `data.train=` reads them."""
+    """Return the masks of every sample that can be used, as `data.train=` reads them."""
     shards = open_shards([entry], option="data.train", formats=True)
     return dict(_samples(shards))
 

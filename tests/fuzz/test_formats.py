@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,9 @@ pytestmark = pytest.mark.fuzz
 
 HEIGHT, WIDTH = 12, 17
 _SHAPE = {"label": "x", "points": [[1, 2], [9, 2.5], [9, 8]], "shape_type": "polygon"}
-_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAG7buVgAAAABJRU5ErkJggg=="
+_BUFFER = io.BytesIO()
+Image.new("L", (1, 1), 255).save(_BUFFER, "PNG")
+_PNG = base64.b64encode(_BUFFER.getvalue()).decode()
 _LABELME = {
     "shapes": [
         _SHAPE | {"group_id": 1},

@@ -27,7 +27,7 @@ class Contents:
     sizes: Counter[tuple[int, int]]
     """Photos by (width, height)."""
     skips: list[Reason]
-    """What is left out and why: first of the listing, then of the photos that were read."""
+    """The images and masks that are left out: by the listing, then by the photos read."""
 
 
 def contents(entry: Entry | Mapping[str, Any], *, most: int | None = None) -> Contents:

@@ -183,9 +183,8 @@ def _listing(images: Path, annotations: Path, *, boxes: bool) -> Listing:
     found = list(_images(annotations))
     # Photos of a project lie in a folder for each subset, which their names do not have.
     names = [[f"{i.subset}/{i.name}", i.name] if i.subset else [i.name] for i in found]
-    own = [[name for name in given if (images / name).is_file()] or given[-1:] for given in names]
-    photos = find_photos(images, own)
-    listing.notes += rename_note(photos, own)
+    photos = find_photos(images, names)
+    listing.notes += rename_note(photos, names)
     seen: set[Path] = set()
     for image, photo in zip(found, photos, strict=True):
         if photo.path in seen:

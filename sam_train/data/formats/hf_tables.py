@@ -31,7 +31,7 @@ class RowPlace:
     group: int
     """The row group of a Parquet file; 0 in an Arrow file, which has none."""
     row: int
-    """Its number in the group."""
+    """The number of the row in its group."""
 
 
 def has_tables(path: Path) -> bool:

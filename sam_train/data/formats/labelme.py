@@ -35,6 +35,7 @@ from sam_train.data.formats.records import (
     Listing,
     MasksRead,
     Record,
+    is_file,
     require_folder,
 )
 from sam_train.data.left_out import SkipImageError
@@ -282,7 +283,7 @@ def _names(file: Path, content: _File, images: Path) -> list[str]:
     plain = given.replace("\\", "/").strip()
     names = []
     # LabelMe's paths begin at the JSON's folder, not at that of the photos.
-    if plain and (photo := file.parent / plain).is_file():
+    if plain and is_file(photo := file.parent / plain):
         names.append(_below(photo, images))
     beside = [file.with_suffix(suffix) for suffix in sorted(IMAGE_SUFFIXES)]
     names += [_below(photo, images) for photo in beside if photo.is_file()]

@@ -146,7 +146,7 @@ def _shown(place: Path, path: Path) -> str:
 
 
 def _shards(place: Path) -> Found | None:
-    """Recognise SA-1B's own files: tars, or photos with a JSON of annotations beside each."""
+    """Look for SA-1B's own files: tars, or photos with a JSON of annotations beside each."""
     if place.is_file():
         is_tar = place.suffix == ".tar"
         return Found(path=place, format=SHARDS, why="a tar") if is_tar else None

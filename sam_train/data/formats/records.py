@@ -115,6 +115,14 @@ class Listing:
         self.skips.append(Skip(kind=kind, reason=reason, name=name))
 
 
+def is_file(path: Path) -> bool:
+    """Tell whether a file is there; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+
+
 def require_folder(path: Path, option: str) -> Path:
     """Return a folder that exists, or raise a UserError that names the option."""
     if not path.is_dir():

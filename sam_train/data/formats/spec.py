@@ -48,7 +48,7 @@ class DatasetSpec:
     masks: int | None = None
     """Masks to take, in place of eval.masks."""
     looked: bool = False
-    """Its format was found by a look, which has said which part is read."""
+    """True if a look found the format, and has said which part is read."""
 
     @property
     def digest(self) -> str:

@@ -24,6 +24,7 @@ from sam_train.data.formats.records import (
     Listing,
     MasksRead,
     Record,
+    is_file,
     list_images,
     require_folder,
 )
@@ -213,7 +214,14 @@ def _resolved(file: Path, content: dict[Any, Any], given: Path) -> Path | None:
     tries = [folder / given for folder in (*roots, file.parent)]
     if given.parts[:1] == ("..",):
         tries.append(file.parent / Path(*given.parts[1:]))
-    return next((place.resolve() for place in tries if place.exists()), None)
+    return next((place.resolve() for place in tries if is_file(place) or _is_folder(place)), None)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # as in `is_file`
+        return False
 
 
 def _listing(images: Path, labels: Path) -> Listing:
@@ -278,7 +286,7 @@ def _listed(file: Path, listing: Listing) -> list[Path]:
         name = line.strip().replace("\\", "/")
         if not name:
             continue
-        path = next((p for p in _places(file, name) if p.is_file()), None)
+        path = next((p for p in _places(file, name) if is_file(p)), None)
         if path is None:
             listing.skip("image", "missing image", name)
         else:

@@ -55,9 +55,9 @@ def save(found: Any, folder: Path, *, rows: int = 1000) -> None:
     """Write a table as `save_to_disk` does: one Arrow stream and two JSONs."""
     folder.mkdir(parents=True)
     name = "data-00000-of-00001.arrow"
-    with pyarrow.OSFile(str(folder / name), "wb") as sink:
-        with pyarrow.ipc.new_stream(sink, found.schema) as writer:
-            writer.write_table(found, max_chunksize=rows)
+    file = str(folder / name)
+    with pyarrow.OSFile(file, "wb") as sink, pyarrow.ipc.new_stream(sink, found.schema) as writer:
+        writer.write_table(found, max_chunksize=rows)
     state = {"_data_files": [{"filename": name}], "_fingerprint": "abc", "_split": None}
     (folder / "state.json").write_text(json.dumps(state))
     (folder / "dataset_info.json").write_text('{"features": {}}')
@@ -131,7 +131,9 @@ def test_bad_rows_columns_and_files(tmp_path: Path) -> None:
     gone = {"bytes": None, "path": "../gone.jpg"}
     photos = [beside, gone, image(30), {"bytes": b"no photo", "path": "a.png"}, image()]
     masks = [picture(label_map())] * 4 + [None]
-    save(table({"image": photos, "mask": masks}, {"image": PICTURE, "mask": PICTURE}), tmp_path / "s")
+    save(
+        table({"image": photos, "mask": masks}, {"image": PICTURE, "mask": PICTURE}), tmp_path / "s"
+    )
     require_equal(trained(str(tmp_path / "s")), {"000000 x.jpg": LABELS})
     assert contents(str(tmp_path / "s")).skips[0].count == 4
     for types, said in (

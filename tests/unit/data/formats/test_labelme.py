@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_example import block, ellipse, overlap, photo, polygon, require_equal, three_ways, trained
+from format_example import (
+    block,
+    ellipse,
+    overlap,
+    photo,
+    polygon,
+    require_equal,
+    three_ways,
+    trained,
+)
 from PIL import Image
 
 from sam_train.data.formats.contents import contents

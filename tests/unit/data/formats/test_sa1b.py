@@ -1,4 +1,4 @@
-"""A JSON in SA-1B's form beside each photo: Roboflow's SAM 2 export, and photos that are no JPEG."""
+"""SA-1B's JSON beside each photo: Roboflow's SAM 2 export, and photos that are no JPEG."""
 
 from __future__ import annotations
 

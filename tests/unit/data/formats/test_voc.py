@@ -38,7 +38,12 @@ EXPECTED = [block(10, 30, 10, 40), block(40, 50, 10, 30)]
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
     root = tmp_path / "VOCdevkit/VOC2012"
-    for folder in ("SegmentationObject", "SegmentationClass", "ImageSets/Segmentation", "Annotations"):
+    for folder in (
+        "SegmentationObject",
+        "SegmentationClass",
+        "ImageSets/Segmentation",
+        "Annotations",
+    ):
         (root / folder).mkdir(parents=True)
     for name in ("2007_000032", "2007_000039", "2007_000063"):
         photo(root / f"JPEGImages/{name}.jpg")
@@ -102,4 +107,6 @@ def test_bad_files_are_counted(voc: Path) -> None:
     assert seen.masks == 0
     assert [(s.kind, s.reason, s.count) for s in seen.skips] == [("image", "unusable", 3)]
     with pytest.raises(UserError, match="no JPEGImages beside SegmentationObject"):
-        trained({"reader": "voc", "path": str(voc / "Annotations"), "images": "/", "annotations": "/"})
+        trained(
+            {"reader": "voc", "path": str(voc / "Annotations"), "images": "/", "annotations": "/"}
+        )

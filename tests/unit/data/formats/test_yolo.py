@@ -112,7 +112,7 @@ def test_boxes_alone_are_nothing_to_train_on(tmp_path: Path) -> None:
     photo(tmp_path / "images/a.jpg")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
-    with pytest.raises(UserError, match="no image .*boxes only, no mask: a.jpg") as error:
+    with pytest.raises(UserError, match=r"no image .*boxes only, no mask: a\.jpg") as error:
         trained(str(tmp_path))
     assert "\n" not in str(error.value)
     shutil.rmtree(tmp_path / "labels")
