@@ -126,7 +126,10 @@ def _cut_open(
     record: Record, masks: Sequence[SourceMask], config: TileConfig, tally: TileTally
 ) -> Iterator[ShardSample]:
     sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in masks}
-    with opened(record.image, most_pixels=MAX_SCENE, longest=MAX_SCENE) as found:
+    with (
+        record.photo() as file,
+        opened(file, most_pixels=MAX_SCENE, longest=MAX_SCENE) as found,
+    ):
         raster = turned(found.raster, sizes)
         fitting = fitting_masks(
             masks, height=raster.height, width=raster.width, min_area=config.min_area

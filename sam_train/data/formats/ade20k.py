@@ -11,8 +11,10 @@ import numpy.typing as npt
 from sam_train.data.formats.base import Annotations, Format, option, register
 from sam_train.data.formats.leftovers import count_leftovers
 from sam_train.data.formats.mask_files import MAX_LABELS, MaskFileError, read_labels
+from sam_train.data.formats.parts import some_files
 from sam_train.data.formats.records import Listing, MasksRead, Record, list_images, require_folder
 from sam_train.data.left_out import SkipImageError
+from sam_train.data.photos.files import open_pillow
 from sam_train.masks.labels import split_regions
 from sam_train.masks.runs import label_masks
 
@@ -124,8 +126,19 @@ class Ade20k(Format):
         return _listing(images, masks=masks, parts=self.parts)
 
     def fits(self, images: Path, annotations: Path) -> bool:
-        """Look for a PNG of the full data set."""
-        return next(images.rglob("*_seg.png"), None) is not None
+        """Look for a PNG of the full data set, which has colours, or SceneParsing's two folders."""
+        if images == annotations:
+            return any(_has_colours(path) for path in some_files(images, ("_seg.png",), most=1))
+        # SceneParsing's photos and maps lie in parts of these names, and are called ADE_val_1.
+        return next(annotations.rglob("ADE_*.png"), None) is not None
+
+
+def _has_colours(path: Path) -> bool:
+    try:
+        with open_pillow(path) as image:
+            return image.mode == "RGB"
+    except OSError:
+        return True
 
 
 def _listing(images: Path, *, masks: Path | None, parts: bool) -> Listing:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from sam_train.data.formats.parts import Part, part_folders
 from sam_train.data.formats.records import Listing
 from sam_train.runtime.registry import Registry, import_all
 from sam_train.settings.plugins import load_plugins
@@ -90,6 +91,8 @@ class Format(ABC):
     """The same for annotations; globs."""
     annotations: ClassVar[Annotations | None]
     """None: they lie among the photos."""
+    loose: ClassVar[bool] = False
+    """True if its look is so general that any other format that fits comes first."""
 
     @abstractmethod
     def list(self, images: Path, annotations: Path) -> Listing:
@@ -104,8 +107,16 @@ class Format(ABC):
         """
 
     def fits(self, images: Path, annotations: Path) -> bool:
-        """Tell from a few names whether files are of this format, to suggest it."""
+        """Tell from a few names and files whether a data set is of this format."""
         return False
+
+    def find_parts(self, path: Path) -> Sequence[Part]:
+        """Find the parts of a divided data set of this format; none where it is one whole.
+
+        By default these are folders `train`, `valid`, `test`, each a data set by itself, or such
+        folders below the photos' place and below that of the annotations.
+        """
+        return list(_own_folders(self, path)) or list(_twin_folders(self, path))
 
     @classmethod
     def options(cls) -> dict[str, tuple[Option, Field[Any]]]:
@@ -137,13 +148,27 @@ def formats() -> dict[str, type[Format]]:
     return dict(sorted(FORMATS.items()))
 
 
-def fitting(folder: Path) -> str | None:
-    """Return the name of the format that a folder looks like, None where none does."""
-    for name, kind in formats().items():
-        images, annotations = usual_paths(kind, folder)
-        if images is not None and annotations is not None and kind().fits(images, annotations):
-            return name
-    return None
+def _own_folders(kind: Format, path: Path) -> Iterator[Part]:
+    for name, folder in part_folders(path).items():
+        images, annotations = usual_paths(type(kind), folder)
+        if images is not None and annotations is not None and kind.fits(images, annotations):
+            yield Part(name=name, path=folder, images=images, annotations=annotations)
+
+
+def _twin_folders(kind: Format, path: Path) -> Iterator[Part]:
+    for place in kind.image_places:
+        photos = part_folders(path / place) if place else {}
+        for other in kind.annotation_places if photos else ():
+            # Globs are of files, and a folder itself has no twin.
+            masks = part_folders(path / other) if other and "*" not in other else {}
+            parts = [
+                Part(name=name, images=photos[name], annotations=masks[name])
+                for name in photos
+                if name in masks and kind.fits(photos[name], masks[name])
+            ]
+            if parts:
+                yield from parts
+                return
 
 
 def usual_paths(kind: type[Format], folder: Path) -> tuple[Path | None, Path | None]:

@@ -10,7 +10,8 @@ from sam_train.data.formats.leftovers import files_below
 from sam_train.data.formats.mask_files import MASK_SUFFIXES
 from sam_train.data.formats.mask_rules import Rules
 from sam_train.data.formats.masks import MasksRecord
-from sam_train.data.formats.records import Listing, list_images, require_folder
+from sam_train.data.formats.parts import part_of, some_files
+from sam_train.data.formats.records import IMAGE_SUFFIXES, Listing, list_images, require_folder
 
 ONE_A_FILE = Rules(layout="binary")
 
@@ -31,8 +32,13 @@ class Bbbc038(Format):
         return _listing(images)
 
     def fits(self, images: Path, annotations: Path) -> bool:
-        """Look for one folder with both parts."""
-        return any((found.parent / "images").is_dir() for found in images.glob("*/masks"))
+        """Look for a folder with both parts, and one photo in it."""
+        return any(
+            len(list(some_files(found.parent / "images", sorted(IMAGE_SUFFIXES), most=2))) == 1
+            # `train/images` and `train/masks` hold many photos, not one.
+            and part_of(found.parent.name) is None
+            for found in images.glob("*/masks")
+        )
 
 
 def _listing(folder: Path) -> Listing:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from sam_train.data.formats.base import Annotations, Format, option, register
+from sam_train.data.formats.base import Annotations, Format, option, register, usual_paths
 from sam_train.data.formats.coco_file import CocoAnnotation, CocoFile, CocoImage, read_coco
 from sam_train.data.formats.ids import as_id, as_number
 from sam_train.data.formats.json_kinds import first_keys
+from sam_train.data.formats.parts import Part, part_in
 from sam_train.data.formats.photo_names import FoundPhoto, find_photos, rename_note
 from sam_train.data.formats.records import Listing, MasksRead, Record, require_file, require_folder
 from sam_train.data.formats.segmentation import parse_segmentation
@@ -24,6 +26,10 @@ _LARGEST_ID = 2**63 - 1
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF's orientations that exchange width and height."""
 LEFT_OUT = "its image was left out"
+_NO_INSTANCES = re.compile(
+    r"keypoint|caption|panoptic|stuff|image_info|unlabeled|lvis|results?\b", re.I
+)
+"""Names of COCO's files that have no instances, or are another format's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +118,7 @@ class Coco(Format):
     summary = "a COCO instances JSON and its photos"
     image_places: ClassVar[tuple[str, ...]] = ("images/val2017", "images", "val2017", "")
     annotation_places: ClassVar[tuple[str, ...]] = (
+        "_annotations.coco.json",
         "annotations/instances_val2017.json",
         "instances*.json",
         "annotations/instances*.json",
@@ -132,6 +139,32 @@ class Coco(Format):
     def fits(self, images: Path, annotations: Path) -> bool:
         """Look for the two lists of an instances file."""
         return {"images", "annotations"} <= first_keys(annotations)
+
+    def find_parts(self, path: Path) -> Sequence[Part]:
+        """Find folders of parts, as Roboflow exports them, or JSONs named as parts, as COCO's."""
+        return super().find_parts(path) or list(self._named(path))
+
+    def _named(self, path: Path) -> Iterator[Part]:
+        seen: set[str] = set()
+        files = [f for place in ("", "annotations") for f in sorted((path / place).glob("*.json"))]
+        # COCO's own names first: other files beside them say other things of the same photos.
+        for file in sorted(files, key=lambda file: not file.name.startswith("instances")):
+            named = part_in(file.stem) if self._has_instances(file) else None
+            if named is None or named[0] in seen:
+                continue
+            images = self._photos_of(path, *named)
+            if images is not None and self.fits(images, file):
+                seen.add(named[0])
+                yield Part(name=named[0], images=images, annotations=file)
+
+    def _has_instances(self, file: Path) -> bool:
+        return not _NO_INSTANCES.search(file.stem)
+
+    def _photos_of(self, path: Path, part: str, word: str) -> Path | None:
+        """Return the photos of the JSON that has this word in its name."""
+        places = (f"images/{word}", word, f"images/{part}", part)
+        named = next((path / place for place in places if (path / place).is_dir()), None)
+        return named or usual_paths(type(self), path)[0]
 
 
 def list_instances(

@@ -9,28 +9,23 @@ from pathlib import Path
 from typing import Any
 
 OTHER_KINDS = {
-    "labelme": "labelme: export COCO with its `labelme2coco.py`, then `convert coco`",
-    "yolo": "yolo (a .txt a photo): export COCO from its labelling program, then `convert coco`",
-    "voc": "voc: `convert masks` reads SegmentationObject's PNGs (the XML files have boxes only)",
-    "cvat": "cvat: export as COCO 1.0 there, then `convert coco`; as masks, then `convert masks`",
-    "sa1b": "sa1b: no conversion is needed; data.train=FOLDER takes SA-1B's files as they are",
     "labelstudio": "labelstudio: export as COCO there, then `convert coco`",
-    "roboflow": "roboflow: export as COCO there, then `convert coco`",
+    "roboflow": "roboflow: its COCO export is coco, its YOLO export yolo, its SAM 2 export sa1b",
     "supervisely": "supervisely: export as COCO there, then `convert coco`",
     "via": "via: export as COCO there, then `convert coco`",
     "panoptic": "panoptic: `convert masks` reads the PNGs, a mask for each colour",
     "davis": "davis: `convert masks` reads Annotations, one object per colour of the palette",
-    "coco8": "coco8 is in YOLO's form: export COCO from the program that wrote it",
 }
 """Kinds that people ask for by name, and the way there."""
 
 _ALIASES = {
     "yolov5": "yolo", "yolov8": "yolo", "yolov11": "yolo", "yolo-seg": "yolo",
-    "ultralytics": "yolo",
+    "ultralytics": "yolo", "coco8": "yolo", "coco8-seg": "yolo",
     "pascal": "voc", "pascal_voc": "voc", "pascalvoc": "voc", "voc2012": "voc",
-    "sa-1b": "sa1b", "sa_1b": "sa1b", "sam": "sa1b", "label-studio": "labelstudio",
-    "label_studio": "labelstudio", "vgg": "via", "coco_panoptic": "panoptic",
-    "coco-panoptic": "panoptic",
+    "sa-1b": "sa1b", "sa_1b": "sa1b", "sam": "sa1b", "sam2": "sa1b",
+    "huggingface": "hf", "datasets": "hf", "arrow": "hf", "parquet": "hf",
+    "label-studio": "labelstudio", "label_studio": "labelstudio", "vgg": "via",
+    "coco_panoptic": "panoptic", "coco-panoptic": "panoptic",
 }  # fmt: skip
 
 _YOLO = re.compile(rb"\s*\d+(?:\s+-?[\d.]+(?:[eE][+-]?\d+)?){4,}\s*(?:\n|\Z)")
@@ -75,10 +70,10 @@ def _by_content(path: Path, suffix: str, start: bytes) -> str:
         return _json(path, start)
     if suffix == ".xml":
         cvat = b"<annotations" in start[:2000]
-        way_out = f"CVAT's XML, not read ({OTHER_KINDS['cvat']})"
+        way_out = "CVAT's XML, not read here: `convert cvat --annotations FILE`"
         return way_out if cvat else "XML of boxes (VOC), not read: it has no masks"
     if suffix == ".txt" and _YOLO.match(start):
-        return f"YOLO's text file, not read ({OTHER_KINDS['yolo']})"
+        return "YOLO's text file, not read here: `convert yolo`"
     return f"{suffix} file, not read" if suffix else "file without an ending, not read"
 
 
@@ -106,11 +101,11 @@ def _json(path: Path, start: bytes) -> str:
     content: dict[str, Any] = found if isinstance(found, dict) else {}
     keys = set(content)
     if {"shapes", "imagePath"} <= keys or b'"imagePath"' in start:
-        return f"LabelMe's JSON, not read ({OTHER_KINDS['labelme']})"
+        return "LabelMe's JSON, not read here: `convert labelme`"
     if {"images", "annotations"} <= keys:
         return "COCO JSON, not read here: `convert coco --annotations FILE`"
     if {"image", "annotations"} <= keys:
-        return f"SA-1B's JSON, not read here ({OTHER_KINDS['sa1b']})"
+        return "SA-1B's JSON, not read here: `convert sa1b`"
     if keys and all(isinstance(v, dict) and {"size", "counts"} <= set(v) for v in content.values()):
         return "JSON of run lengths, not read here: `convert rle --masks FILE`"
     return "JSON file, not read"

@@ -145,8 +145,8 @@ def as_json(path: Path, raw: bytes) -> JsonFile:
         raise UserError(f"{path} is a pointer of Git LFS, not the file: fetch it with git lfs pull")
     if start[:1] == b"<":
         raise UserError(
-            f"{path} is XML or a web page, not JSON (CVAT and VOC write XML: export as COCO; a "
-            "failed download is a web page)"
+            f"{path} is XML or a web page, not JSON (`cvat` reads CVAT's XML; a failed download is "
+            "a web page)"
         )
     if start[:1] not in b"[{":
         begin = start.split(b"\n")[0][:40].decode("utf-8", "replace")

@@ -30,9 +30,9 @@ _LISTS: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"filename", "ann"}), f"MMDetection's own JSON: {AS_COCO}"),
 )
 _OBJECTS: tuple[tuple[frozenset[str], str], ...] = (
-    (frozenset({"shapes", "imagePath"}), "LabelMe's JSON of one photo"),
+    (frozenset({"shapes", "imagePath"}), "LabelMe's JSON of one photo: `labelme` reads its folder"),
     (frozenset({"_via_img_metadata"}), f"VIA's project file: {AS_COCO} there"),
-    (frozenset({"image", "annotations"}), "SA-1B's JSON of one photo: training reads its shards"),
+    (frozenset({"image", "annotations"}), "SA-1B's JSON of one photo: `sa1b` reads its folder"),
     (frozenset({"videos", "annotations"}), "a video data set's JSON (YouTube-VIS): its `images`"),
     (frozenset({"items", "categories"}), f"Datumaro's JSON: {AS_COCO} there"),
     (frozenset({"item", "annotations"}), f"V7 Darwin's JSON of one photo: {AS_COCO} there"),

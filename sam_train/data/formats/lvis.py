@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam_train.data.formats.base import register
+from sam_train.data.formats.base import register, usual_paths
 from sam_train.data.formats.coco import Coco, list_instances
 from sam_train.data.formats.coco_file import CocoImage
 from sam_train.data.formats.records import Listing
@@ -31,6 +31,17 @@ class Lvis(Coco):
         return list_instances(
             images, annotations, kind="LVIS", crowds=self.crowds, order=_url_first
         )
+
+    def fits(self, images: Path, annotations: Path) -> bool:
+        """Look for the name, too, without which it is a COCO JSON like others."""
+        return "lvis" in annotations.name.lower() and super().fits(images, annotations)
+
+    def _has_instances(self, file: Path) -> bool:
+        return "lvis" in file.name.lower()
+
+    def _photos_of(self, path: Path, part: str, word: str) -> Path | None:
+        # The validation set has photos of train2017, so the folder above both is needed.
+        return usual_paths(type(self), path)[0]
 
 
 def _url_first(image: CocoImage) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -27,7 +27,15 @@ from sam_train.data.formats.mask_rules import (
     learn,
     take,
 )
-from sam_train.data.formats.records import Listing, MasksRead, Record, list_images, require_folder
+from sam_train.data.formats.parts import some_files
+from sam_train.data.formats.records import (
+    IMAGE_SUFFIXES,
+    Listing,
+    MasksRead,
+    Record,
+    list_images,
+    require_folder,
+)
 from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.files import locate, pages
 from sam_train.masks.labels import most_pieces, split_regions
@@ -150,6 +158,7 @@ class Masks(Format):
     summary = "photos and mask files (PNG, TIF, JPEG, npy, ...): label maps or one file per mask"
     annotation_places = ("masks", "labels", "annotations", "")
     annotations = Annotations(flag="--masks", metavar="DIR")
+    loose = True
 
     layout: str = option(
         "auto",
@@ -200,11 +209,23 @@ class Masks(Format):
         )
 
     def fits(self, images: Path, annotations: Path) -> bool:
-        """Look for a photo and a mask file in folders of their own."""
-        if images == annotations or not annotations.is_dir():
+        """Look for a mask file with a photo that it is named after."""
+        if not annotations.is_dir():
             return False
-        masks = (path.suffix.lower() in MASK_SUFFIXES for path in files_below(annotations))
-        return any(masks) and next(list_images(images, without=annotations), None) is not None
+        if images.resolve() == annotations.resolve():
+            files = list(some_files(images, sorted(MASK_SUFFIXES | IMAGE_SUFFIXES), most=400))
+            names = [_below(images, path) for path in files]
+            masks = mask_files_among(names)
+            photos = [name for k, name in enumerate(names) if k not in masks]
+            return bool(match_files(photos, [names[k] for k in sorted(masks)]).files)
+        own = next(some_files(annotations, sorted(MASK_SUFFIXES), most=1), None)
+        return own is not None and next(_some_photos(images, without=annotations), None) is not None
+
+
+def _some_photos(folder: Path, *, without: Path) -> Iterator[Path]:
+    for path in some_files(folder, sorted(IMAGE_SUFFIXES), most=4_000):
+        if not path.is_relative_to(without):
+            yield path
 
 
 def _listing(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +56,28 @@ class Record(ABC):
     name: str
     """Path below the images folder, with forward slashes."""
     image: Path
+    """The photo; where it lies inside another file, that file."""
+
+    @contextmanager
+    def photo(self) -> Iterator[Path]:
+        """Yield the photo as a file of its own, which may be gone afterwards.
+
+        Raises:
+            SkipImageError: it is missing or damaged inside the file that holds it.
+        """
+        content = self.embedded()
+        if content is None:
+            yield self.image
+            return
+        # A file rather than bytes: every reader of photos takes a path, and none needs two ways.
+        with tempfile.TemporaryDirectory(prefix="photo-") as folder:
+            file = Path(folder, f"photo{suffix_of(content)}")
+            file.write_bytes(content)
+            yield file
+
+    def embedded(self) -> bytes | None:
+        """Return the photo's bytes where it lies inside another file; None where it is a file."""
+        return None
 
     @abstractmethod
     def masks(self) -> MasksRead:
@@ -91,6 +115,14 @@ class Listing:
         self.skips.append(Skip(kind=kind, reason=reason, name=name))
 
 
+def is_file(path: Path) -> bool:
+    """Tell whether a file is there; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+
+
 def require_folder(path: Path, option: str) -> Path:
     """Return a folder that exists, or raise a UserError that names the option."""
     if not path.is_dir():
@@ -105,6 +137,21 @@ def require_file(path: Path, option: str) -> Path:
         what = "is a folder, not a file" if path.exists() else "does not exist"
         raise UserError(f"{option}: {path} {what}")
     return path
+
+
+_MAGIC = (
+    (b"\xff\xd8", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"II*\x00", ".tif"),
+    (b"MM\x00*", ".tif"),
+    (b"GIF8", ".gif"),
+    (b"BM", ".bmp"),
+)
+
+
+def suffix_of(content: bytes) -> str:
+    """Return the ending of a picture's kind of file by its first bytes; that of a WebP else."""
+    return next((suffix for magic, suffix in _MAGIC if content.startswith(magic)), ".webp")
 
 
 def list_images(folder: Path, *, without: Path | None = None) -> Iterator[Path]:

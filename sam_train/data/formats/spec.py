@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sam_train.data.formats.base import Format, Option, formats, usual_paths
 from sam_train.data.formats.foreign import other_kind
+from sam_train.data.formats.look import SHARDS, look_at
+from sam_train.data.formats.parts import chosen_part
 from sam_train.data.formats.records import Listing
+from sam_train.data.shards.places import what_is_there
 from sam_train.data.storage.sources import PIPE
 from sam_train.errors import UserError
 
-SHARDS = "shards"
-"""The kind of SA-1B's own files, which have no listing: any pattern that `data.train` takes."""
+log = logging.getLogger(__name__)
 
 WRITTEN = re.compile(r"(?:[^/:=]*=)?(?P<kind>[\w.-]{2,}):.+", re.DOTALL)
 """`KIND:PATH` or `NAME=KIND:PATH`; a single letter is a drive."""
@@ -44,6 +47,8 @@ class DatasetSpec:
     """The JSON, or the folder of masks or ground truths, likewise."""
     masks: int | None = None
     """Masks to take, in place of eval.masks."""
+    looked: bool = False
+    """True if a look found the format, and has said which part is read."""
 
     @property
     def digest(self) -> str:
@@ -101,9 +106,13 @@ def split_entries(patterns: Any, *, setting: str) -> tuple[list[str], list[Datas
     specs: list[DatasetSpec] = []
     for entry in entries_of(patterns):
         if not _is_written(entry):
-            shards.append(str(entry))
-            continue
-        for spec in read_entry(entry, setting=setting):
+            spec = _found_by_looking(str(entry), setting)
+            found = [spec] if spec is not None else []
+            # Whatever a look does not know may still be a pattern, a list or a URL of shards.
+            shards += [] if found else [str(entry)]
+        else:
+            found = list(read_entry(entry, setting=setting))
+        for spec in found:
             if spec.format is None:
                 shards.append(spec.path)
             else:
@@ -111,17 +120,43 @@ def split_entries(patterns: Any, *, setting: str) -> tuple[list[str], list[Datas
     return shards, specs
 
 
+def _found_by_looking(text: str, setting: str) -> DatasetSpec | None:
+    """Return the data set at a path of which no kind is given; None where none is known."""
+    path = Path(text).expanduser()
+    if "://" in text or text.startswith(PIPE) or not path.exists():
+        return None
+    found = look_at(path, setting=setting)
+    if found is None:
+        return None
+    # Shards in one piece have always been read without a word.
+    if found.format != SHARDS or found.parts:
+        log.info("%s: %s", setting, found.line(setting))
+    # Formats choose their part where they read it; shards have no such place.
+    part = found.part(setting) if found.format == SHARDS else None
+    entry = found.entry if part is None else found.parts[part]
+    (spec,) = read_entry(entry, setting=setting)
+    return replace(spec, looked=True)
+
+
 def _is_written(entry: Any) -> bool:
     """Tell whether an entry is a data set: `KIND:PATH`, a mapping, or a YAML file of such."""
     if isinstance(entry, Mapping):
         return True
     text = str(entry)
-    if text.endswith((".yaml", ".yml")):
-        return True
+    if text.endswith((".yaml", ".yml")) and WRITTEN.fullmatch(text) is None:
+        # A YOLO data set is described by a YAML, too, which is a mapping and no list.
+        return not _is_mapping(Path(text).expanduser())
     # `s3://` has the form of KIND:PATH, and so may the name of a file that exists.
     if "://" in text or text.startswith(PIPE) or Path(text).expanduser().exists():
         return False
     return WRITTEN.fullmatch(text) is not None
+
+
+def _is_mapping(file: Path) -> bool:
+    try:
+        return isinstance(yaml.safe_load(file.read_text(encoding="utf-8")), dict)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
 
 
 def kind_written(text: str, *, setting: str) -> str | None:
@@ -146,14 +181,28 @@ def read_entry(entry: Any, *, setting: str) -> Sequence[DatasetSpec]:
     if isinstance(entry, Mapping):
         return [_from_mapping(entry, setting, setting)]
     text = str(entry)
-    if text.endswith((".yaml", ".yml")):
+    if (WRITTEN.fullmatch(text) is None or Path(text).expanduser().exists()) and (
+        spec := _found_by_looking(text, setting)
+    ) is not None:
+        return [spec]
+    if text.endswith((".yaml", ".yml")) and WRITTEN.fullmatch(text) is None:
         return _from_yaml(Path(text).expanduser(), setting)
     head, colon, path = text.partition(":")
     name, equals, reader = head.partition("=")
     reader = reader if equals else head
     if not colon or not path:
-        raise UserError(f"{setting}: {text} is not READER:PATH or NAME=READER:PATH")
+        raise _unknown(text, setting)
     return [_checked({"name": name, "reader": reader, "path": path}, setting, setting)]
+
+
+def _unknown(text: str, setting: str) -> UserError:
+    folder = Path(text).expanduser()
+    if not folder.exists():
+        return UserError(f"{setting}: {text} is not READER:PATH, and no such file exists")
+    there = what_is_there(folder) if folder.is_dir() else "no data set of a known format"
+    return UserError(
+        f"{setting}: {folder} holds {there}; {setting}=NAME:PATH insists on a format (docs/data.md)"
+    )
 
 
 def _from_yaml(file: Path, setting: str) -> list[DatasetSpec]:
@@ -211,7 +260,14 @@ def _checked(values: Mapping[str, Any], setting: str, where: str) -> DatasetSpec
     if masks is not None and masks < 1:
         raise UserError(f"{setting}: masks={masks} of {texts['name']} must be at least 1")
     return DatasetSpec(
-        setting=setting, format=None if kind is None else kind(**given), masks=masks, **texts
+        setting=setting,
+        format=None if kind is None else kind(**given),
+        masks=masks,
+        reader=reader,
+        name=texts["name"],
+        path=texts.get("path", ""),
+        images=texts.get("images", ""),
+        annotations=texts.get("annotations", ""),
     )
 
 
@@ -284,6 +340,12 @@ def find_paths(spec: DatasetSpec) -> tuple[Path, Path]:
     root = Path(spec.path).expanduser()
     # A JSON named as the path has its photos beside it.
     folder = root.parent if root.is_file() else root
+    if not spec.images and not spec.annotations:
+        part = chosen_part(spec.format.find_parts(root), spec.setting)
+        if part is not None:
+            if not spec.looked:
+                log.info("%s: %s: its part %s is read", spec.setting, root, part.name)
+            return part.images, part.annotations
     usual = usual_paths(type(spec.format), folder)
     images = _given(spec, spec.images) or usual[0]
     annotations = _given(spec, spec.annotations) or (root if root.is_file() else usual[1])

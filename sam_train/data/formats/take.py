@@ -69,20 +69,21 @@ def take_record(
         result.skips.append(Skip(kind=kind, reason=reason, name=name))
 
     try:
-        # From its header, before masks of that size are read.
-        try:
-            refuse_large(record.image)
-        except SkipImageError:
-            for name in record.known():
-                skip("mask", LEFT_OUT, name)
-            raise
-        result.read = record.masks()
-        result.skips += result.read.skips
-        # All of them: masks of one photo may disagree, and the photo is turned to fit one.
-        sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in result.read.masks}
-        if not sizes:
-            raise SkipImageError("no mask")
-        photo = photo_of(record.image, sizes)
+        with record.photo() as path:
+            # From its header, before masks of that size are read.
+            try:
+                refuse_large(path)
+            except SkipImageError:
+                for name in record.known():
+                    skip("mask", LEFT_OUT, name)
+                raise
+            result.read = record.masks()
+            result.skips += result.read.skips
+            # All: masks of one photo may disagree, and the photo is turned to fit one.
+            sizes = {tuple(m.segmentation["size"][:2]) for m in result.read.masks}
+            if not sizes:
+                raise SkipImageError("no mask")
+            photo = photo_of(path, {(rows, columns) for rows, columns in sizes})
     except SkipImageError as error:
         detail = f" ({error.detail})" if error.detail else ""
         skip("image", error.reason, f"{record.name}{detail}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,14 +111,27 @@ def _nothing_in(folder: Path, found: _Found) -> str:
             "pictures: `python -m data_tools.convert --help` lists the formats of masks that "
             "become shards."
         )
-    return f"the folder {folder} holds no .tar; check the path, or make shards first."
+    files = what_is_there(folder)
+    return f"the folder {folder} holds no .tar but {files}; check the path, or make shards first."
+
+
+def what_is_there(folder: Path) -> str:
+    """Return the kinds of files below a folder of which no data set is known, in words."""
+    kinds: Counter[str] = Counter()
+    for _, files in folders_below(folder):
+        kinds.update(Path(each).suffix.lower() or "no ending" for each in files)
+    if not kinds:
+        return "no file"
+    shown = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common(4))
+    return f"no data set of a known format (its files: {shown})"
 
 
 def _format_of(folder: Path) -> str | None:
     # Here, for the start of runs on shards: readers of formats import those of all photos.
-    from sam_train.data.formats.base import fitting  # noqa: PLC0415
+    from sam_train.data.formats.look import look_at  # noqa: PLC0415
 
-    return fitting(folder)
+    found = look_at(folder)
+    return None if found is None or found.format == "shards" else found.format
 
 
 def _say_what_is_beside(folder: Path) -> None:

@@ -114,7 +114,8 @@ class FileImage(EvalImage):
             sizes = {(m.segmentation["size"][0], m.segmentation["size"][1]) for m in read.masks}
             if not sizes:
                 raise SkipItem("no mask")
-            image = read_pixels(self.record.image, mask_sizes=sizes)
+            with self.record.photo() as path:
+                image = read_pixels(path, mask_sizes=sizes)
         except SkipImageError as error:
             raise SkipItem(error.reason, error.detail) from None
         return _sample(self, image, read, min_area=min_area)

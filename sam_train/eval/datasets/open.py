@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sam_train.data.formats.spec import SHARDS, DatasetSpec, list_records, read_specs
+from sam_train.data.formats.look import SHARDS
+from sam_train.data.formats.spec import DatasetSpec, list_records, read_specs
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.storage.open import open_source

@@ -158,15 +158,15 @@ def test_what_matches_nothing_is_counted(
     assert main(options) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "LabelMe's JSON, not read (labelme: export COCO" in err
+    assert "LabelMe's JSON, not read here: `convert labelme`" in err
 
 
 @pytest.mark.parametrize(
     ("kind", "way"),
     [
-        ("yolo", "then `convert coco`"), ("YOLOv8", "then `convert coco`"),
-        ("labelme", "labelme2coco"), ("voc", "SegmentationObject"), ("cvat", "COCO 1.0"),
-        ("sa1b", "no conversion is needed"), ("COCO", "write it as coco"),
+        ("YOLOv8", "write it as yolo"), ("pascal_voc", "write it as voc"),
+        ("roboflow", "its SAM 2 export sa1b"), ("via", "then `convert coco`"),
+        ("SA-1B", "write it as sa1b"), ("COCO", "write it as coco"),
         ("nonsense", "use one of ade20k, bbbc038"), ("msaks", "did you mean masks?"),
     ],
 )  # fmt: skip

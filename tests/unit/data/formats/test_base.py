@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from data_tools import convert
-from sam_train.data.formats.base import FORMATS, fitting, formats
+from sam_train.data.formats.base import FORMATS, formats
+from sam_train.data.formats.look import look_at
 from sam_train.data.shards.reader import open_shards
 from sam_train.errors import UserError
 from sam_train.eval.config import EvalConfig
@@ -138,7 +139,8 @@ def test_a_folder_is_recognised(tmp_path: Path, files: list[str], name: str | No
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"")
-    assert fitting(tmp_path) == name
+    found = look_at(tmp_path)
+    assert (found.format if found else None) == name
 
 
 def test_a_json_is_recognised_by_its_content(tmp_path: Path) -> None:
@@ -150,4 +152,5 @@ def test_a_json_is_recognised_by_its_content(tmp_path: Path) -> None:
         ("[", None),
     ):
         (tmp_path / "all.json").write_text(content)
-        assert fitting(tmp_path) == name
+        found = look_at(tmp_path)
+        assert (found.format if found else None) == name

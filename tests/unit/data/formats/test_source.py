@@ -218,10 +218,9 @@ def test_what_cannot_be_used_is_counted_and_replaced(
     ("pattern", "said"),
     [
         ("cooc:{0}", r"data\.train: there is no kind cooc \(did you mean coco\?\)"),
-        ("yolo:{0}", r"yolo \(a \.txt a photo\): export COCO"),
+        ("yolov8:{0}", "there is no kind yolov8; write it as yolo"),
         ("coco:{0}/nowhere", "coco: .*/nowhere does not exist"),
-        ("{0}", r"looks like a data set of the format coco: data\.train=coco:{0} trains on it"),
-        ("shards:{0}", "looks like a data set of the format coco"),
+        ("shards:{0}", r"looks like a data set of the format coco: data\.train=coco:{0} trains"),
         ("lvis:{0}", "lvis has no annotations below"),
     ],
 )
