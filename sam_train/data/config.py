@@ -79,6 +79,14 @@ class DataConfig:
     """[low, high]: scale each training photo by a factor drawn uniformly between them, relative
     to the input side, and take a random S x S window of it (paper A, data-engine variant:
     [0.1, 2.0]). Empty: off, as in the paper's released models."""
+    hflip: float = setting(0.0, minimum=0, maximum=1, resume="applies")
+    """Probability that a training photo is mirrored left to right, masks and points with it (paper
+    A: no augmentation). For fine-tuning on few photos: .5."""
+    vflip: float = setting(0.0, minimum=0, maximum=1, resume="applies")
+    """The same upside down, for photos without a top: microscopy, photos from above."""
+    colour: float = setting(0.0, minimum=0, below=1, resume="applies")
+    """Largest change of a training photo's brightness, contrast and saturation, as a fraction: 0.2
+    draws each factor from 0.8 to 1.2. No view comes twice, so no embedding can be kept."""
     max_area_fraction: float = setting(0.9, minimum=0, maximum=1, resume="applies")
     """Masks that cover more of the image, or of the window that `scale_jitter` takes, than this
     are dropped (paper A: 90 %)."""

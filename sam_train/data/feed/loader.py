@@ -117,16 +117,8 @@ def make_train_loader(
         UserError: the batch cannot be divided evenly, or gives a GPU too many masks.
     """
     check_masks_per_gpu(cfg, world_size=world_size, accumulate=accumulate)
-    scenes = Scenes(
-        shards,
-        image_size=image_size,
-        max_area_fraction=cfg.max_area_fraction,
-        skips=skips,
-        cache=cfg.cache,
-        scale_jitter=cfg.scale_jitter,
-        jpeg=cfg.jpeg,
-        mask_sampling=cfg.mask_sampling,
-        grid_size=grid_size,
+    scenes = Scenes.for_training(
+        shards, cfg, image_size=image_size, grid_size=grid_size, skips=skips
     )
     # `data.limit` takes the first samples in shard order; no shuffle decides which.
     samples = len(shards) if cfg.limit is None else min(cfg.limit, len(shards))
