@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -17,7 +19,7 @@ _SIGNATURE = (numba.int32[::1], numba.int64[::1], numba.int64, numba.int32[::1],
     nogil=True,
     cache=True,
 )
-def _close(out: Array, begin: int, at: int, pixels: int, valid: bool) -> int:
+def _close(out: Array, begin: Any, at: Any, pixels: int, valid: bool) -> Any:
     """Write the background behind the last run, as every parsed mask has it."""
     if valid and (at == begin or out[at - 1] < pixels):
         out[at] = pixels
@@ -43,12 +45,12 @@ def _emit(
     tops: Array,
     bottoms: Array,
     held: int,
-    offset: int,
+    offset: Any,
     height: int,
     out: Array,
-    begin: int,
-    at: int,
-) -> int:
+    begin: Any,
+    at: Any,
+) -> Any:
     """Append a column's segments upside down; a run that goes on from the column before joins."""
     for s in range(held - 1, -1, -1):
         top, bottom = offset + height - bottoms[s], offset + height - tops[s]
@@ -99,7 +101,7 @@ def _reverse_rows(
             for x in range(left, right + 1):
                 if x != column:
                     at = _emit(tops, bottoms, held, column * height, height, out, out_starts[k], at)
-                    column, held = x, 0
+                    column, held = np.int64(x), 0
                 tops[held] = begin - left * height if x == left else 0
                 bottoms[held] = last - right * height + 1 if x == right else height
                 # Empty runs of the source may leave two segments that touch.

@@ -73,8 +73,10 @@ def _coloured(
         image: [h, w, 3] RGB.
     """
     pixels = image.astype(np.float32)
-    grey = pixels @ _LUMA
-    mean = grey.mean()
-    pixels = grey[..., None] + (pixels - grey[..., None]) * np.float32(mix)
-    pixels = (mean + (pixels - mean) * np.float32(contrast)) * np.float32(brightness)
-    return np.rint(pixels).clip(0, 255).astype(np.uint8)
+    grey = (pixels @ _LUMA)[..., None]
+    # Python's floats keep the array's dtype, numpy's own would widen it.
+    mean = float(grey.mean())
+    mixed = grey + (pixels - grey) * mix
+    changed = (mean + (mixed - mean) * contrast) * brightness
+    rounded: npt.NDArray[np.uint8] = np.rint(changed).clip(0, 255).astype(np.uint8)
+    return rounded
