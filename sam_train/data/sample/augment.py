@@ -18,6 +18,9 @@ from sam_train.masks.flip import flip
 # Shares of red, green and blue in perceived brightness (ITU-R BT.601).
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
+_GREY = 0.25
+"""Share of grey photos at colour 1; at 0.8 it is SimCLR's 0.2 (Chen et al. 2020)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
@@ -29,6 +32,11 @@ class Augmentation:
     """Probability that rows are reversed."""
     colour: float = 0.0
     """Largest change of brightness, contrast and saturation, as a fraction."""
+
+    @property
+    def flips(self) -> bool:
+        """True where a photo may be flipped."""
+        return self.hflip > 0 or self.vflip > 0
 
     def flipped(self, scene: Scene, *, draw_key: tuple[int, int, int]) -> Scene:
         """Flip photo and masks as (seed, epoch, sample index) decides.
@@ -54,11 +62,16 @@ class Augmentation:
         )
 
     def coloured(self, scene: Scene, *, draw_key: tuple[int, int, int]) -> Scene:
-        """Change brightness, contrast and saturation by factors that `draw_key` decides."""
+        """Change brightness, contrast and saturation by factors that `draw_key` decides.
+
+        A few photos lose their colours altogether, so that shape and texture must do.
+        """
         if not self.colour:
             return scene
-        draws = (hash64(*draw_key, STREAM_COLOUR, k) * 2.0**-64 for k in range(3))
+        *draws, grey = (hash64(*draw_key, STREAM_COLOUR, k) * 2.0**-64 for k in range(4))
         brightness, contrast, saturation = (1 + self.colour * (2 * draw - 1) for draw in draws)
+        if grey < _GREY * self.colour:
+            saturation = 0.0
         return replace(
             scene, image=_coloured(scene.image, brightness, contrast=contrast, mix=saturation)
         )

@@ -148,8 +148,8 @@ class Scenes:
     def _require_cell(
         self, runs: rle.Runs, usable: npt.NDArray[np.int64], frame: InputFrame
     ) -> None:
-        # With scale_jitter it depends on the window.
-        if self._grid_size is None or self._scale_jitter:
+        # With scale_jitter it depends on the window, and a flip moves masks among the cells.
+        if self._grid_size is None or self._scale_jitter or self._augmentation.flips:
             return
         area = self.mask_sampling == "area"
         if not any_with_cell(runs, usable, frame, cells=self._grid_size, area=area):

@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 from sam_train.data.config import DataConfig
 from sam_train.data.sample.augment import _coloured
 from sam_train.data.sample.dataset import Scenes, draw_sample
+from sam_train.data.sample.decode import BadSample
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.skips import Skips
 from sam_train.types import Sample
@@ -134,3 +135,31 @@ def test_colour_leaves_masks_alone_and_zero_leaves_the_photo(tmp_path: Path) -> 
     assert np.array_equal(plain.masks, coloured.masks)
     assert np.abs(plain.image.astype(int) - coloured.image.astype(int)).max() > 5
     assert np.array_equal(sample(folder, DataConfig(colour=0.0)).image, plain.image)
+
+
+def test_a_share_of_the_photos_becomes_grey(tmp_path: Path) -> None:
+    photo = np.full((20, 20, 3), (90, 120, 60), dtype=np.uint8)
+    folder = write(tmp_path / "one", photo, np.ones((1, 20, 20), dtype=np.uint8))
+    scenes = Scenes.for_training(
+        open_shards(str(folder), option="data.train"),
+        DataConfig(colour=0.8, max_area_fraction=1.0, cache=True),
+        image_size=S,
+        grid_size=R,
+        skips=Skips(workers=0, max_fraction=1.0),
+    )
+    images = [scenes.get(0, draw_key=(0, epoch, 0)).image for epoch in range(400)]
+    grey = sum(np.ptp(image.astype(int), axis=-1).max() == 0 for image in images)
+    # A fifth of 400 expected, with a standard deviation of 8.
+    assert 50 < grey < 110
+
+
+def test_a_photo_whose_masks_only_the_flip_shows_is_drawn(tmp_path: Path) -> None:
+    """A pixel between the cells' centres lies on one in the mirrored photo."""
+    masks = np.zeros((1, 48, 48), dtype=np.uint8)
+    # Cells are 4 pixels wide and sample pixel 4 j + 2; mirrored, column 45 is column 2.
+    masks[0, 2, 45] = 1
+    folder = write(tmp_path / "one", np.zeros((48, 48, 3), dtype=np.uint8), masks)
+    with pytest.raises(BadSample, match="none of its 1 masks has a cell"):
+        sample(folder, DataConfig())
+    found = sample(folder, DataConfig(hflip=1.0))
+    assert np.argwhere(found.masks).tolist() == [[0, 0, 0]]
