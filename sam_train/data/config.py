@@ -25,6 +25,10 @@ class DataConfig:
     """Training shards: a path, a folder of `.tar`, a glob, a brace pattern such as
     `sa_{000000..000999}.tar`, a list file (`.txt`, one a line), an http(s), s3 or gs URL; or a data
     set of another format, `coco:FOLDER`, as `eval.datasets` names it; or a list of these."""
+    mix: Any = setting("", path="many", resume="applies")
+    """Several sets in place of `train`, and the share of samples that each gives:
+    `[coco:mine:0.8, /sa1b:0.2]`. The last `:NUMBER` is the share; shares count relative to their
+    sum. Each set is shuffled by itself and begins anew when it is through."""
     val: Any = setting("", path="many", resume="harmless")
     """Validation shards, written like `train`."""
     index: str | None = setting(None, path="one", resume="harmless")
@@ -129,7 +133,7 @@ def check(cfg: DataConfig) -> None:
 @run_check
 def _check_run(cfg: RunConfig) -> None:
     check(cfg.data)
-    if not cfg.data.train:
+    if not cfg.data.train and not cfg.data.mix:
         raise UserError(
             "data.train is not set: give shards, such as data.train=/sa1b/sa_{000000..000999}.tar "
             "(`python -m data_tools.sample --out DIR` makes some to try)"

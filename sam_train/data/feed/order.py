@@ -30,6 +30,7 @@ STREAM_TURNS = 7
 STREAM_BUFFER = 8
 STREAM_FLIP = 9
 STREAM_COLOUR = 10
+STREAM_MIX = 11
 
 _MASK = (1 << 64) - 1
 # Constants of SplitMix64 (Steele et al. 2014).

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from sam_train.data.config import DataConfig
+from sam_train.data.feed.mix import MixedOrder
 from sam_train.data.feed.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
 from sam_train.data.left_out import reasons_of
 from sam_train.data.sample import select
@@ -270,7 +271,7 @@ class TrainDataset(Dataset[Sample | UserError]):
     """Position of the endless order -> `Sample`; the same in any process."""
 
     def __init__(
-        self, scenes: Scenes, *, order: Order, masks_per_image: int, grid_size: int
+        self, scenes: Scenes, *, order: Order | MixedOrder, masks_per_image: int, grid_size: int
     ) -> None:
         self._scenes = scenes
         self._order = order
