@@ -25,6 +25,10 @@ class DataConfig:
     """Training shards: a path, a folder of `.tar`, a glob, a brace pattern such as
     `sa_{000000..000999}.tar`, a list file (`.txt`, one a line), an http(s), s3 or gs URL; or a data
     set of another format, `coco:FOLDER`, as `eval.datasets` names it; or a list of these."""
+    mix: Any = setting("", path="many", resume="applies")
+    """Several sets in place of `train`, and the share of samples that each gives:
+    `[coco:mine:0.8, /sa1b:0.2]`. The last `:NUMBER` is the share; shares count relative to their
+    sum. Each set is shuffled by itself and begins anew when it is through."""
     val: Any = setting("", path="many", resume="harmless")
     """Validation shards, written like `train`."""
     index: str | None = setting(None, path="one", resume="harmless")
@@ -82,6 +86,14 @@ class DataConfig:
     """[low, high]: scale each training photo by a factor drawn uniformly between them, relative
     to the input side, and take a random S x S window of it (paper A, data-engine variant:
     [0.1, 2.0]). Empty: off, as in the paper's released models."""
+    hflip: float = setting(0.0, minimum=0, maximum=1, resume="applies")
+    """Probability that a training photo is mirrored left to right, masks and points with it (paper
+    A: no augmentation). For fine-tuning on few photos: .5."""
+    vflip: float = setting(0.0, minimum=0, maximum=1, resume="applies")
+    """The same upside down, for photos without a top: microscopy, photos from above."""
+    colour: float = setting(0.0, minimum=0, below=1, resume="applies")
+    """Largest change of a training photo's brightness, contrast and saturation, as a fraction: 0.2
+    draws each factor from 0.8 to 1.2, and makes a photo in 20 grey (0.2 / 4). No view comes twice, so no embedding can be kept."""
     max_area_fraction: float = setting(0.9, minimum=0, maximum=1, resume="applies")
     """Masks that cover more of the image, or of the window that `scale_jitter` takes, than this
     are dropped (paper A: 90 %)."""
@@ -124,7 +136,7 @@ def check(cfg: DataConfig) -> None:
 @run_check
 def _check_run(cfg: RunConfig) -> None:
     check(cfg.data)
-    if not cfg.data.train:
+    if not cfg.data.train and not cfg.data.mix:
         raise UserError(
             "data.train is not set: give shards, such as data.train=/sa1b/sa_{000000..000999}.tar "
             "(`python -m data_tools.sample --out DIR` makes some to try)"

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 
 from sam_train.data.config import DataConfig, check
 from sam_train.data.feed.loader import Loader, SizedLoader, make_train_loader, make_val_loader
+from sam_train.data.feed.mix import MixedShards, open_mix
 from sam_train.data.feed.stream import (
     Consumed,
     StreamLoader,
@@ -83,7 +84,9 @@ class SamDataModule(LightningDataModule):
             UserError: a shard is missing, empty or unreadable, or other ranks see other samples.
         """
         if stage in {None, "fit"} and self._train is None:
-            if self.cfg.mode == "stream":
+            if self.cfg.mix:
+                self._train = self._open_mix()
+            elif self.cfg.mode == "stream":
                 self._train = open_stream(self.cfg, option="data.train")
             else:
                 self._train = self._open(
@@ -91,17 +94,31 @@ class SamDataModule(LightningDataModule):
                 )
             self._fingerprint = self._train.fingerprint
             # Before the survey, which only the first rank reads.
-            require_same(self._fingerprint, option="data.train")
+            option = self._train_option
+            require_same(self._fingerprint, option=option)
             if not isinstance(self._train, StreamShards):
                 found = self._survey(self._train, limit=self.cfg.limit)
                 fraction = self.cfg.max_skip_fraction
-                report(found, option="data.train", max_skip_fraction=fraction)
+                report(found, option=option, max_skip_fraction=fraction)
         if stage in {None, "fit", "validate"} and self._val is None and self.cfg.val:
             self._val = self._open(self.cfg.val, option="data.val", include=self.cfg.val_include)
             require_same(self._val.fingerprint, option="data.val")
             # Jitter is for training: validation photos are whole.
             found = self._survey(self._val, limit=self.cfg.val_images, jitter=False)
             report_scored(found, option="data.val")
+
+    @property
+    def _train_option(self) -> str:
+        return "data.mix" if self.cfg.mix else "data.train"
+
+    def _open_mix(self) -> MixedShards:
+        if self.cfg.train:
+            log.info("data.train has no effect: data.mix names all that is trained on")
+        mixed = open_mix(self.cfg)
+        steps = self.trainer.max_steps if self.trainer is not None else 0
+        for line in mixed.lines(samples=max(0, steps) * self.cfg.batch_size):
+            log.info("%s", line)
+        return mixed
 
     def _open(self, patterns: Any, *, option: str, include: Any = "") -> Shards:
         return open_shards(
@@ -220,7 +237,7 @@ class SamDataModule(LightningDataModule):
             combine: adds the tallies of other ranks; called as often on every rank.
         """
         sets = (
-            ("data.train", self._train, self._train_skips),
+            (self._train_option, self._train, self._train_skips),
             ("data.val", self._val, self._val_skips),
         )
         lines = [
@@ -279,8 +296,9 @@ class SamDataModule(LightningDataModule):
         before = Fingerprint(**saved)
         if before != self._fingerprint:
             log.warning(
-                "data.train holds %s, but the run had %s so far: their order is another, so this "
+                "%s holds %s, but the run had %s so far: their order is another, so this "
                 "epoch leaves some samples out and takes others twice",
+                self._train_option,
                 self._fingerprint,
                 before,
             )

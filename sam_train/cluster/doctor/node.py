@@ -21,6 +21,7 @@ import torch
 from sam_train.cluster.doctor.findings import FAIL, WARN, Check, Result
 from sam_train.cluster.doctor.place import JobRank, devices
 from sam_train.data.feed.loader import check_masks_per_gpu
+from sam_train.data.feed.mix import read_mix
 from sam_train.data.formats.spec import list_records, split_entries
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.storage.open import open_source
@@ -144,7 +145,11 @@ def shards(cfg: RunConfig, *, first: int) -> Result:
         UserError: a pattern matches nothing.
     """
     stream = cfg.data.mode == "stream"
-    paths, listed = _resolved(cfg.data.train, option="data.train", pipes=stream)
+    if cfg.data.mix:
+        sources = [part.source for part in read_mix(cfg.data.mix)]
+        paths, listed = _resolved(sources, option="data.mix")
+    else:
+        paths, listed = _resolved(cfg.data.train, option="data.train", pipes=stream)
     if cfg.data.val:
         more, also = _resolved(cfg.data.val, option="data.val")
         paths, listed = paths + more, listed + also

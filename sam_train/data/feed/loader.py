@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from sam_train.data.config import DataConfig
 from sam_train.data.feed.collate import Collator
+from sam_train.data.feed.mix import MixedOrder, MixedShards
 from sam_train.data.feed.order import Order, PositionBatches, micro_batch
 from sam_train.data.feed.slots import Receiver, slots_needed
 from sam_train.data.feed.worker_signals import outlive_signals, sigterm_held_back
@@ -117,27 +118,12 @@ def make_train_loader(
         UserError: the batch cannot be divided evenly, or gives a GPU too many masks.
     """
     check_masks_per_gpu(cfg, world_size=world_size, accumulate=accumulate)
-    scenes = Scenes(
-        shards,
-        image_size=image_size,
-        max_area_fraction=cfg.max_area_fraction,
-        skips=skips,
-        cache=cfg.cache,
-        scale_jitter=cfg.scale_jitter,
-        jpeg=cfg.jpeg,
-        mask_sampling=cfg.mask_sampling,
-        grid_size=grid_size,
+    scenes = Scenes.for_training(
+        shards, cfg, image_size=image_size, grid_size=grid_size, skips=skips
     )
-    # `data.limit` takes the first samples in shard order; no shuffle decides which.
-    samples = len(shards) if cfg.limit is None else min(cfg.limit, len(shards))
     dataset = TrainDataset(
         scenes,
-        order=Order(
-            samples=samples,
-            seed=seed,
-            shard_first=shards.first,
-            shuffle_window=cfg.shuffle_window,
-        ),
+        order=_order(shards, cfg, seed=seed),
         masks_per_image=cfg.masks_per_image,
         grid_size=grid_size,
     )
@@ -152,6 +138,16 @@ def make_train_loader(
     slots = slots_needed(cfg.prefetch) if cfg.workers else 0
     collator = Collator(image_size, slots=slots)
     return Loader(data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=collator))
+
+
+def _order(shards: Shards, cfg: DataConfig, *, seed: int) -> Order | MixedOrder:
+    if isinstance(shards, MixedShards):
+        return MixedOrder(shards, seed=seed, shuffle_window=cfg.shuffle_window)
+    # `data.limit` takes the first samples in shard order; no shuffle decides which.
+    samples = len(shards) if cfg.limit is None else min(cfg.limit, len(shards))
+    return Order(
+        samples=samples, seed=seed, shard_first=shards.first, shuffle_window=cfg.shuffle_window
+    )
 
 
 def check_masks_per_gpu(cfg: DataConfig, *, world_size: int, accumulate: int) -> None:

@@ -368,15 +368,8 @@ def make_stream_loader(
         consumed: the turns that an earlier run has behind it.
     """
     check_masks_per_gpu(cfg, world_size=world_size, accumulate=accumulate)
-    scenes = Scenes(
-        shards,
-        image_size=image_size,
-        max_area_fraction=cfg.max_area_fraction,
-        skips=skips,
-        scale_jitter=cfg.scale_jitter,
-        jpeg=cfg.jpeg,
-        mask_sampling=cfg.mask_sampling,
-        grid_size=grid_size,
+    scenes = Scenes.for_training(
+        shards, cfg, image_size=image_size, grid_size=grid_size, skips=skips
     )
     start = consumed if consumed is not None else Consumed()
     if start != Consumed():

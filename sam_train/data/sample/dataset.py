@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
+from sam_train.data.config import DataConfig
+from sam_train.data.feed.mix import MixedOrder
 from sam_train.data.feed.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
 from sam_train.data.left_out import reasons_of
 from sam_train.data.sample import select
+from sam_train.data.sample.augment import Augmentation
 from sam_train.data.sample.cells import any_with_cell, with_cell
 from sam_train.data.sample.decode import BadSample, Masks, as_rle, open_entry, read_masks, to_rgb
 from sam_train.data.sample.jitter import jittered
@@ -42,6 +45,7 @@ class Scenes:
         jpeg: str = "exact",
         mask_sampling: str = "nearest",
         grid_size: int | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """Take settings as `config.DataConfig` has them.
 
@@ -61,24 +65,45 @@ class Scenes:
         self.skips = skips
         self._scale_jitter = scale_jitter
         self._cache = SceneCache() if cache else None
+        self._augmentation = Augmentation() if augmentation is None else augmentation
+
+    @classmethod
+    def for_training(
+        cls, shards: Shards, cfg: DataConfig, *, image_size: int, grid_size: int, skips: Skips
+    ) -> Scenes:
+        """Read training samples as `cfg` says, in either of its modes."""
+        return cls(
+            shards,
+            image_size=image_size,
+            max_area_fraction=cfg.max_area_fraction,
+            skips=skips,
+            # A stream reads each sample once, so nothing would be read from the cache.
+            cache=cfg.cache and cfg.mode == "indexed",
+            scale_jitter=cfg.scale_jitter,
+            jpeg=cfg.jpeg,
+            mask_sampling=cfg.mask_sampling,
+            grid_size=grid_size,
+            augmentation=Augmentation(hflip=cfg.hflip, vflip=cfg.vflip, colour=cfg.colour),
+        )
 
     def get(self, index: int, *, draw_key: tuple[int, int, int]) -> Scene:
-        """Read sample `index`, at the random scale that (seed, epoch, index) decides, if any.
+        """Read sample `index` as (seed, epoch, index) decides: its flips, scale and colour.
 
         Raises:
             BadSample: it cannot be used.
         """
-        scene = self._whole(index)
-        if not self._scale_jitter:
-            return scene
-        return jittered(
-            scene,
-            self._scale_jitter,
-            max_area_fraction=self._max_area_fraction,
-            draw_key=draw_key,
-            grid_size=self._grid_size,
-            mask_sampling=self.mask_sampling,
-        )
+        scene = self._augmentation.flipped(self._whole(index), draw_key=draw_key)
+        if self._scale_jitter:
+            scene = jittered(
+                scene,
+                self._scale_jitter,
+                max_area_fraction=self._max_area_fraction,
+                draw_key=draw_key,
+                grid_size=self._grid_size,
+                mask_sampling=self.mask_sampling,
+            )
+        # Last, on the pixels that the model will see: the fewest.
+        return self._augmentation.coloured(scene, draw_key=draw_key)
 
     def _whole(self, index: int) -> Scene:
         if self._cache is None:
@@ -124,8 +149,8 @@ class Scenes:
     def _require_cell(
         self, runs: rle.Runs, usable: npt.NDArray[np.int64], frame: InputFrame
     ) -> None:
-        # With scale_jitter it depends on the window.
-        if self._grid_size is None or self._scale_jitter:
+        # With scale_jitter it depends on the window, and a flip moves masks among the cells.
+        if self._grid_size is None or self._scale_jitter or self._augmentation.flips:
             return
         area = self.mask_sampling == "area"
         if not any_with_cell(runs, usable, frame, cells=self._grid_size, area=area):
@@ -246,7 +271,7 @@ class TrainDataset(Dataset[Sample | UserError]):
     """Position of the endless order -> `Sample`; the same in any process."""
 
     def __init__(
-        self, scenes: Scenes, *, order: Order, masks_per_image: int, grid_size: int
+        self, scenes: Scenes, *, order: Order | MixedOrder, masks_per_image: int, grid_size: int
     ) -> None:
         self._scenes = scenes
         self._order = order

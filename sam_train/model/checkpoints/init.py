@@ -118,7 +118,7 @@ def initialise(sam: nn.Module, init_from: str, cfg: InitConfig) -> InitReport:
         init_from: a path to an official SAM `.pth`, a Hugging Face SAM folder or safetensors, or
             one of our checkpoints (told apart by their names); or `mae:PATH`, `dinov2:PATH`
             (image encoder only, class token dropped; paper A starts from MAE).
-        cfg: which modules.
+        cfg: which modules, and `rest`, a second file for those of which the first holds nothing.
 
     Returns:
         The fate of every tensor; `str()` of it is a short table.
@@ -131,12 +131,29 @@ def initialise(sam: nn.Module, init_from: str, cfg: InitConfig) -> InitReport:
     target: StateDict = sam.state_dict()
     plan = _plan(target, init_from, cfg)
     report = plan.report
-    report.at_random = _entries(target, without=plan.fitted)
+    fitted = dict(plan.fitted)
+    below = _rest(target, plan, cfg) if cfg.rest else None
+    if below is not None:
+        fitted |= below.fitted
+    report.at_random = _entries(target, without=fitted)
     # A prefix asked for the encoder alone; only other files can lack it by mistake.
     if plan.kind not in ENCODER_ONLY:
         check_start(report, named=cfg.modules, path=plan.path)
-    _copy(plan.fitted, target)
+    # After that check, which is about the first file.
+    if below is not None:
+        report.add(below.report)
+    _copy(fitted, target)
     return report
+
+
+def _rest(target: StateDict, top: _Plan, cfg: InitConfig) -> _Plan:
+    """Read `init.rest` for the modules of which the first file gives nothing."""
+    held = {name.split(".", 1)[0] for name in top.fitted}
+    # By module, not by tensor: a foreign neck would not fit behind this encoder.
+    lacking = [module for module in MODULES if module not in held]
+    if not lacking:
+        raise UserError(f"init.rest={cfg.rest} is not needed: {top.path} gives all modules")
+    return _plan(target, str(cfg.rest), InitConfig(modules=lacking))
 
 
 def load_whole(

@@ -66,6 +66,15 @@ class InitReport:
             lines += _wrap(f"note: {note}")
         return "\n".join(lines)
 
+    def add(self, other: InitReport) -> None:
+        """Take over what a second file gave, and note its name."""
+        self.loaded += other.loaded
+        self.resized += other.resized
+        # Of the second file whole modules are unwanted, which is no news.
+        modules = sorted({_module_of(entry.name) for entry in (*other.loaded, *other.resized)})
+        self.notes.append(f"{', '.join(modules)} from {other.source} ({other.kind})")
+        self.notes += other.notes
+
     def _summary(self) -> str:
         taken = len(self.loaded) + len(self.resized)
         if not self.at_random:
