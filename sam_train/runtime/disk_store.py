@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ from sam_train.runtime.files import atomic
 log = logging.getLogger(__name__)
 
 _MAGIC = b"SAMSTOR1"
-_HEADER = struct.Struct("<8sQ16s")
-"""Magic, length of the payload, checksum of the key and the payload."""
+_HEADER = struct.Struct("<8sQ20sI8x")
+"""Magic, length of the payload, hash of the key, CRC of the payload; a multiple of 16 bytes."""
 Buffer = bytes | bytearray | memoryview
 
 _TOTAL = struct.Struct("<q")
@@ -50,7 +51,7 @@ class _Entry:
 class DiskStore:
     """Key -> payload in a folder.
 
-    An entry is one file with a checksum over key and payload, written atomically. A file of the
+    An entry is one file with the hash of its key and a checksum, written atomically. A file of the
     folder holds the sum of all sizes; its lock is held while a size is added to it and while
     entries are evicted. A writer first claims its size, so the folder never exceeds its bound,
     whoever is killed when.
@@ -134,7 +135,7 @@ class DiskStore:
                 handle = self._claim(temporary, size=size)
                 if handle is None:
                     raise _NoRoomError
-                _write(handle, _HEADER.pack(_MAGIC, size - _HEADER.size, _checksum(key, *parts)))
+                _write(handle, _header(key, *parts))
                 for part in parts:
                     _write(handle, part)
         except _NoRoomError:
@@ -150,7 +151,7 @@ class DiskStore:
 
     def _path(self, key: bytes) -> Path:
         # In 256 folders: some file systems are slow with 100,000 names in one.
-        name = hashlib.blake2b(key, digest_size=20).hexdigest()
+        name = _hash(key).hex()
         return self.folder / name[:2] / name[2:]
 
     def _claim(self, temporary: Path, *, size: int) -> int | None:
@@ -258,23 +259,24 @@ class _NoRoomError(Exception):
     """No room for an entry; it ends an atomic write."""
 
 
-def _checksum(key: bytes, *parts: Buffer) -> bytes:
-    # With the key: an entry under another's name is no entry.
-    digest = hashlib.blake2b(len(key).to_bytes(8, "little") + key, digest_size=16)
+def _hash(key: bytes) -> bytes:
+    return hashlib.blake2b(key, digest_size=20).digest()
+
+
+def _header(key: bytes, *parts: Buffer) -> bytes:
+    # A CRC finds damage at a quarter of the time of a cryptographic hash.
+    length = crc = 0
     for part in parts:
-        digest.update(part)
-    return digest.digest()
+        length += memoryview(part).nbytes
+        crc = zlib.crc32(part, crc)
+    # With the key: an entry under another's name is no entry.
+    return _HEADER.pack(_MAGIC, length, _hash(key), crc)
 
 
 def _checked(key: bytes, content: bytearray) -> bytearray | None:
     """Cut the payload out of a file's content; return None if anything disagrees."""
-    if len(content) < _HEADER.size:
-        return None
-    magic, length, checksum = _HEADER.unpack_from(content)
-    if magic != _MAGIC or length != len(content) - _HEADER.size:
-        return None
     with memoryview(content) as whole, whole[_HEADER.size :] as payload:
-        if _checksum(key, payload) != checksum:
+        if whole[: _HEADER.size] != _header(key, payload):
             return None
     # The header goes in place; the bytes are not copied a second time.
     del content[: _HEADER.size]
