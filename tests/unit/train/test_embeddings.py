@@ -69,7 +69,6 @@ def test_it_lies_beside_run_dir_or_where_it_is_told(
     ("more", "splits", "reason"),
     [
         ({"optim__frozen_blocks": 0}, False, "training begins at the first block"),
-        ({"optim__tune": "norm_bias"}, False, "scale_jitter"),
         ({"data__scale_jitter": [0.5, 2]}, False, "data.scale_jitter shows no photo twice"),
         ({"trainer__strategy": "fsdp2"}, True, "trainer.strategy=fsdp2 splits the encoder"),
     ],
@@ -81,9 +80,6 @@ def test_where_it_is_of_no_use_the_log_says_why(
     splits: bool,
     reason: str,
 ) -> None:
-    if "optim__tune" in more:
-        # The first block is frozen under any tuning, so it is of use after all.
-        more = more | {"data__scale_jitter": [1, 2]}
     assert opened(tmp_path / "run", splits=splits, **more)[0] is None
     (record,) = said.records
     assert record.getMessage().startswith("embeddings.cache=auto is not used: ")
