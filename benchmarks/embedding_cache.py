@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from sam_train.data.datamodule import SamDataModule
 from sam_train.model.embedding_cache import BatchEncoder, EmbeddingCache, encode_batch
-from sam_train.model.encoders.frozen import frozen_prefix, keep_frozen
+from sam_train.model.frozen_part import frozen_part, keep_frozen
 from sam_train.runtime.disk_store import DiskStore
 from sam_train.settings.run import RunConfig
 from sam_train.train.module import SamModule
@@ -88,14 +88,14 @@ class Ours:
         torch.manual_seed(0)
         self.sam = SamModule(settings(args, masks=1, points=0, mask_only=0)).sam
         self.sam.image_encoder.requires_grad_(False)
-        keep_frozen(self.sam.image_encoder)
+        keep_frozen(self.sam)
 
     def cache(self, folder: Path) -> EmbeddingCache:
         """Open the cache as a new run would."""
-        prefix = frozen_prefix(self.sam.image_encoder)
-        assert prefix is not None
+        part = frozen_part(self.sam)
+        assert part is not None
         store = DiskStore(folder, limit=1 << 40, setting="--cache")
-        return EmbeddingCache(store, prefix=prefix)
+        return EmbeddingCache(store, part=part)
 
     def batches(self, cfg: RunConfig) -> Iterator[Batch]:
         """Read the photos of one epoch."""
@@ -118,7 +118,7 @@ class Ours:
         module = SamModule(cfg, sam=self.sam)
         # `SamModule` decides what is trained; here it is the decoder alone.
         self.sam.image_encoder.requires_grad_(False)
-        keep_frozen(self.sam.image_encoder)
+        keep_frozen(self.sam)
         module.objective.embed = embed
         trained = [p for p in self.sam.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-5)

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sam_train.model.encoders.frozen import FrozenPrefix
+from sam_train.model.frozen_part import FrozenPart
 from sam_train.model.sam import Sam
 from sam_train.runtime.disk_store import DiskStore
 from sam_train.runtime.fingerprint import pixels_fingerprint
@@ -47,7 +47,7 @@ class EmbeddingCache:
 
     Args:
         store: the entries of any number of models, photos and processes.
-        prefix: the frozen part.
+        part: the frozen part.
         on_first: is told the bytes of one entry when the first photo has been encoded.
     """
 
@@ -55,10 +55,10 @@ class EmbeddingCache:
         self,
         store: DiskStore,
         *,
-        prefix: FrozenPrefix,
+        part: FrozenPart,
         on_first: Callable[[int], None] | None = None,
     ) -> None:
-        self.store, self.prefix, self._on_first = store, prefix, on_first
+        self.store, self.part, self._on_first = store, part, on_first
         self._weights: bytes | None = None
         self._said_overflow = False
 
@@ -76,12 +76,12 @@ class EmbeddingCache:
                     sam, batch.images[alone], batch.image_sizes[alone], key=key
                 )
         outputs = [output for key in keys if (output := found[key]) is not None]
-        return self.prefix.rest(sam.image_encoder, _stacked(outputs, device=device), draws=draws)
+        return self.part.rest(sam.image_encoder, _stacked(outputs, device=device), draws=draws)
 
     def _key(self, sam: Sam, pixels: bytes, *, device: torch.device) -> bytes:
         if self._weights is None:
             # Once: nothing changes frozen weights, and an average of them is themselves.
-            self._weights = self.prefix.fingerprint(sam.image_encoder)
+            self._weights = self.part.fingerprint(sam.image_encoder)
         low = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
         dtype = next(sam.image_encoder.parameters()).dtype
         colours = [*sam.pixel_mean.flatten().tolist(), *sam.pixel_std.flatten().tolist()]
@@ -99,7 +99,7 @@ class EmbeddingCache:
     @torch.no_grad()
     def _encode(self, sam: Sam, image: Tensor, size: Tensor, *, key: bytes) -> Tensor:
         """Encode one photo, store the output and return it as float16 on the CPU."""
-        output = self.prefix.run(sam.image_encoder, sam.preprocess(image, size))[0]
+        output = self.part.run(sam.image_encoder, sam.preprocess(image, size))[0]
         half = output.to(torch.float16).cpu().contiguous()
         if not half.isfinite().all() and output.isfinite().all():
             # The residual stream of a deep encoder may leave float16's range. Clamped, so that

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sam_train.data.config import never_repeats
+from sam_train.model import Sam
 from sam_train.model.embedding_cache import EmbeddingCache
-from sam_train.model.encoders.base import ImageEncoder
-from sam_train.model.encoders.frozen import frozen_prefix
+from sam_train.model.frozen_part import frozen_part
 from sam_train.runtime.disk_store import DiskStore
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ log = logging.getLogger("sam_train")
 def open_embeddings(
     cfg: RunConfig,
     *,
-    encoder: ImageEncoder,
+    sam: Sam,
     run_dir: Path,
     splits_weights: bool,
     photos: Callable[[], int | None],
@@ -31,15 +31,15 @@ def open_embeddings(
     """Open the cache that `embeddings.cache` asks for; return None, and say why, if of no use.
 
     Args:
-        encoder: after it was decided what is trained.
+        sam: after it was decided what is trained.
         splits_weights: the strategy runs a forward pass on all ranks at once.
         photos: counts the photos of the run, once the data are open; None where nobody knows.
     """
     asked = cfg.embeddings.cache
     if asked == "off":
         return None
-    prefix = frozen_prefix(encoder)
-    if prefix is None:
+    part = frozen_part(sam)
+    if part is None:
         reason = "training begins at the first block of the encoder (optim.tune, frozen_blocks)"
     elif augmented := never_repeats(cfg.data):
         reason = f"{augmented} shows no photo twice alike"
@@ -50,13 +50,14 @@ def open_embeddings(
         folder = run_dir.absolute().parent / "embeddings" if asked == "auto" else Path(asked)
         limit = int(cfg.embeddings.gb * 1e9)
         store = DiskStore(folder, limit=limit, setting="embeddings.cache")
-        part = "output" if prefix.whole else f"block {prefix.units} of {len(encoder.units())}"
-        log.info("the encoder is frozen up to its %s, which %s keeps", part, folder)
+        blocks = len(sam.image_encoder.units())
+        last = "output" if part.whole else f"block {part.units} of {blocks}"
+        log.info("the encoder is frozen up to its %s, which %s keeps", last, folder)
 
         def report(size: int) -> None:
             _report(folder, size=size, limit=limit, photos=photos())
 
-        return EmbeddingCache(store, prefix=prefix, on_first=report)
+        return EmbeddingCache(store, part=part, on_first=report)
     log.info("embeddings.cache=%s is not used: %s", asked, reason)
     return None
 

@@ -138,7 +138,7 @@ def _train(
     )
     embeddings = open_embeddings(
         cfg,
-        encoder=module.sam.image_encoder,
+        sam=module.sam,
         run_dir=run_dir,
         splits_weights=getattr(trainer.strategy, "splits_weights", False),
         photos=data.photos,

@@ -113,7 +113,7 @@ def make_train_loader(
         image_size: S.
         grid_size: R.
         start: first position of the order, asked at the beginning of each pass.
-        hashed: batches carry `image_hashes`.
+        hashed: as `collate` takes it.
 
     Raises:
         UserError: the batch cannot be divided evenly, or gives a GPU too many masks.
@@ -130,18 +130,15 @@ def make_train_loader(
         mask_sampling=cfg.mask_sampling,
         grid_size=grid_size,
     )
-    # `data.limit` takes the first samples in shard order; no shuffle decides which.
-    samples = len(shards) if cfg.limit is None else min(cfg.limit, len(shards))
+    order = Order(
+        # `data.limit` takes the first samples in shard order; no shuffle decides which.
+        samples=len(shards) if cfg.limit is None else min(cfg.limit, len(shards)),
+        seed=seed,
+        shard_first=shards.first,
+        shuffle_window=cfg.shuffle_window,
+    )
     dataset = TrainDataset(
-        scenes,
-        order=Order(
-            samples=samples,
-            seed=seed,
-            shard_first=shards.first,
-            shuffle_window=cfg.shuffle_window,
-        ),
-        masks_per_image=cfg.masks_per_image,
-        grid_size=grid_size,
+        scenes, order=order, masks_per_image=cfg.masks_per_image, grid_size=grid_size
     )
     batches = PositionBatches(
         start,
@@ -152,8 +149,8 @@ def make_train_loader(
     )
     # Without workers a batch is made here and needs no shared memory.
     slots = slots_needed(cfg.prefetch) if cfg.workers else 0
-    collator = Collator(image_size, slots=slots, hashed=hashed)
-    return Loader(data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=collator))
+    collate = Collator(image_size, slots=slots, hashed=hashed)
+    return Loader(data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=collate))
 
 
 def check_masks_per_gpu(cfg: DataConfig, *, world_size: int, accumulate: int) -> None:

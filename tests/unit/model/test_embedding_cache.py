@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sam_train.model import Sam
 from sam_train.model.embedding_cache import EmbeddingCache, encode_batch
 from sam_train.model.encoders.base import ImageEncoder
-from sam_train.model.encoders.frozen import FrozenPrefix, frozen_prefix, keep_frozen
+from sam_train.model.frozen_part import FrozenPart, frozen_part, keep_frozen
 from sam_train.model.load import build_sam
 from sam_train.runtime.disk_store import DiskStore
 from sam_train.runtime.fingerprint import pixels_fingerprint
@@ -58,7 +58,7 @@ def frozen(sam: Sam, units: int | None) -> Sam:
     else:
         for parameter in [*encoder.stem(), *encoder.units()[:units].parameters()]:
             parameter.requires_grad_(False)
-    keep_frozen(encoder)
+    keep_frozen(sam)
     return sam
 
 
@@ -67,9 +67,9 @@ def vit(units: int | None, *, seed: int = 1, **sizes: float) -> Sam:
 
 
 def opened(folder: Path, sam: Sam) -> EmbeddingCache:
-    prefix = frozen_prefix(sam.image_encoder)
-    assert prefix is not None
-    return EmbeddingCache(DiskStore(folder, limit=1 << 30, setting="some.cache"), prefix=prefix)
+    part = frozen_part(sam)
+    assert part is not None
+    return EmbeddingCache(DiskStore(folder, limit=1 << 30, setting="some.cache"), part=part)
 
 
 def entries(folder: Path) -> list[Path]:
@@ -123,7 +123,7 @@ def test_the_batch_the_photo_comes_in_makes_no_difference(tmp_path: Path) -> Non
     cache = opened(tmp_path / "a", sam)
     for path in entries(tmp_path / "a")[:1]:
         path.unlink()
-    mixed = cache.prefix.rest(sam.image_encoder, _raw(cache, sam, (2, 0, 1, 0)), draws=None)
+    mixed = cache.part.rest(sam.image_encoder, _raw(cache, sam, (2, 0, 1, 0)), draws=None)
     torch.testing.assert_close(mixed[:3], one)
     raw = _raw(opened(tmp_path / "b", sam), sam, (2, 0, 1, 0))
     assert torch.equal(raw, _raw(cache, sam, (2, 0, 1, 0)))
@@ -133,7 +133,7 @@ def test_the_batch_the_photo_comes_in_makes_no_difference(tmp_path: Path) -> Non
 
 def _raw(cache: EmbeddingCache, sam: Sam, photos: tuple[int, ...]) -> Tensor:
     """The output of the frozen part: no unit behind it."""
-    own = FrozenPrefix(units=cache.prefix.units, whole=False)
+    own = FrozenPart(units=cache.part.units, whole=False)
     seen: list[Tensor] = []
     unit: nn.Module = sam.image_encoder.units()[own.units]
     handle = unit.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -305,9 +305,9 @@ def test_an_encoder_that_does_not_split_is_kept_as_a_whole_or_not_at_all(tmp_pat
     sam.image_encoder = Whole(sam.image_encoder)
     assert not sam.image_encoder.splits
     frozen(sam, 1)
-    assert frozen_prefix(sam.image_encoder) is None
+    assert frozen_part(sam) is None
     frozen(sam, None)
-    assert frozen_prefix(sam.image_encoder) == FrozenPrefix(units=2, whole=True)
+    assert frozen_part(sam) == FrozenPart(units=2, whole=True)
     expected = encode_batch(sam, batch_of(1))
     torch.testing.assert_close(
         opened(tmp_path, sam)(sam, batch_of(1)), expected, rtol=2e-3, atol=1e-2
@@ -316,12 +316,12 @@ def test_an_encoder_that_does_not_split_is_kept_as_a_whole_or_not_at_all(tmp_pat
 
 def test_nothing_frozen_in_front_is_no_prefix() -> None:
     sam = tiny_sam.randomised()
-    assert frozen_prefix(sam.image_encoder) is None
+    assert frozen_part(sam) is None
     # The second block alone, or a block behind a trained stem.
     sam.image_encoder.units()[1].requires_grad_(False)
-    assert frozen_prefix(sam.image_encoder) is None
+    assert frozen_part(sam) is None
     sam.image_encoder.units()[0].requires_grad_(False)
-    assert frozen_prefix(sam.image_encoder) is None
+    assert frozen_part(sam) is None
     for parameter in sam.image_encoder.stem():
         parameter.requires_grad_(False)
-    assert frozen_prefix(sam.image_encoder) == FrozenPrefix(units=2, whole=False)
+    assert frozen_part(sam) == FrozenPart(units=2, whole=False)

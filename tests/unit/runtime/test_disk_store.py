@@ -276,3 +276,15 @@ def test_a_stopped_process_that_holds_the_lock_costs_an_entry_and_no_hang(
         assert not store.put(b"a", payload(1))
     assert not store.off
     assert store.put(b"a", payload(1))
+
+
+def test_what_is_being_written_counts_in_full(tmp_path: Path) -> None:
+    writer, other = opened(tmp_path, limit=10 * BLOCK), opened(tmp_path, limit=10 * BLOCK)
+    (tmp_path / "ab").mkdir()
+    handle = writer._claim(tmp_path / "ab" / ".entry.part", size=8 * BLOCK)
+    assert handle is not None
+    # Counted anew while the other one has not written a byte.
+    (tmp_path / "total").write_bytes(b"")
+    assert not other.put(b"a", payload(1, size=3 * BLOCK))
+    os.close(handle)
+    assert opened(tmp_path, limit=10 * BLOCK).put(b"a", payload(1, size=3 * BLOCK))

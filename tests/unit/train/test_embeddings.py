@@ -10,7 +10,7 @@ import tiny_sam
 import torch
 
 from sam_train.model.embedding_cache import EmbeddingCache
-from sam_train.model.encoders.frozen import FrozenPrefix
+from sam_train.model.frozen_part import FrozenPart
 from sam_train.settings.run import RunConfig
 from sam_train.train.embeddings import open_embeddings
 from sam_train.train.parallel.prepare import prepare
@@ -30,7 +30,7 @@ def opened(
     prepare(sam, optim=cfg.optim, recompute="none", compiled=False)
     cache = open_embeddings(
         cfg,
-        encoder=sam.image_encoder,
+        sam=sam,
         run_dir=run_dir,
         splits_weights=splits,
         photos=lambda: photos,
@@ -58,7 +58,7 @@ def test_it_lies_beside_run_dir_or_where_it_is_told(
     cache, _ = opened(tmp_path / "run", embeddings__gb=3.0)
     assert cache is not None
     assert (cache.store.folder, cache.store.limit) == (tmp_path / "embeddings", 3_000_000_000)
-    assert cache.prefix == FrozenPrefix(units=1, whole=False)
+    assert cache.part == FrozenPart(units=1, whole=False)
     assert f"frozen up to its block 1 of 2, which {tmp_path / 'embeddings'} keeps" in said.text
     cache, _ = opened(tmp_path / "run", embeddings__cache=str(tmp_path / "other"))
     assert cache is not None

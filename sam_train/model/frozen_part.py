@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sam_train.model.adapters import frozen_prefix
 from sam_train.model.encoders.base import ImageEncoder
+from sam_train.model.sam import Sam
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FrozenPrefix:
+class FrozenPart:
     """The stem and the first `units` units of an encoder, or all of it."""
 
     units: int
@@ -46,32 +48,26 @@ class FrozenPrefix:
         return digest.digest()
 
 
-def frozen_prefix(encoder: ImageEncoder) -> FrozenPrefix | None:
-    """Find the frozen part by what asks for a gradient; return None where training begins early.
+def frozen_part(sam: Sam) -> FrozenPart | None:
+    """Return the frozen part; None where training begins early, or nobody can cut the encoder.
 
-    Frozen are at least the stem and one unit: the stem alone costs next to nothing.
+    It has at least the stem and one unit: the stem alone costs next to nothing.
     """
-    if not any(p.requires_grad for p in encoder.parameters()):
-        return FrozenPrefix(units=len(encoder.units()), whole=True)
-    if not encoder.splits or any(p.requires_grad for p in encoder.stem()):
-        return None
-    units = 0
-    for unit in encoder.units():
-        if any(p.requires_grad for p in unit.parameters()):
-            break
-        units += 1
-    return FrozenPrefix(units=units, whole=False) if units else None
+    units = frozen_prefix(sam)
+    if units == "all":
+        return FrozenPart(units=len(sam.image_encoder.units()), whole=True)
+    return FrozenPart(units=units, whole=False) if units and sam.image_encoder.splits else None
 
 
-def keep_frozen(encoder: ImageEncoder) -> None:
+def keep_frozen(sam: Sam) -> None:
     """Keep the units of the frozen part in eval mode, in which they drop no path.
 
     Drop path regularises what is learnt in a unit. In a frozen one it would be noise on fixed
     features, and their outputs could not be kept.
     """
-    prefix = frozen_prefix(encoder)
-    for number, unit in enumerate(encoder.units()):
-        unit.frozen = prefix is not None and number < prefix.units
+    frozen = frozen_prefix(sam)
+    for number, unit in enumerate(sam.image_encoder.units()):
+        unit.frozen = frozen == "all" or number < frozen
         unit.train(unit.training)
 
 
