@@ -101,6 +101,8 @@ class Batch:
     """B places in the sample order."""
     rles: list[RLE] | None = None
     """M masks, original frame; only evaluation."""
+    image_hashes: list[bytes] | None = None
+    """B hashes of each photo's pixels in the input frame; only with a cache of embeddings."""
     step_masks: int | None = None
     """Masks of all the batches that this rank accumulates into one step; None: of this one."""
 

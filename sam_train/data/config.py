@@ -133,6 +133,11 @@ def check(cfg: DataConfig) -> None:
         )
 
 
+def never_repeats(cfg: DataConfig) -> str:
+    """Name the augmentation that shows a photo differently each time; empty where there is none."""
+    return "data.scale_jitter" if cfg.scale_jitter else ""
+
+
 @run_check
 def _check_run(cfg: RunConfig) -> None:
     check(cfg.data)

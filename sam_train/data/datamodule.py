@@ -65,6 +65,8 @@ class SamDataModule(LightningDataModule):
         self.image_size = image_size
         self.grid_size = grid_size
         self.seed = seed
+        self.hash_images = False
+        """True, set before the loaders are made: batches carry `image_hashes`."""
         self.start_position = start_position
         self._start_step = 0
         self._accumulate = accumulate
@@ -178,7 +180,13 @@ class SamDataModule(LightningDataModule):
         if isinstance(self._train, StreamShards):
             self._stream = make_stream_loader(self._train, cfg, consumed=self._consumed, **common)
             return Turns(self._stream, turns=self._micro_batches())
-        loader = make_train_loader(self._train, cfg, start=lambda: self.position, **common)
+        loader = make_train_loader(
+            self._train,
+            cfg,
+            start=lambda: self.position,
+            hashed=self.hash_images,
+            **common,
+        )
         return Turns(loader, turns=self._micro_batches())
 
     def val_dataloader(self) -> SizedLoader | Sequence[Loader]:
@@ -193,8 +201,17 @@ class SamDataModule(LightningDataModule):
             image_size=self.image_size,
             grid_size=self.grid_size,
             skips=self._val_skips,
+            hashed=self.hash_images,
             **self._ranks(),
         )
+
+    def photos(self) -> int | None:
+        """Count the photos of an epoch and those held out; None where a stream does not know."""
+        if self._train is None or isinstance(self._train, StreamShards):
+            return None
+        held_out = len(self._val) if self._val is not None else 0
+        limits = ((len(self._train), self.cfg.limit), (held_out, self.cfg.val_images))
+        return sum(count if limit is None else min(count, limit) for count, limit in limits)
 
     def val_groups(self) -> dict[int, str]:
         """Return which images of `data.val` show the same scene, patient or slide: position ->

@@ -9,6 +9,9 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 
 def settings_fingerprint(settings: Mapping[str, Any]) -> str:
     """Hash plain values, lists, dicts and dataclasses, in any order of their names."""
@@ -35,6 +38,13 @@ def files_fingerprint(content: str, *, files: Iterable[Path] = ()) -> str:
         except OSError:
             made.update(b"absent\n")
     return made.hexdigest()
+
+
+def pixels_fingerprint(image: npt.NDArray[np.uint8]) -> bytes:
+    """Hash the size and all bytes of an image, [h, w, 3]."""
+    made = hashlib.blake2b(f"{image.shape}\n".encode(), digest_size=16)
+    made.update(np.ascontiguousarray(image).data)
+    return made.digest()
 
 
 def _plain(value: Any) -> Any:

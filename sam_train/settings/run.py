@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sam_train.prompts.config import PromptsConfig
     from sam_train.train.checkpoints.config import CheckpointConfig
     from sam_train.train.config import LoggerConfig, TrainerConfig
+    from sam_train.train.embeddings_config import EmbeddingsConfig
     from sam_train.train.loss_config import LossConfig
     from sam_train.train.optim_config import OptimConfig
     from sam_train.train.report.config import CallbacksConfig
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
         probe: ProbeConfig = field(default_factory=ProbeConfig)
         generate: GenerateConfig = field(default_factory=GenerateConfig)
         optim: OptimConfig = field(default_factory=OptimConfig)
+        embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
         trainer: TrainerConfig = field(default_factory=TrainerConfig)
         plan: PlanConfig = field(default_factory=PlanConfig)
         checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

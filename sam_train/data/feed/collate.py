@@ -11,16 +11,24 @@ from torch import Tensor
 
 from sam_train.data.feed.slots import Parcel, SharedSlots
 from sam_train.errors import UserError
+from sam_train.runtime.fingerprint import pixels_fingerprint
 from sam_train.types import Batch, Sample
 
 
-def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None = None) -> Batch:
+def collate(
+    samples: Sequence[Sample],
+    *,
+    image_size: int,
+    memory: Tensor | None = None,
+    hashed: bool = False,
+) -> Batch:
     """Join samples to one batch of B >= 1; see `types.Batch` for shapes. Images are padded with
     zeros at the right and bottom.
 
     Args:
         memory: uint8 [block_size(samples)], where images and behind them masks are written; None:
             memory of the batch's own.
+        hashed: hash each photo's pixels, for a cache of embeddings.
     """
     if memory is None:
         memory = torch.empty(block_size(samples, image_size=image_size), dtype=torch.uint8)
@@ -54,6 +62,7 @@ def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None
         keys=[s.key for s in samples],
         positions=[s.position for s in samples],
         rles=[rle for of_sample in rles for rle in of_sample] if rles else None,
+        image_hashes=[pixels_fingerprint(s.image) for s in samples] if hashed else None,
     )
 
 
@@ -69,10 +78,12 @@ class Collator:
         image_size: S.
         slots: blocks of shared memory that each worker writes its batches into, see
             `slots.slots_needed`; 0: each batch has memory of its own.
+        hashed: as `collate` takes it.
     """
 
-    def __init__(self, image_size: int, *, slots: int = 0) -> None:
+    def __init__(self, image_size: int, *, slots: int = 0, hashed: bool = False) -> None:
         self._image_size = image_size
+        self._hashed = hashed
         self._slots = SharedSlots(slots) if slots else None
 
     def __call__(
@@ -90,7 +101,8 @@ class Collator:
         if not usable:
             return None
         if self._slots is None:
-            return collate(usable, image_size=self._image_size)
+            return collate(usable, image_size=self._image_size, hashed=self._hashed)
         block = self._slots.take(block_size(usable, image_size=self._image_size))
         # Written straight into shared memory: the batch is never copied inside the worker.
-        return Parcel.of(collate(usable, image_size=self._image_size, memory=block), block)
+        batch = collate(usable, image_size=self._image_size, memory=block, hashed=self._hashed)
+        return Parcel.of(batch, block)

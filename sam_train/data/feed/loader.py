@@ -106,6 +106,7 @@ def make_train_loader(
     rank: int = 0,
     world_size: int = 1,
     accumulate: int = 1,
+    hashed: bool = False,
 ) -> Loader:
     """Make an endless loader of this rank's micro-batches.
 
@@ -113,6 +114,7 @@ def make_train_loader(
         image_size: S.
         grid_size: R.
         start: first position of the order, asked at the beginning of each pass.
+        hashed: as `collate` takes it.
 
     Raises:
         UserError: the batch cannot be divided evenly, or gives a GPU too many masks.
@@ -136,8 +138,8 @@ def make_train_loader(
     )
     # Without workers a batch is made here and needs no shared memory.
     slots = slots_needed(cfg.prefetch) if cfg.workers else 0
-    collator = Collator(image_size, slots=slots)
-    return Loader(data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=collator))
+    collate = Collator(image_size, slots=slots, hashed=hashed)
+    return Loader(data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=collate))
 
 
 def _order(shards: Shards, cfg: DataConfig, *, seed: int) -> Order | MixedOrder:
@@ -185,6 +187,7 @@ def make_val_loader(
     skips: Skips,
     rank: int = 0,
     world_size: int = 1,
+    hashed: bool = False,
 ) -> SizedLoader:
     """Make a loader over this rank's share of the first `val_images` images, in shard order.
 
@@ -205,5 +208,6 @@ def make_val_loader(
         mask_sampling=cfg.mask_sampling,
     )
     dataset = ValDataset(scenes, masks_per_image=cfg.val_masks_per_image, grid_size=grid_size)
-    loader = data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=Collator(image_size))
+    collator = Collator(image_size, hashed=hashed)
+    loader = data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=collator)
     return SizedLoader(loader, batches=math.ceil(len(own) / size))

@@ -19,6 +19,7 @@ from sam_train.eval.config import CLICKS, FIRST_CLICKS
 from sam_train.eval.frame.by_group import photo_sums
 from sam_train.masks.error_region import Bitmap, Click, centre, deepest_error, mask_iou
 from sam_train.model import Sam
+from sam_train.model.embedding_cache import BatchEncoder, encode_batch
 from sam_train.model.encoded_photos import EncodedPhotos
 from sam_train.types import BACKGROUND, FOREGROUND, PAD, RLE, Batch, Prediction, Prompts
 
@@ -81,6 +82,7 @@ def evaluate_clicks(
     device: torch.device | str | None = None,
     observer: Observer | None = None,
     box_observer: BoxObserver | None = None,
+    embed: BatchEncoder = encode_batch,
 ) -> ClickScores:
     """Run the interactive evaluation and measure the IoU after each click.
 
@@ -100,6 +102,7 @@ def evaluate_clicks(
         groups: position in data.val -> scene, patient or slide, for the intervals.
         device: of `sam`; its parameters' by default.
         observer, box_observer: see every mask of a click, and of a box, for pictures.
+        embed: encodes a batch.
 
     Returns:
         Scores over the masks of all ranks.
@@ -112,7 +115,7 @@ def evaluate_clicks(
     tally = ClickTally(rounds=max(clicks), boxes=boxes)
 
     def measure(batch: Batch, number: int) -> None:
-        embeddings = sam.encode(batch.images, batch.image_sizes)
+        embeddings = embed(sam, batch)
         asked = _Asked(multimask=multimask, max_masks=max_masks, batch_number=number)
         box = None
         if boxes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ def _selective() -> Any:
 class Unit(nn.Module, ABC):
     """A stretch of an encoder that is frozen, decayed, recomputed, compiled and split as one."""
 
+    frozen: bool = False
+    """True keeps the unit in eval mode: nothing in it is trained, and it drops no path."""
     recompute: str = "none"
     """Share of what lies inside that the backward pass computes again, to save memory.
 
@@ -55,6 +57,10 @@ class Unit(nn.Module, ABC):
         out: Tensor = checkpoint(self.run, x, draws, use_reentrant=False, **chosen)
         return out
 
+    def train(self, mode: bool = True) -> Self:
+        """Change the mode of a unit that is not frozen."""
+        return super().train(mode and not self.frozen)
+
     @abstractmethod
     def run(self, x: Tensor, draws: Tensor | None) -> Tensor:
         """Compute `forward` without recomputation."""
@@ -66,6 +72,9 @@ class ImageEncoder(nn.Module, ABC):
     The order of its parameters is stem, units, neck: freezing takes them from the front, and
     layer-wise decay counts them from the back. What is in none of `stem()` and `units()` belongs
     to the neck.
+
+    An encoder defines `before_units` and `after_units`. One whose units do not simply follow each
+    other overrides `forward` instead; its output can then not be kept after some of the units.
     """
 
     image_size: int
@@ -77,7 +86,6 @@ class ImageEncoder(nn.Module, ABC):
     branches: int = 1
     """Residual branches of one unit, each with a draw of its own for drop path."""
 
-    @abstractmethod
     def forward(self, images: Tensor, *, draws: Tensor | None = None) -> Tensor:
         """Encode.
 
@@ -88,6 +96,44 @@ class ImageEncoder(nn.Module, ABC):
         Returns:
             [B, C, S / stride, S / stride].
         """
+        return self.forward_from(self.before_units(images), unit=0, draws=draws)
+
+    def forward_until(self, images: Tensor, *, unit: int) -> Tensor:
+        """Compute the input of unit number `unit`, or of the neck, without drop path.
+
+        Args:
+            images: float [B, 3, S, S].
+        """
+        x = self.before_units(images)
+        for one in self.units()[:unit]:
+            x = one(x)
+        return x
+
+    def forward_from(self, x: Tensor, *, unit: int, draws: Tensor | None = None) -> Tensor:
+        """Encode from the input of unit number `unit` on.
+
+        Args:
+            x: of `forward_until`.
+            draws: as `forward` takes them, of all units.
+        """
+        for i, one in enumerate(self.units()):
+            # Not a slice: units are numbered from the image, whichever runs first.
+            if i >= unit:
+                x = one(x, None if draws is None else draws[:, i])
+        return self.after_units(x)
+
+    def before_units(self, images: Tensor) -> Tensor:
+        """Map float [B, 3, S, S] to the first unit's input."""
+        raise NotImplementedError
+
+    def after_units(self, x: Tensor) -> Tensor:
+        """Map the last unit's output to [B, C, S / stride, S / stride]."""
+        raise NotImplementedError
+
+    @property
+    def splits(self) -> bool:
+        """True where `forward_until` and `forward_from` do what `forward` does."""
+        return type(self).forward is ImageEncoder.forward
 
     @abstractmethod
     def units(self) -> Sequence[Unit]:

@@ -124,11 +124,12 @@ class ConvEncoder(ImageEncoder):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
-    def forward(self, images: Tensor, *, draws: Tensor | None = None) -> Tensor:
-        """Encode float [B, 3, S, S] to [B, C, h, w]; `draws` [B, depth, 1] are for drop path."""
-        x = _stream(self.patch_embed(images).movedim(1, -1))
-        for i, block in enumerate(self.layers):
-            x = block(x, None if draws is None else draws[:, i])
+    def before_units(self, images: Tensor) -> Tensor:
+        """Apply the first convolution: [B, 3, S, S] to [B, S / 4, S / 4, D / 4]."""
+        return _stream(self.patch_embed(images).movedim(1, -1))
+
+    def after_units(self, x: Tensor) -> Tensor:
+        """Apply the neck: [B, h, w, D] to [B, C, h, w]."""
         narrow, narrow_norm, smooth, smooth_norm = self.neck
         x = narrow_norm(_convolve(narrow, x))
         embedding: Tensor = smooth_norm(_convolve(smooth, x))

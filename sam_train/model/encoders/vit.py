@@ -128,14 +128,15 @@ class ImageEncoderViT(ImageEncoder):
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward(self, images: Tensor, *, draws: Tensor | None = None) -> Tensor:
-        """Encode float [B, 3, S, S] to [B, C, h, w]; `draws` [B, depth, 2] are for drop path."""
-        x: Tensor = self.patch_embed(images) + self.pos_embed
+    def before_units(self, images: Tensor) -> Tensor:
+        """Embed patches and add absolute positions: [B, 3, S, S] to [B, h, w, D]."""
         # patch_embed gives bfloat16 under autocast; adding float32 positions keeps the stream
         # float32.
-        for i, block in enumerate(self.blocks):
-            of_block = None if draws is None else draws[:, i]
-            x = block(x, of_block)
+        tokens: Tensor = self.patch_embed(images) + self.pos_embed
+        return tokens
+
+    def after_units(self, x: Tensor) -> Tensor:
+        """Apply the neck: [B, h, w, D] to [B, C, h, w]."""
         # Convolutions want channels first, norms last: movedim is a view, no copy (channels_last).
         narrow, narrow_norm, smooth, smooth_norm = self.neck
         x = narrow_norm(narrow(x.movedim(-1, 1)).movedim(1, -1))

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sam_train.model import Sam
+from sam_train.model.embedding_cache import BatchEncoder, encode_batch
 from sam_train.prompts.rng import Stream, uniform
 from sam_train.runtime.registry import Registry
 from sam_train.train.losses import LossTerms
@@ -58,12 +59,13 @@ class Objective(ABC):
 
     def __init__(self, cfg: RunConfig) -> None:
         self.cfg = cfg
+        self.embed: BatchEncoder = encode_batch
+        """Encodes a batch; a cache where the encoder is frozen (`embeddings.cache`)."""
 
     def encode(self, model: Sam, batch: Batch, at: At) -> Tensor:
         """Encode each image once, whatever the number of its masks: [B, C, h, w]."""
         draws = drop_path_draws(model, batch, at) if self.cfg.model.drop_path else None
-        # The sizes say where the padding begins, which is zeroed after normalisation.
-        return model.encode(batch.images, batch.image_sizes, draws=draws)
+        return self.embed(model, batch, draws=draws)
 
     @abstractmethod
     def number(self, at: At) -> int:

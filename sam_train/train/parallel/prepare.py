@@ -14,6 +14,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from sam_train.model import Sam
 from sam_train.model.adapters import tune
+from sam_train.model.frozen_part import keep_frozen
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -30,6 +31,7 @@ def prepare(sam: Sam, *, optim: OptimConfig, recompute: str, compiled: bool) -> 
         compiled: `trainer.compile`.
     """
     tune(sam, optim.tune, frozen_blocks=optim.frozen_blocks)
+    keep_frozen(sam)
     for unit in sam.image_encoder.units():
         unit.recompute = recompute
         if compiled:

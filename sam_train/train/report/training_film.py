@@ -41,7 +41,7 @@ def training_film(
             mask = _choose(whole, objective, at, box=row % 2 == 1)
             batch = only_mask(whole, mask).to(device)
             # Not `objective.encode`: a held-out image has no place in the order to draw for.
-            embeddings = sam.encode(batch.images, batch.image_sizes)
+            embeddings = objective.embed(sam, batch)
             outcomes = list(objective.rounds(sam, batch, at, embeddings))
             film += rows_from_rounds(
                 sam,

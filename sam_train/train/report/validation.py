@@ -17,6 +17,7 @@ from sam_train.eval.clicks.scores import ClickScores, comparison_table
 from sam_train.eval.pictures.filmstrip import filmstrip
 from sam_train.eval.pictures.rows import ClickFilm
 from sam_train.model import Sam
+from sam_train.model.embedding_cache import encode_batch
 from sam_train.train.averaging import averaged
 from sam_train.train.report.curves import draw_curves
 from sam_train.train.report.meter import StepMeter
@@ -163,6 +164,7 @@ class ClickValidation(Callback):
         # times.
         sam = whole_sam(pl_module)
         cfg: Any = getattr(pl_module, "cfg", None)
+        objective: Any = getattr(pl_module, "objective", None)
         # One rank's images make the film; others would only spend memory on frames.
         filmed = trainer.is_global_zero and self.cfg.film_rows > 0
         with trainer.precision_plugin.forward_context():
@@ -180,6 +182,7 @@ class ClickValidation(Callback):
                 device=pl_module.device,
                 observer=film if filmed else None,
                 box_observer=film.see_box if filmed else None,
+                embed=encode_batch if objective is None else objective.embed,
             )
             self._measured_at = trainer.global_step
             if trainer.is_global_zero:
