@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sam_train.generate.config import GenerateConfig
     from sam_train.model.checkpoints.config import InitConfig
     from sam_train.model.config import ModelConfig
+    from sam_train.model.lora_config import LoraConfig
     from sam_train.prompts.config import PromptsConfig
     from sam_train.train.checkpoints.config import CheckpointConfig
     from sam_train.train.config import LoggerConfig, TrainerConfig
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
         probe: ProbeConfig = field(default_factory=ProbeConfig)
         generate: GenerateConfig = field(default_factory=GenerateConfig)
         optim: OptimConfig = field(default_factory=OptimConfig)
+        lora: LoraConfig = field(default_factory=LoraConfig)
         trainer: TrainerConfig = field(default_factory=TrainerConfig)
         plan: PlanConfig = field(default_factory=PlanConfig)
         checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_train.errors import UserError
+from sam_train.model.adapters.merge import adapted_layers, merge_lora
 from sam_train.model.checkpoints.checks import (
     check_finite,
     check_numbers,
@@ -192,10 +193,16 @@ def _only(report: InitReport, given: StateDict, *, why: str) -> InitReport:
 
 def _entries(target: StateDict, *, without: StateDict) -> list[TensorEntry]:
     return [
-        TensorEntry(name=name, parameters=t.numel(), note="" if t.any() else "zeros")
+        TensorEntry(name=name, parameters=t.numel(), note=_beginning(name, t))
         for name, t in target.items()
         if name not in without
     ]
+
+
+def _beginning(name: str, tensor: Tensor) -> str:
+    if ".lora_" in name:
+        return "a new adapter"
+    return "" if tensor.any() else "zeros"
 
 
 def _copy(fitted: StateDict, target: StateDict) -> None:
@@ -214,6 +221,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     refuse_relative((".".join(e.parts) for e in entries), path=path, wanted=())
     # Relatives first: their files hold SAM's names beside their own.
     kind, choice = _recognise(entries, wanted=wanted, path=path)
+    _merge_adapters(choice, path=path)
     refuse_relative(choice.tensors, path=path, wanted=modules)
     source = {n: t.to_dense() if t.is_sparse else t for n, t in choice.tensors.items()}
     try:
@@ -258,6 +266,16 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     # Last, because it reads every number.
     check_finite(fitted, path=path)
     return _Plan(path=path, kind=kind, fitted=fitted, report=report)
+
+
+def _merge_adapters(choice: Choice, *, path: Path) -> None:
+    """Put the adapters of one of our own checkpoints into its weights, in place."""
+    if layers := adapted_layers(choice.tensors):
+        try:
+            choice.tensors = merge_lora(choice.tensors)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
+        choice.notes.append(f"adapters (LoRA) of {len(layers)} layers merged into their weights")
 
 
 def _with_module_names(entries: Sequence[Entry]) -> list[Entry]:
