@@ -62,8 +62,8 @@ class RootConfig:
     out: str | None = setting(None, path="one", resume="silent")
     """export: the file or folder to write."""
     format: str | None = setting(None, resume="silent")
-    """export: safetensors, segment_anything (.pth), huggingface (a folder) or onnx. Left out: by
-    the ending of `out`."""
+    """export: safetensors, segment_anything (.pth), huggingface (a folder), onnx, or lora (a folder
+    of the adapters alone, in peft's layout). Left out: by the ending of `out`."""
     dtype: str | None = setting(None, resume="silent")
     """export: float16 or float32. Left out: float16 for safetensors, else float32."""
 
