@@ -10,7 +10,7 @@ import torch
 from sam_train.errors import UserError
 from sam_train.settings.sections import section
 
-FORMATS = ("safetensors", "segment_anything", "huggingface", "onnx")
+FORMATS = ("safetensors", "segment_anything", "huggingface", "onnx", "lora")
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 _BY_ENDING = {
     ".safetensors": "safetensors",
@@ -18,7 +18,7 @@ _BY_ENDING = {
     ".onnx": "onnx",
     "": "huggingface",
 }
-_ENDINGS = {name: ending for ending, name in _BY_ENDING.items()}
+_ENDINGS = {"lora": ""} | {name: ending for ending, name in _BY_ENDING.items()}
 
 
 @section("onnx", order=10, resume="harmless")

@@ -23,7 +23,7 @@ from sam_train.model.mask_decoder import MULTIMASKS
 from sam_train.model.sam import PIXEL_MEAN, PIXEL_STD, Sam
 
 # A power of two large enough to make GELU a ReLU to float32's precision; float16 ends at 65504.
-_RELU_SCALES = {torch.float32: 2.0**20, torch.float16: 2.0**8}
+RELU_SCALES = {torch.float32: 2.0**20, torch.float16: 2.0**8}
 
 
 def save_huggingface(
@@ -50,7 +50,7 @@ def save_huggingface(
     if folder.is_file():
         raise UserError(f"{folder}: is a file; format=huggingface writes a folder")
     arch = vit_sizes(model, format="huggingface")
-    scale = _RELU_SCALES[dtype] if arch.decoder_activation == "relu" else 1.0
+    scale = RELU_SCALES[dtype] if arch.decoder_activation == "relu" else 1.0
     state = stored(sam.state_dict(), dtype, path=folder)
     # Stored again: Hugging Face keeps one matrix under two names, and scaling may overflow.
     tensors = stored(to_huggingface(scale_relu(state, scale)), dtype, path=folder)

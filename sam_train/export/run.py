@@ -11,12 +11,16 @@ from sam_train.errors import UserError
 from sam_train.export.check import check_export
 from sam_train.export.config import dtype_of, format_of
 from sam_train.export.huggingface import save_huggingface
+from sam_train.export.lora_folder import check_adapters, save_adapters
 from sam_train.export.onnx_file import save_onnx
 from sam_train.export.safetensors_file import save_weights
 from sam_train.export.segment_anything import registry_name, save_segment_anything
-from sam_train.model import Sam
 from sam_train.model.build import resolve
-from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
+from sam_train.model.checkpoints.trained import (
+    LoadedModel,
+    load_checkpoint,
+    settings_for_checkpoint,
+)
 from sam_train.settings.run import RunConfig
 
 
@@ -43,23 +47,29 @@ def export(overrides: Sequence[str]) -> Path:
     sam = loaded.sam
     for report in loaded.reports:
         print(report)
-    files = _write(sam, out, format=format, dtype=dtype, cfg=cfg)
+    files = _write(loaded, out, format=format, dtype=dtype)
     for file in files:
         size = file.stat().st_size
         print(f"wrote {file}, {size / 1e6:.1f} MB" if size > 1e5 else f"wrote {file}")
     _explain(out, format=format, cfg=cfg)
-    # The rounding was asked for; everything else should not change.
-    sam.load_state_dict({name: t.to(dtype) for name, t in sam.state_dict().items()})
-    check = check_export(sam, out, format=format, onnx=cfg.onnx)
+    if format == "lora":
+        check = check_adapters(sam, out, ckpt=Path(cfg.ckpt or ""), model=cfg.model)
+    else:
+        # The rounding was asked for; everything else should not change.
+        sam.load_state_dict({name: t.to(dtype) for name, t in sam.state_dict().items()})
+        check = check_export(sam, out, format=format, onnx=cfg.onnx)
     print(f"read back by {check.reader}: largest difference {check.difference:.1e} of the largest")
     return out
 
 
-def _write(sam: Sam, out: Path, *, format: str, dtype: torch.dtype, cfg: RunConfig) -> list[Path]:
+def _write(loaded: LoadedModel, out: Path, *, format: str, dtype: torch.dtype) -> list[Path]:
+    sam, cfg = loaded.sam, loaded.cfg
     if format == "segment_anything":
         return save_segment_anything(sam, out, model=cfg.model, dtype=dtype)
     if format == "huggingface":
         return save_huggingface(sam, out, model=cfg.model, dtype=dtype)
+    if format == "lora":
+        return save_adapters(cfg, out, dtype=dtype)
     if format == "onnx":
         return save_onnx(sam, out, cfg=cfg.onnx)
     save_weights(sam, out, model=cfg.model, dtype=dtype)
@@ -79,6 +89,9 @@ def _explain(out: Path, *, format: str, cfg: RunConfig) -> None:
                 "segment-anything's registry has no model of these sizes: construct its classes "
                 f"with the arguments in {beside}, as the code there does"
             )
+    if format == "lora":
+        base = cfg.init_from or "BASE"
+        print(f"use it with ckpt={out} init_from={base}, the weights that it was trained on")
     if format == "huggingface" and arch.decoder_activation == "relu":
         print(
             "the decoder's ReLU is written as SamModel's GELU with large weights: for inference; "

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sam_train.generate.config import GenerateConfig
     from sam_train.model.checkpoints.config import InitConfig
     from sam_train.model.config import ModelConfig
+    from sam_train.model.lora_config import LoraConfig
     from sam_train.prompts.config import PromptsConfig
     from sam_train.train.checkpoints.config import CheckpointConfig
     from sam_train.train.config import LoggerConfig, TrainerConfig
@@ -63,8 +64,8 @@ class RootConfig:
     out: str | None = setting(None, path="one", resume="silent")
     """export: the file or folder to write."""
     format: str | None = setting(None, resume="silent")
-    """export: safetensors, segment_anything (.pth), huggingface (a folder) or onnx. Left out: by
-    the ending of `out`."""
+    """export: safetensors, segment_anything (.pth), huggingface (a folder), onnx, or lora (a folder
+    of the adapters alone, in peft's layout). Left out: by the ending of `out`."""
     dtype: str | None = setting(None, resume="silent")
     """export: float16 or float32. Left out: float16 for safetensors, else float32."""
 
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
         generate: GenerateConfig = field(default_factory=GenerateConfig)
         optim: OptimConfig = field(default_factory=OptimConfig)
         embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
+        lora: LoraConfig = field(default_factory=LoraConfig)
         trainer: TrainerConfig = field(default_factory=TrainerConfig)
         plan: PlanConfig = field(default_factory=PlanConfig)
         checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -21,7 +21,7 @@ from sam_train.train.objectives.base import build_objective, loss_of_step, mask_
 from sam_train.train.optim import build_optimizer, parameter_groups
 from sam_train.train.parallel.full_state import grouped_names, name_parameters, number_parameters
 from sam_train.train.parallel.loss_scale import HalfPrecision, LossScale
-from sam_train.train.parallel.prepare import prepare, split
+from sam_train.train.parallel.prepare import prepare, split, tune_as
 from sam_train.train.parallel.strategies import Fsdp2Strategy, clip_gradients
 from sam_train.train.parallel.zero import ZeroStrategy
 from sam_train.train.records import RoundLog
@@ -40,7 +40,7 @@ class SamModule(LightningModule):
         self.objective = build_objective(cfg)
         prepare(
             self.sam,
-            optim=cfg.optim,
+            cfg=cfg,
             recompute=recompute_of(cfg.model),
             compiled=cfg.trainer.compile,
         )
@@ -82,6 +82,8 @@ class SamModule(LightningModule):
         # No memory and no initial values: all of them are replaced.
         with torch.device("meta"):
             copy = build_from_config(self.cfg.model)
+        # With the adapters that the values have, and none of their initial draws.
+        tune_as(copy, self.cfg)
         values = {name.removeprefix("sam."): value for name, value in weights.items()}
         # assign: meta tensors have no storage to copy into.
         copy.load_state_dict(values, assign=True)

@@ -49,6 +49,8 @@ def roles_of(sam: Sam) -> dict[str, Role]:
         # Norms and biases have one dimension; position tables have more, but are no products.
         decays = parameter.ndim > 1 and id(parameter) not in tables
         inside = 0 < layer < last or _FEATURES.search(name) is not None
+        # Of the two factors of an adapter neither maps features to features.
+        inside = inside and ".lora_" not in name
         roles[name] = Role(
             layer=layer, decays=decays, orthogonalises=decays and inside and parameter.ndim == 2
         )

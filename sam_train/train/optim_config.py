@@ -39,9 +39,12 @@ class OptimConfig:
     layer_decay: float = setting(0.8, above=0, resume="restored")
     """Ratio of an encoder block's learning rate to that of the block after it."""
     tune: str = setting("all", resume="refused")
-    """Part of the image encoder that is trained: all (the paper's); norm_bias: its norms and biases
-    alone, 0.1 % of vit_b, for fine-tuning with little memory for the optimizer. Prompt encoder and
-    decoder are trained either way."""
+    """Part of the image encoder that is trained beside prompt encoder and decoder: all (the
+    paper's; full is the same); decoder: none; last_blocks: the last `last_blocks` blocks and the
+    neck; norm_bias: norms and biases, 0.1 % of vit_b; lora: low-rank adapters, see the section
+    `lora`. The last three can be joined: lora+last_blocks, lora+norm_bias."""
+    last_blocks: int = setting(2, minimum=1, resume="refused")
+    """Blocks that `tune=last_blocks` trains, counted from the neck."""
     frozen_blocks: int = setting(0, resume="refused")
     """The patch and position tables and this many first encoder blocks keep their weights; 0
     freezes none, as the paper. For fine-tuning on few photos: it also spares their backward
@@ -73,9 +76,9 @@ def check(cfg: OptimConfig) -> None:
     """
     check_section(cfg)
     # What tunings there are, the model's files say, and importing those takes a second.
-    from sam_train.model.adapters import TUNINGS  # noqa: PLC0415
+    from sam_train.model.adapters import ways_of  # noqa: PLC0415
 
-    TUNINGS[cfg.tune]
+    ways_of(cfg.tune)
     if len(cfg.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.betas):
         raise UserError(f"optim.betas={cfg.betas} must be two numbers from 0 to below 1")
     # Fractions, so that the schedule follows `trainer.max_steps`; steps here would be above 1.

@@ -58,6 +58,8 @@ STRATEGIES = {
 }
 
 NORM_BIAS = "optim.tune=norm_bias"
+LORA = ["optim.tune=lora+norm_bias", "lora.rank=2", "lora.targets=[q,v,mlp]"]
+DECODER = "optim.tune=decoder"
 CONV = ["model.name=conv_t", "model.heads=null", "model.global_blocks=[]", "model.depth=3"]
 
 ONE = [
@@ -67,6 +69,7 @@ ONE = [
     Run("one bf16", [BF16, FEW]),
     Run("one frozen", ["optim.frozen_blocks=1", FEW]),
     Run("one norms", [NORM_BIAS, FEW]),
+    Run("one lora", [*LORA, FEW]),
     Run("one conv", [*CONV, FEW]),
 ]
 
@@ -85,6 +88,10 @@ TWO = [
     ),
     Run("fsdp2 frozen", [FSDP2, "optim.frozen_blocks=1", FEW]),
     *(Run(f"{name} norms", [*STRATEGIES[name], NORM_BIAS, FEW]) for name in ELSEWHERE),
+    *(
+        Run(f"{name} lora", [*STRATEGIES[name], *LORA, FEW, "model.checkpoint_blocks=selective"])
+        for name in ELSEWHERE
+    ),
     *(
         Run(f"{name} conv", [*STRATEGIES[name], *CONV, FEW, "model.checkpoint_blocks=selective"])
         for name in ELSEWHERE
@@ -277,7 +284,7 @@ def test_frozen_blocks_stay_as_they_are(results: Results) -> None:
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
-@pytest.mark.parametrize("what", ["norms", "conv"])
+@pytest.mark.parametrize("what", ["norms", "lora", "conv"])
 def test_other_tunings_and_encoders_are_divided_alike(
     results: Results, name: str, what: str
 ) -> None:

@@ -125,6 +125,8 @@ def encoder_cost(
         if gradients == Gradients.sent:
             hook = parameter.register_post_accumulate_grad_hook(_send)  # type: ignore[no-untyped-call]
             hooks.append(hook)
+    # Nothing to go back through where all of it is frozen.
+    trained = any(parameter.requires_grad for parameter in encoder.parameters())
     ledger = Ledger(_known(module, batch))
     with ledger, ledger.attribute(modules_of(module.sam)):
         with autocast(module), ledger.phase() as forward:
@@ -132,7 +134,8 @@ def encoder_cost(
         # `rounds_cost` counts this gradient in `at_end`, so its bytes are subtracted below.
         gradient = torch.empty_like(embeddings)
         with ledger.phase() as backward:
-            back(embeddings, gradient)
+            if trained:
+                back(embeddings, gradient)
     for hook in hooks:
         hook.remove()
     for parameter in encoder.parameters():

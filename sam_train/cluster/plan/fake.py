@@ -35,7 +35,7 @@ class StepModule(nn.Module):
         self.objective = build_objective(cfg)
         prepare(
             sam,
-            optim=cfg.optim,
+            cfg=cfg,
             recompute=recompute_of(cfg.model),
             compiled=False,
         )

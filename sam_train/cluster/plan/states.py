@@ -18,12 +18,11 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from sam_train.errors import UserError
 from sam_train.model import Sam, build_from_config
-from sam_train.model.adapters import tune
 from sam_train.runtime.devices import LOW_PRECISIONS
 from sam_train.settings.run import RunConfig
 from sam_train.train.config import deepspeed_config
 from sam_train.train.optim import roles_of
-from sam_train.train.parallel.prepare import split
+from sam_train.train.parallel.prepare import split, tune_as
 
 FLOAT = 4
 
@@ -69,7 +68,7 @@ def whole_model(cfg: RunConfig) -> Sam:
     """
     with torch.device("meta"):
         sam = build_from_config(cfg.model)
-    tune(sam, cfg.optim.tune, frozen_blocks=cfg.optim.frozen_blocks)
+    tune_as(sam, cfg)
     return sam
 
 

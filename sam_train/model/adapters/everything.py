@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sam_train.model.adapters.base import TUNINGS, Tuning
+from sam_train.model.adapters.base import TUNINGS, Extent, Tuning
 from sam_train.model.encoders.base import ImageEncoder
 
 
@@ -10,5 +10,8 @@ from sam_train.model.encoders.base import ImageEncoder
 class Everything(Tuning):
     """Train the whole encoder."""
 
-    def apply(self, encoder: ImageEncoder) -> None:
-        """Leave it as it is."""
+    alone = True
+
+    def apply(self, encoder: ImageEncoder, extent: Extent) -> None:
+        """Open every parameter."""
+        encoder.requires_grad_(True)

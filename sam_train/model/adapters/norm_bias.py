@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from sam_train.model.adapters.base import TUNINGS, Tuning
+from sam_train.model.adapters.base import TUNINGS, Extent, Tuning
 from sam_train.model.encoders.base import ImageEncoder
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
@@ -20,10 +20,11 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 class NormBias(Tuning):
     """Train norms and biases."""
 
-    def apply(self, encoder: ImageEncoder) -> None:
-        """Freeze matrices, kernels and position tables."""
+    def apply(self, encoder: ImageEncoder, extent: Extent) -> None:
+        """Open them; matrices, kernels and position tables stay frozen."""
         for module in encoder.modules():
             norm = isinstance(module, _NORMS)
             # By module, not by shape: a position table may have one dimension, too.
             for name, parameter in module.named_parameters(recurse=False):
-                parameter.requires_grad_(norm or name == "bias")
+                if norm or name == "bias":
+                    parameter.requires_grad_(True)

@@ -17,16 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from sam_train.errors import UserError
+from sam_train.model.adapters.merge import adapted_layers, merge_lora
+from sam_train.model.checkpoints.adapter_folder import is_adapter, read_adapter
 from sam_train.model.checkpoints.checks import (
     check_finite,
     check_numbers,
     check_sizes,
     check_start,
     refuse_missing,
-    refuse_shape,
 )
 from sam_train.model.checkpoints.config import InitConfig
 from sam_train.model.checkpoints.copies import Choice, Entry, choose
+from sam_train.model.checkpoints.fitting import fit_tensors
 from sam_train.model.checkpoints.relatives import refuse_relative
 from sam_train.model.checkpoints.relu_scale import recorded_scale, scale_relu
 from sam_train.model.checkpoints.report import InitReport, TensorEntry
@@ -39,9 +41,6 @@ from sam_train.model.checkpoints.state_dicts import (
     from_huggingface,
     from_mae,
     from_official,
-    resize_patch_kernel,
-    resize_position_table,
-    resize_relative_positions,
 )
 from sam_train.model.checkpoints.weight_files import EXPORTED, read_folder_config, read_weights
 
@@ -174,6 +173,8 @@ def load_whole(
         UserError: as `initialise`, or tensors that no file gives: counted and named.
     """
     target: StateDict = sam.state_dict()
+    if is_adapter(source):
+        return _load_adapter(sam, source, cfg, beneath=beneath)
     top = _plan(target, source, cfg)
     # By name, not by module: a file may hold a part of a module.
     missing = {name: t for name, t in target.items() if name not in top.fitted}
@@ -195,6 +196,35 @@ def load_whole(
     return reports
 
 
+def _load_adapter(
+    sam: nn.Module, source: str, cfg: InitConfig, *, beneath: str | None
+) -> list[InitReport]:
+    """Copy the base's weights into `sam`, then what an adapter's folder changes of them."""
+    target: StateDict = sam.state_dict()
+    # All that may be refused of the adapter comes before the model is touched.
+    adapter = read_adapter(source, modules=_check_modules(cfg.modules))
+    adapter.check(target)
+    if not beneath:
+        raise UserError(
+            f"{source}: holds adapters, which mean nothing without the weights they were trained "
+            f"on{adapter.hint}; name those, too: init_from=BASE beside ckpt={source}"
+        )
+    reports = load_whole(sam, beneath, InitConfig())
+    return [adapter.put_into(target), *reports]
+
+
+def read_own(path: Path) -> StateDict:
+    """Read a model in our own names as its file holds it, adapters apart.
+
+    Raises:
+        UserError: as `initialise`, or another kind of file.
+    """
+    kind, choice = _recognise(_with_module_names(read_weights(path)), wanted=None, path=path)
+    if kind != "sam":
+        raise UserError(f"{path}: is a file of {_KINDS[kind].title}; name a checkpoint of fit")
+    return choice.tensors
+
+
 def _only(report: InitReport, given: StateDict, *, why: str) -> InitReport:
     """Return the report of a file of which only `given` is taken."""
     # Its tensors fit, too, but the first file has them already.
@@ -209,10 +239,16 @@ def _only(report: InitReport, given: StateDict, *, why: str) -> InitReport:
 
 def _entries(target: StateDict, *, without: StateDict) -> list[TensorEntry]:
     return [
-        TensorEntry(name=name, parameters=t.numel(), note="" if t.any() else "zeros")
+        TensorEntry(name=name, parameters=t.numel(), note=_beginning(name, t))
         for name, t in target.items()
         if name not in without
     ]
+
+
+def _beginning(name: str, tensor: Tensor) -> str:
+    if ".lora_" in name:
+        return "a new adapter"
+    return "" if tensor.any() else "zeros"
 
 
 def _copy(fitted: StateDict, target: StateDict) -> None:
@@ -231,6 +267,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     refuse_relative((".".join(e.parts) for e in entries), path=path, wanted=())
     # Relatives first: their files hold SAM's names beside their own.
     kind, choice = _recognise(entries, wanted=wanted, path=path)
+    _merge_adapters(choice, path=path)
     refuse_relative(choice.tensors, path=path, wanted=modules)
     source = {n: t.to_dense() if t.is_sparse else t for n, t in choice.tensors.items()}
     try:
@@ -257,7 +294,7 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
         check_numbers(name, chosen[name], path=path)
     # As a whole before tensor by tensor: "this is a ViT-L" helps more than one shape that differs.
     check_sizes(chosen, target, path=path)
-    fitted = _fit(chosen, target, report=report, path=path)
+    fitted = fit_tensors(chosen, target, report=report, path=path)
     for name, tensor in conversion.tensors.items():
         if name not in fitted:
             why = "not in this model" if name in chosen or not _is_ours(name) else "not asked for"
@@ -275,6 +312,16 @@ def _plan(target: StateDict, init_from: str, cfg: InitConfig) -> _Plan:
     # Last, because it reads every number.
     check_finite(fitted, path=path)
     return _Plan(path=path, kind=kind, fitted=fitted, report=report)
+
+
+def _merge_adapters(choice: Choice, *, path: Path) -> None:
+    """Put the adapters of one of our own checkpoints into its weights, in place."""
+    if layers := adapted_layers(choice.tensors):
+        try:
+            choice.tensors = merge_lora(choice.tensors)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
+        choice.notes.append(f"adapters (LoRA) of {len(layers)} layers merged into their weights")
 
 
 def _with_module_names(entries: Sequence[Entry]) -> list[Entry]:
@@ -350,47 +397,3 @@ def _recognise(entries: Sequence[Entry], *, wanted: str | None, path: Path) -> t
         right = f"{found}:{path}" if found in ENCODER_ONLY else str(path)
         raise UserError(f"{path}: is no {wanted} checkpoint; say init_from={right}")
     return found, choice
-
-
-# Fitting ----------------------------------------------------------------------------------------
-
-
-def _fit(source: StateDict, target: StateDict, *, report: InitReport, path: Path) -> StateDict:
-    """Return the tensors of `source` that `target` has, at its shapes; fill the report."""
-    fitted: StateDict = {}
-    for name, tensor in source.items():
-        if name not in target:
-            continue
-        shape = target[name].shape
-        if tensor.shape == shape:
-            fitted[name] = tensor
-            report.loaded.append(TensorEntry(name=name, parameters=tensor.numel()))
-            continue
-        resized = _resize(name, tensor, shape)
-        if resized is None:
-            refuse_shape(name, tensor, shape, path=path)
-        fitted[name] = resized
-        report.resized.append(
-            TensorEntry(name=name, parameters=resized.numel(), note=_change(tensor, resized))
-        )
-    return fitted
-
-
-def _resize(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
-    """Resize `tensor` to `shape` where only the resolution changes, else return None."""
-    # Nothing outside the encoder has a shape that depends on the resolution.
-    if tensor.dim() != len(shape) or not name.startswith(f"{ENCODER}."):
-        return None
-    if name.endswith(".pos_embed") and tensor.shape[3] == shape[3]:
-        return resize_position_table(tensor, (shape[1], shape[2]))
-    if name.endswith((".rel_pos_h", ".rel_pos_w")) and tensor.shape[1] == shape[1]:
-        return resize_relative_positions(tensor, shape[0])
-    if name.endswith(".patch_embed.proj.weight") and tensor.shape[:2] == shape[:2]:
-        return resize_patch_kernel(tensor, (shape[2], shape[3]))
-    return None
-
-
-def _change(old: Tensor, new: Tensor) -> str:
-    """Name the sizes that changed: `37x37 -> 64x64`."""
-    pairs = [(a, b) for a, b in zip(old.shape, new.shape, strict=True) if a != b]
-    return f"{'x'.join(str(a) for a, _ in pairs)} -> {'x'.join(str(b) for _, b in pairs)}"

@@ -25,11 +25,14 @@ from sam_train.errors import UserError
 from sam_train.model.checkpoints.copies import PREFERRED, Entry, entries_of
 from sam_train.model.checkpoints.harmless import harmless_globals
 
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""The files of peft's layout."""
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 # Sharded and adapter folders that other programs write: what they hold, and the way out.
 _OTHER_FOLDERS = {
-    "adapter_config.json": (
-        "peft's LoRA adapters, not a model; merge them (merge_and_unload) and save the model"
+    ADAPTER_CONFIG: (
+        "peft's LoRA adapters, not a model; merge them first: export ckpt=FOLDER init_from=BASE "
+        "out=merged.safetensors"
     ),
     ".metadata": (
         "a checkpoint in parts by torch.distributed; join them with `python -m "
@@ -80,7 +83,39 @@ def read_folder_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not file.is_file():
         return {}
-    return _read_json(file)
+    return read_json(file)
+
+
+def read_trained_names(path: Path) -> list[str]:
+    """List the parameters that the optimizer of a checkpoint of `fit` holds, by their own names.
+
+    Raises:
+        UserError: as `read_weights`, or a file without the state of a training.
+    """
+    content = {} if _looks_like_safetensors(path, _head(path)) else _read_torch(path)
+    states = content.get("optimizer_states") if isinstance(content, Mapping) else None
+    try:
+        names = [n for state in states for group in state["param_groups"] for n in group["params"]]
+    except (TypeError, KeyError):
+        names = []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"{path}: does not say what was trained; name a checkpoint of fit, such as last.ckpt"
+        )
+    return [name.removeprefix("sam.") for name in names]
+
+
+def read_safetensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read the tensors and the metadata of a safetensors file.
+
+    Raises:
+        UserError: missing or damaged file.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; fetch the folder again")
+    tensors = _read_safetensors(file)
+    with safe_open(file, framework="pt") as opened:
+        return tensors, dict(opened.metadata() or {})
 
 
 def read_model_record(path: Path) -> dict[str, Any]:
@@ -94,6 +129,8 @@ def read_model_record(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check the path")
     if path.is_dir():
+        if (adapter := path / ADAPTER_WEIGHTS).is_file():
+            return _read_safetensors_record(adapter)
         return _exported_record(read_folder_config(path))
     head = _head(path)
     # By content as well: people rename files.
@@ -112,7 +149,7 @@ def _read_beside(file: Path) -> dict[str, Any]:
     if not file.is_file() or file.stat().st_size > _LARGEST_BESIDE:
         return {}
     try:
-        return _read_json(file)
+        return read_json(file)
     except UserError:
         return {}
 
@@ -135,7 +172,12 @@ def _read_safetensors_record(file: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file cannot be read or holds none.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -165,7 +207,7 @@ def _read_folder(folder: Path) -> list[Entry]:
 
 
 def _read_shards(index: Path) -> list[Entry]:
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     # Foreign JSON: nothing is known of its form before it is looked at.
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: has no weight_map; fetch the file again")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_train.model.ops.backends import AttentionLayer
+from sam_train.model.ops.layers import Projection
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class GridAttention(AttentionLayer):
         super().__init__()
         self.heads = heads
         self.window = window
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = Projection(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * size - 1, dim // heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, dim // heads))
@@ -103,7 +104,7 @@ class GridAttention(AttentionLayer):
         # A padded token is a zero vector, so its q, k and v are the bias: project first and pad
         # the result, which spares the padding two GEMMs.
         if down or right:
-            qkv = F.pad(F.linear(x, self.qkv.weight), (0, 0, 0, right, 0, down))
+            qkv = F.pad(self.qkv.product(x), (0, 0, 0, right, 0, down))
             qkv = qkv + self.qkv.bias.to(qkv.dtype)
         else:
             qkv = self.qkv(x)

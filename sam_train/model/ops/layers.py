@@ -12,6 +12,14 @@ from torch import Tensor, nn
 Activation = Callable[[], nn.Module]
 
 
+class Projection(nn.Linear):
+    """A linear layer that also gives its product without the bias."""
+
+    def product(self, x: Tensor) -> Tensor:
+        """Map the last axis of [..., in] to [..., out] without the bias."""
+        return F.linear(x, self.weight)
+
+
 class MLPBlock(nn.Module):
     """Two linear layers with an activation between them, over the last axis."""
 

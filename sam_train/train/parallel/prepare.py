@@ -19,18 +19,35 @@ from sam_train.model.frozen_part import keep_frozen
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from sam_train.train.optim_config import OptimConfig
+    from sam_train.settings.run import RunConfig
 
 
-def prepare(sam: Sam, *, optim: OptimConfig, recompute: str, compiled: bool) -> None:
-    """Freeze, recompute, compile: the steps that one process takes alone. Names stay as they are.
+def tune_as(sam: Sam, cfg: RunConfig) -> None:
+    """Choose what is trained, as `optim` and `lora` say.
+
+    Raises:
+        UserError: as `adapters.tune`.
+    """
+    tune(
+        sam,
+        cfg.optim.tune,
+        frozen_blocks=cfg.optim.frozen_blocks,
+        last_blocks=cfg.optim.last_blocks,
+        lora=cfg.lora,
+    )
+
+
+def prepare(sam: Sam, *, cfg: RunConfig, recompute: str, compiled: bool) -> None:
+    """Freeze, recompute, compile: the steps that one process takes alone.
+
+    The model's own names stay as they are; adapters add theirs.
 
     Args:
-        optim: `tune` and `frozen_blocks` of it.
+        cfg: `optim` and `lora` of it.
         recompute: `model.checkpoint_blocks`: none, selective or full.
         compiled: `trainer.compile`.
     """
-    tune(sam, optim.tune, frozen_blocks=optim.frozen_blocks)
+    tune_as(sam, cfg)
     keep_frozen(sam)
     for unit in sam.image_encoder.units():
         unit.recompute = recompute

@@ -27,7 +27,7 @@ def opened(
         section, field = name.split("__")
         setattr(getattr(cfg, section), field, value)
     sam = tiny_sam.tiny()
-    prepare(sam, optim=cfg.optim, recompute="none", compiled=False)
+    prepare(sam, cfg=cfg, recompute="none", compiled=False)
     cache = open_embeddings(
         cfg,
         sam=sam,

@@ -160,6 +160,7 @@ def test_the_defaults_are_the_papers_for_vit_h() -> None:
         "milestones": [60_000 / 90_000, 86_666 / 90_000],
         "decay_factor": 0.1,  # divided by 10 at each of them
         "frozen_blocks": 0,
+        "last_blocks": 2,  # of tune=last_blocks alone
         "final_lr_fraction": 0.0,
         "grad_clip": 0.0,
         "ema": 0.0,
