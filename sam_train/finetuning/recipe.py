@@ -134,23 +134,16 @@ def _tuned(choices: Choices, look: Look, *, small: bool, gpu: bool) -> None:
     if small:
         choices.add("optim.tune=all", "a small model has to learn these photos as a whole")
         return
-    if not gpu or look.usable < FEW_PHOTOS:
-        blocks = _depth(choices)
-        why = (
-            "without a GPU the encoder is too slow to train"
-            if not gpu
-            else f"{look.usable:,} photos would spoil a large encoder"
-        )
-        choices.add(f"optim.frozen_blocks={blocks}", f"{why}: neck, prompts and decoder learn")
+    if not gpu:
+        choices.add("optim.tune=decoder", "without a GPU the encoder is too slow to train")
+        choices.add("embeddings.cache=auto", "each photo is encoded once, and kept on the disk")
         choices.add("optim.lr=1e-4", "only parts that learn fast are trained")
-        return
-    choices.add("optim.tune=all", f"{look.usable:,} photos are enough for all of the model")
-
-
-def _depth(choices: Choices) -> int:
-    with torch.device("meta"):
-        sam = build_from_config(load_config(choices.words()).model)
-    return len(list(sam.image_encoder.units()))
+    elif look.usable < FEW_PHOTOS:
+        why = f"{look.usable:,} photos would spoil a large encoder; adapters bend it a little"
+        choices.add("optim.tune=lora", why)
+        choices.add("optim.lr=1e-4", "only parts that learn fast are trained")
+    else:
+        choices.add("optim.tune=all", f"{look.usable:,} photos are enough for all of the model")
 
 
 def _arithmetic(choices: Choices, machine: Machine) -> None:

@@ -181,6 +181,12 @@ def _split(
             formats=True,
         )
         return len(val), f"{len(val):,} photos to measure on, by data.val"
+    if not cfg.data.include:
+        own = open_shards(cfg.data.train, option="data.val", exclude=cfg.data.exclude, formats=True)
+        # A data set that is divided gives each setting its own part.
+        if own.fingerprint != shards.fingerprint:
+            choices.add(f"data.val={cfg.data.train}", "its own part for measuring")
+            return len(own), f"{len(own):,} photos to measure on, the data set's own part"
     names = [shards.key(sample) for sample in range(len(shards))]
     groups = {names[k]: group for k, group in groups_of(shards, samples=len(names)).items()}
     digests = {one.name: one.digest for one in found.seen}

@@ -100,9 +100,9 @@ def test_a_large_model_is_trained_as_the_machine_and_the_photos_allow() -> None:
     typed = ["init_from=sam_vit_b_01ec64.pth", "model.image_size=256"]
     on_cpu = chosen(*typed)
     assert (on_cpu["model"], on_cpu["experiment"]) == ("vit_b", "finetune")
-    assert on_cpu["optim.frozen_blocks"] == "12"
+    assert (on_cpu["optim.tune"], on_cpu["embeddings.cache"]) == ("decoder", "auto")
     few, many = (chosen(*typed, look=found(photos=n), machine=CARD) for n in (200, 5000))
-    assert few["optim.frozen_blocks"] == "12"
+    assert few["optim.tune"] == "lora"
     assert many["optim.tune"] == "all"
     assert many["trainer.precision"] == "bf16-mixed"
 
