@@ -31,6 +31,8 @@ EXAMPLES = """examples:
   python -m data_tools.convert bsds  --images images/val --ground-truth groundTruth/val --out DIR
   python -m data_tools.convert masks --images photos --masks masks --out DIR
   python -m data_tools.convert rle   --images images --masks masks_rle.json --out DIR
+  python -m data_tools.convert yolo  --images train/images --out DIR
+  python -m data_tools.convert cvat  --images images --annotations annotations.xml --out DIR
 
 An unchanged conversion is not made twice; a changed one replaces the folder when it is complete."""
 

@@ -66,6 +66,7 @@ def test_every_shape(tmp_path: Path) -> None:
             f'<ellipse {MORE} cx="40" cy="30" rx="30" ry="12" rotation="90"/>',
             f'<box {MORE} xtl="1" ytl="1" xbr="5" ybr="5" group_id="2"/>',
             f'<box {MORE} xtl="70" ytl="50" xbr="78" ybr="58" group_id="2"/>',
+            f'<box {MORE} xtl="20" ytl="25" xbr="60" ybr="35" rotation="45"/>',
         ),
         image("empty.jpg", number=1),
     )
@@ -75,6 +76,9 @@ def test_every_shape(tmp_path: Path) -> None:
     picture[20:35, 30:43] = disc
     # Upright after the turn.
     assert overlap(masks[4], ellipse(40, 30, 12, 30)) > 0.97
+    # Clockwise: what was the right end is below the middle.
+    assert masks[6][43, 53]
+    assert not masks[6][17, 53]
     expected = [
         polygon([8, 6, 70.5, 12, 40, 51]),
         picture,
@@ -83,6 +87,7 @@ def test_every_shape(tmp_path: Path) -> None:
         block(15, 35, 25, 35),
         masks[4],
         block(1, 5, 1, 5) | block(50, 58, 70, 78),
+        masks[6],
     ]
     require_equal({"a": masks}, {"a": expected})
     assert [len(m) for m in trained({"reader": "cvat", "path": str(root), "boxes": False}).values()] == [3]  # fmt: skip  # noqa: E501
