@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import re
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,27 +35,37 @@ def check_push(name: str) -> None:
         )
 
 
-def push_folder(folder: Path, name: str) -> str:
-    """Create the model repository `name`, private, if it is absent; upload `folder` and return the address.
+def push_folder(folder: Path, name: str, *, files: Sequence[Path]) -> str:
+    """Upload files of `folder` to the model repository `name` and return its address.
+
+    A repository that does not exist is created, private.
+
+    Args:
+        folder: the repository's root.
+        name: USER/NAME.
+        files: inside `folder`. Others that lie there are nobody's business.
 
     Raises:
         UserError: the hub refuses it or is out of reach.
     """
     check_push(name)
     hub = _hub()
-    httpx: Any = import_module("httpx")
+    # Made here: the package's own functions know the address as it was at the first import.
+    api = hub.HfApi()
     try:
         # Weights and pictures may show private data; one that exists keeps its own visibility.
-        hub.create_repo(name, repo_type="model", private=True, exist_ok=True)
-        hub.upload_folder(
+        api.create_repo(name, repo_type="model", private=True, exist_ok=True)
+        api.upload_folder(
             repo_id=name,
             folder_path=folder,
             repo_type="model",
+            allow_patterns=[glob.escape(file.relative_to(folder).as_posix()) for file in files],
             commit_message="Upload by sam_train export",
         )
-    except hub.errors.HfHubHTTPError as error:
+    # A ValueError is the hub's opinion of the card's header.
+    except (hub.errors.HfHubHTTPError, ValueError) as error:
         raise UserError(f"push={name}: {_reason(error)}; {folder} is written") from error
-    except (httpx.HTTPError, OSError) as error:
+    except (hub.errors.HTTPError, OSError) as error:
         raise UserError(
             f"push={name}: {hub.constants.ENDPOINT} is out of reach ({_first_line(error)}); "
             f"{folder} is written, push again later"

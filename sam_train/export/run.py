@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sam_train.errors import UserError
+from sam_train.export.card import CARD
 from sam_train.export.card_facts import run_facts
 from sam_train.export.config import check_card, dtype_of, format_of
 from sam_train.export.hub import check_push, push_folder
-from sam_train.export.write import export_model
+from sam_train.export.write import Exported, export_model
 from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
 
 
@@ -53,8 +54,14 @@ def export(overrides: Sequence[str]) -> Path:
     for one in written:
         print("\n".join(one.lines()))
     if cfg.push:
-        folder = next((one.path for one in written if one.format == "huggingface"), None)
-        if folder is None:
-            raise UserError(f"push={cfg.push}: model.name={cfg.model.name} has no such folder")
-        print(f"pushed to {push_folder(folder, cfg.push)}; a new repository is private at first")
+        print(f"pushed to {_push(written, cfg.push)}; a new repository is private at first")
     return out
+
+
+def _push(written: Sequence[Exported], name: str) -> str:
+    one = next((one for one in written if one.format == "huggingface"), None)
+    if one is None:
+        raise UserError(f"push={name} sends a Hugging Face folder, which only a ViT can be")
+    # A card that was edited by hand was not written, but belongs to it.
+    files = {*one.files, *(file for file in [one.path / CARD] if file.is_file())}
+    return push_folder(one.path, name, files=sorted(files))
