@@ -19,11 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_sam import TINY, tiny
 
+from sam_train.cli import main
 from sam_train.errors import UserError
 from sam_train.export.hub import check_push, push_folder
+from sam_train.export.safetensors_file import save_weights
+from sam_train.model import ModelConfig
 
-hub = pytest.importorskip("huggingface_hub")
+constants = pytest.importorskip("huggingface_hub.constants")
 TOKEN = "hf_local"
 
 
@@ -104,9 +108,9 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{http.server_port}"
     threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setattr(hub.constants, "ENDPOINT", state.url)
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+    monkeypatch.setattr(constants, "ENDPOINT", state.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     yield state
     http.shutdown()
@@ -157,6 +161,31 @@ def test_the_files_arrive_and_no_others(server: Hub, folder: Path) -> None:
     assert server.tokens == {f"Bearer {TOKEN}"}
 
 
+def test_the_verb_pushes_what_it_wrote(
+    server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    model = ModelConfig(name="vit_b", image_size=64, **TINY)
+    ckpt = folder.parent / "tiny.safetensors"
+    save_weights(tiny(), ckpt, model=model)
+    # A card that a person wrote stays, and goes along.
+    words = [f"ckpt={ckpt}", f"out={folder}", "format=huggingface", "push=me/cells"]
+    main(["export", *words])
+    out = capsys.readouterr().out
+    assert f"pushed to {server.url}/me/cells; a new repository is private" in out
+    assert f"{folder / 'README.md'} was edited by hand" in out
+    assert set(server.files) == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    assert server.files["README.md"].startswith(b"---\nlicense: mit")
+    with pytest.raises(SystemExit):
+        main(["export", *words, "format=onnx", f"out={folder.parent / 'sam.onnx'}"])
+    assert "push=me/cells sends a Hugging Face folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [(401, "does not know the token"), (403, "may not write there"), (400, "not today")],
@@ -174,7 +203,7 @@ def test_no_network_is_one_line(server: Hub, folder: Path, monkeypatch: pytest.M
     closed = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     closed.server_close()
     address = f"http://127.0.0.1:{closed.server_port}"
-    monkeypatch.setattr(hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
     with pytest.raises(UserError, match=f"{address} is out of reach") as caught:
         push_folder(folder, "me/cells", files=written(folder))
     assert "\n" not in str(caught.value)
@@ -187,7 +216,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(
     with pytest.raises(UserError, match="write push=USER/NAME"):
         check_push("cells")
     with monkeypatch.context() as patch:
-        patch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(UserError, match="forbids the network"):
             check_push("me/cells")
     monkeypatch.delenv("HF_TOKEN")
