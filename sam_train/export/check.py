@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from sam_train.errors import UserError
+from sam_train.export.check_pair import pair_difference
 from sam_train.export.config import OnnxConfig
 from sam_train.export.onnx_file import decoder_inputs, encoder_path
 from sam_train.export.onnx_graphs import DecoderGraph
@@ -56,7 +57,9 @@ def check_export(sam: Sam, path: Path, *, format: str, onnx: OnnxConfig | None =
         UserError: the answers differ by more than rounding.
     """
     probe = random_probe(sam.image_size)
-    if format == "onnx":
+    if format == "onnx_pair":
+        result = _check_pair(sam, path)
+    elif format == "onnx":
         result = _check_onnx(sam, path, probe, cfg=onnx or OnnxConfig())
     else:
         result = _check_model(sam, path, probe, format=format)
@@ -167,11 +170,34 @@ def _ask_huggingface(folder: Path, probe: Question) -> Answer:
 
 
 @torch.no_grad()
-def _check_onnx(sam: Sam, path: Path, probe: Question, *, cfg: OnnxConfig) -> Check:
+def _check_pair(sam: Sam, folder: Path) -> Check:
+    onnxruntime = _onnxruntime()
+    opened: dict[Path, Any] = {}
+
+    def ask(path: Path, inputs: dict[str, Any]) -> Any:
+        # The decoder is asked several times; opening it takes longest.
+        if path not in opened:
+            opened[path] = _session(onnxruntime, path)
+        return opened[path].run(None, inputs)
+
+    difference = pair_difference(sam, folder, ask)
+    return Check(reader=f"onnxruntime {onnxruntime.__version__}", difference=difference)
+
+
+def _onnxruntime() -> Any:
     try:
-        onnxruntime: Any = import_module("onnxruntime")
+        return import_module("onnxruntime")
     except ImportError as error:
-        raise UserError("format=onnx needs onnxruntime: pip install 'sam_train[onnx]'") from error
+        raise UserError("ONNX needs onnxruntime: pip install 'sam_train[onnx]'") from error
+
+
+def _session(onnxruntime: Any, path: Path) -> Any:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@torch.no_grad()
+def _check_onnx(sam: Sam, path: Path, probe: Question, *, cfg: OnnxConfig) -> Check:
+    onnxruntime = _onnxruntime()
     run = partial(_run_onnx, onnxruntime)
     photo = {"images": probe.images, "image_sizes": probe.image_sizes}
     (embeddings,) = run(encoder_path(path), photo)
@@ -190,6 +216,6 @@ def _check_onnx(sam: Sam, path: Path, probe: Question, *, cfg: OnnxConfig) -> Ch
 
 
 def _run_onnx(onnxruntime: Any, path: Path, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = _session(onnxruntime, path)
     arrays = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     return [torch.from_numpy(array) for array in arrays]

@@ -20,7 +20,8 @@ from sam_train.model.sam import Sam
 
 # Protocol buffers end at 2 GiB; the graph itself needs some of it.
 _ONE_FILE = 1_900_000_000
-_MAX_POINTS = 1000
+MAX_POINTS = 1000
+"""Most points of one prompt."""
 DECODER_OUTPUTS = ("masks", "iou_predictions", "low_res_masks")
 
 
@@ -44,12 +45,12 @@ def save_onnx(sam: Sam, path: Path, *, cfg: OnnxConfig) -> list[Path]:
     Raises:
         UserError: packages that are missing, or a folder that cannot be written.
     """
-    _require()
+    require_onnx()
     decoder = DecoderGraph(
         sam, single_mask=cfg.single_mask, stability_score=cfg.stability_score
     ).eval()
-    points = torch.export.Dim("num_points", min=1, max=_MAX_POINTS)
-    files = _write(
+    points = torch.export.Dim("num_points", min=1, max=MAX_POINTS)
+    files = write_graph(
         decoder,
         decoder_inputs(sam, points=3),
         path,
@@ -62,7 +63,7 @@ def save_onnx(sam: Sam, path: Path, *, cfg: OnnxConfig) -> list[Path]:
         "images": torch.zeros(1, 3, S, S, dtype=torch.uint8),
         "image_sizes": torch.tensor([[S, S]]),
     }
-    files += _write(
+    files += write_graph(
         EncoderGraph(sam).eval(),
         photo,
         encoder_path(path),
@@ -87,7 +88,12 @@ def decoder_inputs(sam: Sam, *, points: int) -> dict[str, Tensor]:
     }
 
 
-def _require() -> None:
+def require_onnx() -> None:
+    """Refuse to go on without the packages that write ONNX.
+
+    Raises:
+        UserError: one of them is missing.
+    """
     try:
         import onnx  # noqa: F401, PLC0415 (an extra)
         import onnxscript  # noqa: F401, PLC0415
@@ -95,7 +101,7 @@ def _require() -> None:
         raise UserError(f"format=onnx needs {error.name}: pip install 'sam_train[onnx]'") from error
 
 
-def _write(
+def write_graph(
     graph: nn.Module,
     inputs: dict[str, Tensor],
     path: Path,
@@ -104,6 +110,13 @@ def _write(
     dynamic: dict[str, Any],
     cfg: OnnxConfig,
 ) -> list[Path]:
+    """Trace `graph` with `inputs` and write it to `path`; return the files.
+
+    Weights too large for one file lie beside it as `NAME.onnx.data`.
+
+    Raises:
+        UserError: a folder that cannot be written.
+    """
     weights = {t.data_ptr(): t.nbytes for t in graph.state_dict().values()}
     external = sum(weights.values()) > _ONE_FILE
     with _quiet(), torch.no_grad():

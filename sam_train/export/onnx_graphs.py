@@ -42,6 +42,8 @@ class DecoderGraph(nn.Module):
     """
 
     rows: Tensor
+    all_present = True
+    """Whether no label is ABSENT, which spares the masking."""
 
     def __init__(self, sam: Sam, *, single_mask: bool, stability_score: bool) -> None:
         super().__init__()
@@ -85,7 +87,7 @@ class DecoderGraph(nn.Module):
             pe=self.sam.prompt_encoder.dense_pe(),
             prompts=self._embed(prompts, has_mask_input),
             multimask=None,
-            all_present=True,
+            all_present=self.all_present,
         )
         masks, scores = answer.mask_logits, answer.iou
         if self.stability_score:
@@ -110,12 +112,16 @@ class DecoderGraph(nn.Module):
 
         Both steps are linear, one axis at a time, and no size but the result's depends on data.
         """
-        # Rounded in float32, as the reference's graph does.
-        inside = torch.floor(size * (self.sam.image_size / size.max()) + 0.5)
+        inside = self._inside(size)
         height, width = size.to(torch.int64).tolist()
         by_row = self._resampled(height, inside[0])
         by_column = self._resampled(width, inside[1])
         return by_row @ logits @ by_column.T
+
+    def _inside(self, size: Tensor) -> Tensor:
+        """Compute the size of a photo of [2] (H, W) inside the input frame."""
+        # Rounded in float32, as the reference's graph does.
+        return torch.floor(size * (self.sam.image_size / size.max()) + 0.5)
 
     def _resampled(self, length: int, inside: Tensor) -> Tensor:
         """Weigh each row of the logits for each of `length` rows of the photo: [length, g].

@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from sam_train.errors import UserError
-from sam_train.export.check import check_export
-from sam_train.export.config import dtype_of, format_of
-from sam_train.export.huggingface import save_huggingface
+from sam_train.export.card import CARD
+from sam_train.export.card_facts import run_facts
+from sam_train.export.config import check_card, dtype_of, format_of
+from sam_train.export.hub import check_push, push_folder
 from sam_train.export.lora_folder import check_adapters, save_adapters
-from sam_train.export.onnx_file import save_onnx
-from sam_train.export.safetensors_file import save_weights
-from sam_train.export.segment_anything import registry_name, save_segment_anything
-from sam_train.model.build import resolve
+from sam_train.export.write import Exported, export_model
 from sam_train.model.checkpoints.trained import (
     LoadedModel,
     load_checkpoint,
     settings_for_checkpoint,
 )
-from sam_train.settings.run import RunConfig
 
 
 def export(overrides: Sequence[str]) -> Path:
@@ -42,58 +37,50 @@ def export(overrides: Sequence[str]) -> Path:
         )
     out = Path(cfg.out).expanduser()
     format = format_of(cfg.format, out)
-    dtype = dtype_of(cfg.dtype, format)
+    dtype_of(cfg.dtype, format)
+    check_card(cfg.card)
+    if cfg.push:
+        if format not in ("huggingface", "all"):
+            raise UserError(f"push={cfg.push} sends a Hugging Face folder: format=huggingface")
+        check_push(cfg.push)
+    facts = run_facts(cfg.ckpt or cfg.init_from or "", cfg.card, default_name=out.resolve().name)
     loaded = load_checkpoint(cfg)
-    sam = loaded.sam
     for report in loaded.reports:
         print(report)
-    files = _write(loaded, out, format=format, dtype=dtype)
-    for file in files:
-        size = file.stat().st_size
-        print(f"wrote {file}, {size / 1e6:.1f} MB" if size > 1e5 else f"wrote {file}")
-    _explain(out, format=format, cfg=cfg)
-    if format == "lora":
-        check = check_adapters(sam, out, ckpt=Path(cfg.ckpt or ""), model=cfg.model)
-    else:
-        # The rounding was asked for; everything else should not change.
-        sam.load_state_dict({name: t.to(dtype) for name, t in sam.state_dict().items()})
-        check = check_export(sam, out, format=format, onnx=cfg.onnx)
-    print(f"read back by {check.reader}: largest difference {check.difference:.1e} of the largest")
+    written = (
+        [_export_adapters(loaded, out, dtype=cfg.dtype)]
+        if format == "lora"
+        else export_model(
+            loaded.sam,
+            out,
+            model=cfg.model,
+            format=format,
+            dtype=cfg.dtype,
+            onnx=cfg.onnx,
+            facts=facts,
+        )
+    )
+    for one in written:
+        print("\n".join(one.lines()))
+    if cfg.push:
+        print(f"pushed to {_push(written, cfg.push)}; a new repository is private at first")
     return out
 
 
-def _write(loaded: LoadedModel, out: Path, *, format: str, dtype: torch.dtype) -> list[Path]:
-    sam, cfg = loaded.sam, loaded.cfg
-    if format == "segment_anything":
-        return save_segment_anything(sam, out, model=cfg.model, dtype=dtype)
-    if format == "huggingface":
-        return save_huggingface(sam, out, model=cfg.model, dtype=dtype)
-    if format == "lora":
-        return save_adapters(cfg, out, dtype=dtype)
-    if format == "onnx":
-        return save_onnx(sam, out, cfg=cfg.onnx)
-    save_weights(sam, out, model=cfg.model, dtype=dtype)
-    return [out]
+def _export_adapters(loaded: LoadedModel, out: Path, *, dtype: str | None) -> Exported:
+    """Write the adapters alone; unlike other formats they are no model by themselves."""
+    cfg = loaded.cfg
+    files = save_adapters(cfg, out, dtype=dtype_of(dtype, "lora"))
+    check = check_adapters(loaded.sam, out, ckpt=Path(cfg.ckpt or ""), model=cfg.model)
+    base = cfg.init_from or "BASE"
+    note = f"use it with ckpt={out} init_from={base}, the weights that it was trained on"
+    return Exported(format="lora", path=out, files=files, check=check, notes=[note])
 
 
-def _explain(out: Path, *, format: str, cfg: RunConfig) -> None:
-    """Tell the reader how to load the file, where that is not plain."""
-    arch = resolve(cfg.model)
-    if format == "segment_anything":
-        name = registry_name(arch)
-        beside = out.with_suffix(".json")
-        if name:
-            print(f"load it with sam_model_registry[{name!r}](checkpoint={str(out)!r})")
-        else:
-            print(
-                "segment-anything's registry has no model of these sizes: construct its classes "
-                f"with the arguments in {beside}, as the code there does"
-            )
-    if format == "lora":
-        base = cfg.init_from or "BASE"
-        print(f"use it with ckpt={out} init_from={base}, the weights that it was trained on")
-    if format == "huggingface" and arch.decoder_activation == "relu":
-        print(
-            "the decoder's ReLU is written as SamModel's GELU with large weights: for inference; "
-            "fine-tune here"
-        )
+def _push(written: Sequence[Exported], name: str) -> str:
+    one = next((one for one in written if one.format == "huggingface"), None)
+    if one is None:
+        raise UserError(f"push={name} sends a Hugging Face folder, which only a ViT can be")
+    # A card that was edited by hand was not written, but belongs to it.
+    files = {*one.files, *(file for file in [one.path / CARD] if file.is_file())}
+    return push_folder(one.path, name, files=sorted(files))

@@ -8,7 +8,7 @@ from sam_train.settings.verbs import verb
 
 
 @verb(
-    summary="write a checkpoint for safetensors, segment_anything, huggingface or onnx, and verify it",
+    summary="write a checkpoint for safetensors, segment_anything, huggingface, onnx or annotation tools, and verify it",
     example="python -m sam_train export ckpt=runs/fit/checkpoints/last.ckpt format=onnx out=sam.onnx",
     order=70,
 )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sam_train.eval.tasks.points.config import PointsConfig
     from sam_train.eval.tasks.probe.config import ProbeConfig
     from sam_train.eval.tasks.proposals.config import ProposalsConfig
-    from sam_train.export.config import OnnxConfig
+    from sam_train.export.config import CardConfig, OnnxConfig
     from sam_train.finetuning.config import FinetuneConfig
     from sam_train.generate.config import GenerateConfig
     from sam_train.model.checkpoints.config import InitConfig
@@ -64,10 +64,13 @@ class RootConfig:
     out: str | None = setting(None, path="one", resume="silent")
     """export: the file or folder to write."""
     format: str | None = setting(None, resume="silent")
-    """export: safetensors, segment_anything (.pth), huggingface (a folder), onnx, or lora (a folder
-    of the adapters alone, in peft's layout). Left out: by the ending of `out`."""
+    """export: safetensors, segment_anything (.pth), huggingface (a folder), onnx, onnx_pair (a
+    folder for annotation tools), lora (a folder of the adapters alone, in peft's layout) or all (a
+    folder with the first three). Left out: by the ending of `out`."""
     dtype: str | None = setting(None, resume="silent")
     """export: float16 or float32. Left out: float16 for safetensors, else float32."""
+    push: str | None = setting(None, resume="silent")
+    """export: USER/NAME, the model repository of the hub that the Hugging Face folder goes to."""
 
 
 if TYPE_CHECKING:
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
         """The types of the sections, for type checkers alone; a test compares them."""
 
         onnx: OnnxConfig = field(default_factory=OnnxConfig)
+        card: CardConfig = field(default_factory=CardConfig)
         init: InitConfig = field(default_factory=InitConfig)
         model: ModelConfig = field(default_factory=ModelConfig)
         data: DataConfig = field(default_factory=DataConfig)
