@@ -99,6 +99,12 @@ class DataConfig:
     cache: bool = setting(False, resume="harmless")
     """Keep the resized photos and the parsed masks in memory, for sets that fit: 3 S^2 bytes an
     image, once per worker. With `scale_jitter` the photos are kept in their own size."""
+    disk_cache: str = setting("", path="one", resume="harmless")
+    """Folder that keeps the resized photos and the parsed masks over epochs and runs: each photo is
+    decoded once. Keyed by the files' sizes and times and the settings; any number of processes may
+    share it. Empty: off."""
+    disk_cache_gb: float = setting(20.0, above=0, resume="harmless")
+    """Most gigabytes of `disk_cache`: 3 S^2 bytes an image. What finds no room is decoded again."""
     max_skip_fraction: float = setting(0.1, minimum=0, maximum=1, resume="harmless")
     """Training stops when more than this part of the samples read could not be used: a few bad
     files are normal, many mean a wrong folder or a damaged disk."""

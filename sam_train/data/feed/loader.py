@@ -123,6 +123,8 @@ def make_train_loader(
         max_area_fraction=cfg.max_area_fraction,
         skips=skips,
         cache=cfg.cache,
+        disk_cache=cfg.disk_cache,
+        disk_cache_gb=cfg.disk_cache_gb,
         scale_jitter=cfg.scale_jitter,
         jpeg=cfg.jpeg,
         mask_sampling=cfg.mask_sampling,
@@ -205,6 +207,8 @@ def make_val_loader(
         max_area_fraction=cfg.max_area_fraction,
         skips=skips,
         cache=cfg.cache,
+        disk_cache=cfg.disk_cache,
+        disk_cache_gb=cfg.disk_cache_gb,
         # No jitter, no scaled JPEG and no cell that is required: photos are scored as they are.
         mask_sampling=cfg.mask_sampling,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from sam_train.data.formats.records import Record
 from sam_train.data.formats.spec import DatasetSpec, find_paths, list_records
 from sam_train.data.formats.take import take_record
 from sam_train.data.left_out import Reason, reasons_of
+from sam_train.data.photos.files import locate
 from sam_train.data.photos.jpeg import Photo, Shown, read_stored
 from sam_train.data.sample.decode import BadSample
 from sam_train.data.shards.fingerprint import digest
@@ -49,6 +50,8 @@ class FormatPart(IndexedShard):
     """The data set's folder, which may hold lists of its samples."""
     reasons: list[Reason] = field(default_factory=list)
     """Reasons for which the listing left out images and masks."""
+    inputs: Sequence[Path] = ()
+    """Files that all records depend on."""
 
     @property
     def ends(self) -> list[str]:
@@ -69,6 +72,20 @@ class FormatPart(IndexedShard):
         """Raise: a record has no place in a file."""
         raise OSError(f"{self.path} is no shard")
 
+    def stamp(self, row: int) -> bytes | None:
+        """Return the record, and the size and time of each file that it is read from."""
+        packed = self._bytes(row)
+        record: Record = pickle.loads(packed)
+        files = [locate(record.image).file, *record.inputs(), *self.inputs]
+        try:
+            facts = [(status.st_size, status.st_mtime_ns) for status in map(Path.stat, files)]
+        except OSError:
+            return None
+        return bytes(packed) + repr(facts).encode()
+
+    def _bytes(self, row: int) -> memoryview:
+        return self.packed[self.offsets[row] : self.offsets[row + 1]].data
+
     def read(self, row: int) -> Entry:
         """Read photo and masks of a record.
 
@@ -76,7 +93,7 @@ class FormatPart(IndexedShard):
             BadSample: the photo or all of its masks cannot be used.
         """
         # Packed by this process or its parent, never read from a file.
-        record: Record = pickle.loads(self.packed[self.offsets[row] : self.offsets[row + 1]].data)
+        record: Record = pickle.loads(self._bytes(row))
         taken = take_record(record, _photo)
         if taken.photo is None:
             image = next(skip for skip in taken.skips if skip.kind == "image")
@@ -139,6 +156,7 @@ def open_format(spec: DatasetSpec) -> FormatPart:
         # A data set may be given by its JSON.
         beside=folder.parent if folder.is_file() else folder,
         reasons=reasons,
+        inputs=tuple(listing.inputs),
     )
 
 

@@ -17,6 +17,7 @@ from sam_train.data.sample.decode import BadSample, Masks, as_rle, open_entry, r
 from sam_train.data.sample.jitter import jittered
 from sam_train.data.sample.scene import Scene
 from sam_train.data.sample.scene_cache import SceneCache
+from sam_train.data.sample.scene_disk import KeptScene, Remark, SceneDisk
 from sam_train.data.shards.reader import Shards
 from sam_train.data.skips import KINDS, Skips, kind_of
 from sam_train.errors import UserError
@@ -38,6 +39,8 @@ class Scenes:
         max_area_fraction: float,
         skips: Skips,
         cache: bool = False,
+        disk_cache: str = "",
+        disk_cache_gb: float = 20.0,
         scale_jitter: Sequence[float] = (),
         jpeg: str = "exact",
         mask_sampling: str = "nearest",
@@ -61,6 +64,15 @@ class Scenes:
         self.skips = skips
         self._scale_jitter = scale_jitter
         self._cache = SceneCache() if cache else None
+        decided = {
+            "image_size": image_size,
+            "max_area_fraction": max_area_fraction,
+            "scaled_jpeg": self._scaled_jpeg,
+            "own_size": bool(scale_jitter),
+        }
+        self._disk = (
+            SceneDisk(disk_cache, gigabytes=disk_cache_gb, settings=decided) if disk_cache else None
+        )
 
     def get(self, index: int, *, draw_key: tuple[int, int, int]) -> Scene:
         """Read sample `index`, at the random scale that (seed, epoch, index) decides, if any.
@@ -82,14 +94,39 @@ class Scenes:
 
     def _whole(self, index: int) -> Scene:
         if self._cache is None:
-            return self._load(index)
+            return self._kept_on_disk(index)
         scene = self._cache.get(index)
         if scene is None:
-            scene = self._load(index)
+            scene = self._kept_on_disk(index)
             self._cache.put(index, scene)
         return scene
 
-    def _load(self, index: int) -> Scene:
+    def _kept_on_disk(self, index: int) -> Scene:
+        # None: the sample's files cannot be looked at, so the read below says what is wrong.
+        stamp = None if self._disk is None else self.shards.stamp(index)
+        if self._disk is None or stamp is None:
+            return self._loaded(index).scene
+        kept = self._disk.get(stamp)
+        if kept is None:
+            kept = self._loaded(index)
+            self._disk.put(stamp, kept)
+        else:
+            self._say(kept.remarks, index)
+        return kept.scene
+
+    def _loaded(self, index: int) -> KeptScene:
+        remarks: list[Remark] = []
+        try:
+            return KeptScene(scene=self._load(index, remarks), remarks=remarks)
+        finally:
+            # Also of a photo that is refused later: its masks are counted all the same.
+            self._say(remarks, index)
+
+    def _say(self, remarks: Sequence[Remark], index: int) -> None:
+        for remark in remarks:
+            self.skips.add(remark.kind, remark.message, index=index, count=remark.count)
+
+    def _load(self, index: int, remarks: list[Remark]) -> Scene:
         try:
             entry = self.shards.read(index)
         except BadSample:
@@ -104,10 +141,10 @@ class Scenes:
             pixels=photo.height * photo.width,
             max_area_fraction=self._max_area_fraction,
         )
-        self._report_masks(masks, index, usable=len(usable))
+        remarks += self._mask_remarks(masks, index, usable=len(usable))
         for reason in reasons_of(entry.skips) if entry.skips else ():
             message = f"{self.shards.key(index)}: {reason.line('left out')}"
-            self.skips.add("unusable_mask", message, index=index, count=reason.count)
+            remarks.append(Remark("unusable_mask", message, reason.count))
         frame = InputFrame(original=(photo.height, photo.width), side=self._image_size)
         # Before the JPEG, which costs more than all that stands above.
         self._require_cell(masks.runs, usable, frame)
@@ -131,7 +168,7 @@ class Scenes:
         if not any_with_cell(runs, usable, frame, cells=self._grid_size, area=area):
             raise _no_cell(len(usable))
 
-    def _report_masks(self, masks: Masks, index: int, *, usable: int) -> None:
+    def _mask_remarks(self, masks: Masks, index: int, *, usable: int) -> list[Remark]:
         status = masks.runs.status
         first: dict[str, int] = {}
         counts: Counter[str] = Counter()
@@ -146,12 +183,12 @@ class Scenes:
         if not usable:
             raise BadSample("no_masks", f"none of {len(status)} masks can be used")
         key = self.shards.key(index)
-        for kind, count in counts.items():
-            self.skips.add(kind, f"{key}: {reasons[kind]}", index=index, count=count)
+        remarks = [Remark(kind, f"{key}: {reasons[kind]}", n) for kind, n in counts.items()]
         for kind, count in (("polygons", masks.polygons), ("plain_runs", masks.plain)):
             if count:
                 message = f"{key}: {count} {KINDS[kind]}; compressed ones are read faster"
-                self.skips.add(kind, message, index=index, count=count)
+                remarks.append(Remark(kind, message, count))
+        return remarks
 
 
 def _no_cell(masks: int) -> BadSample:

@@ -19,7 +19,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
+class Place:
     """The place of a scene, and the sizes of the arrays that its bytes divide into."""
 
     slab: npt.NDArray[np.uint8]
@@ -44,7 +44,7 @@ class SceneCache:
     """
 
     def __init__(self) -> None:
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, Place] = {}
         self._slab = np.empty(0, dtype=np.uint8)
         self._used = 0
 
@@ -55,14 +55,14 @@ class SceneCache:
     def get(self, index: int) -> Scene | None:
         """Return the scene put at an index, as views of the kept bytes; None if there is none."""
         place = self._places.get(index)
-        return None if place is None else _scene(place)
+        return None if place is None else scene_at(place)
 
     def put(self, index: int, scene: Scene) -> None:
         """Keep a copy of a scene whose runs are those of the whole photo."""
         assert scene.runs is scene.masks.runs
-        arrays = _arrays(scene)
-        slab, offset = self._take(sum(_padded(array.nbytes) for array in arrays))
-        place = _Place(
+        arrays = arrays_of(scene)
+        slab, offset = self._take(sum(padded(array.nbytes) for array in arrays))
+        place = Place(
             slab=slab,
             offset=offset,
             frame=scene.frame,
@@ -73,7 +73,7 @@ class SceneCache:
             usable=len(scene.usable),
         )
         # Written through the views that `get` will return, so both agree about the layout.
-        for kept, array in zip(_arrays(_scene(place)), arrays, strict=True):
+        for kept, array in zip(arrays_of(scene_at(place)), arrays, strict=True):
             kept[:] = array
         self._places[index] = place
 
@@ -88,7 +88,8 @@ class SceneCache:
         return self._slab, offset
 
 
-def _arrays(scene: Scene) -> list[npt.NDArray[np.generic]]:
+def arrays_of(scene: Scene) -> list[npt.NDArray[np.generic]]:
+    """List the arrays of a scene, in the order in which they are kept."""
     masks, runs = scene.masks, scene.masks.runs
     return [
         scene.image,
@@ -103,17 +104,17 @@ def _arrays(scene: Scene) -> list[npt.NDArray[np.generic]]:
     ]
 
 
-def _scene(place: _Place) -> Scene:
-    """Make a scene of views into the slab, in the order of `_arrays`."""
+def scene_at(place: Place) -> Scene:
+    """Make a scene of views into the slab, in the order of `arrays_of`."""
     at = place.offset
 
     def view(dtype: type[_Scalar], *shape: int) -> npt.NDArray[_Scalar]:
         nonlocal at
         array: npt.NDArray[_Scalar] = np.ndarray(shape, dtype=dtype, buffer=place.slab, offset=at)
-        at += _padded(array.nbytes)
+        at += padded(array.nbytes)
         return array
 
-    # In the order of `_arrays`; each view moves the offset on.
+    # In the order of `arrays_of`; each view moves the offset on.
     n = place.masks
     image, data = view(np.uint8, *place.image, 3), view(np.uint8, place.data)
     offsets, ends = view(np.int64, n + 1), view(np.int32, place.ends)
@@ -136,5 +137,6 @@ def _scene(place: _Place) -> Scene:
     )
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """Return a number of bytes rounded up to the alignment of every dtype."""
     return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -14,7 +14,7 @@ from sam_train.data.shards.index import (
     Index,
     ShardRow,
 )
-from sam_train.data.shards.unpacked import read_pair, split
+from sam_train.data.shards.unpacked import read_pair, split, times_of
 from sam_train.data.storage.open import open_source
 from sam_train.data.storage.sources import Source, Span, is_remote, short_name
 from sam_train.data.storage.tar import BLOCK, Header, parse_header
@@ -119,6 +119,21 @@ class IndexedShard:
         if self._source is None:
             self._source = open_source(self.path)
         return self.place(row).read(self._source)
+
+    def stamp(self, row: int) -> bytes | None:
+        """Return what a sample's content follows from: the shard's size and time, and its place.
+
+        None: the files cannot be looked at.
+        """
+        try:
+            place = self.place(row)
+            times = times_of(place.path, place.key) if place.unpacked else ()
+        except OSError:
+            return None
+        # The index's stamp is the file's time, or the server's tag.
+        shard = place.path, place.shard_size, self.row.stamp
+        facts = (*shard, place.key, place.jpeg, place.json, times)
+        return repr(facts).encode()
 
     def place(self, row: int) -> SamplePlace:
         """Return where a sample lies.

@@ -117,6 +117,11 @@ class Shards:
         shard, row = self._locate(sample)
         return self._parts[shard].read(row)
 
+    def stamp(self, sample: int) -> bytes | None:
+        """Return what a sample's content follows from, as `IndexedShard.stamp` does."""
+        shard, row = self._locate(sample)
+        return self._parts[shard].stamp(row)
+
     def place(self, sample: int) -> SamplePlace:
         """Return where a sample lies.
 
