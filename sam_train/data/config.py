@@ -99,6 +99,10 @@ class DataConfig:
     cache: bool = setting(False, resume="harmless")
     """Keep the resized photos and the parsed masks in memory, for sets that fit: 3 S^2 bytes an
     image, once per worker. With `scale_jitter` the photos are kept in their own size."""
+    window: str = setting("dataset", choices=("dataset", "photo"), resume="applies")
+    """Stretch of photos beyond 8 bits where `model.window` gives no numbers: dataset takes the
+    percentiles 0.5 and 99.5 of a sample of the training set, the same for all of its photos; photo
+    takes those of each photo."""
     disk_cache: str = setting("", path="one", resume="harmless")
     """Folder that keeps the resized photos and the parsed masks over epochs and runs: each photo is
     decoded once. Keyed by the files' sizes and times and the settings; any number of processes may

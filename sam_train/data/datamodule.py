@@ -20,6 +20,7 @@ from sam_train.data.feed.stream import (
     open_stream,
 )
 from sam_train.data.feed.turns import Turns
+from sam_train.data.photos.rule import rule_of
 from sam_train.data.sample.survey import Grid, Survey, report, report_scored, survey
 from sam_train.data.shards.fingerprint import Fingerprint, require_same
 from sam_train.data.shards.groups_file import NAME as GROUPS_FILE
@@ -48,12 +49,14 @@ class SamDataModule(LightningDataModule):
         seed: int,
         start_position: int = 0,
         accumulate: int | None = None,
+        window: Sequence[float] = (),
     ) -> None:
         """Args:
             image_size: S.
             grid_size: R.
             start_position: first position of the order that this run consumes.
             accumulate: micro-batches per optimizer step; None asks the Trainer.
+            window: `model.window`, for photos beyond 8 bits.
 
         Raises:
             UserError: a setting means nothing.
@@ -65,11 +68,13 @@ class SamDataModule(LightningDataModule):
         self.grid_size = grid_size
         self.seed = seed
         self.start_position = start_position
+        self._photos = rule_of(window)
         self._start_step = 0
         self._accumulate = accumulate
         self._stream: StreamLoader | None = None
         self._consumed = Consumed()
         self._train: Shards | None = None
+        self._opened: Shards | None = None
         self._val: Shards | None = None
         self._fingerprint: Fingerprint | None = None
         # Made here, before any worker is forked, since all of them count in the same memory.
@@ -86,9 +91,7 @@ class SamDataModule(LightningDataModule):
             if self.cfg.mode == "stream":
                 self._train = open_stream(self.cfg, option="data.train")
             else:
-                self._train = self._open(
-                    self.cfg.train, option="data.train", include=self.cfg.include
-                )
+                self._train = self._open_train()
             self._fingerprint = self._train.fingerprint
             # Before the survey, which only the first rank reads.
             require_same(self._fingerprint, option="data.train")
@@ -103,8 +106,36 @@ class SamDataModule(LightningDataModule):
             found = self._survey(self._val, limit=self.cfg.val_images, jitter=False)
             report_scored(found, option="data.val")
 
+    def find_window(self) -> list[float]:
+        """Find the window of the training set and use it; [] where no photo needs one.
+
+        Every process finds the same one, since it follows from the files and their order alone.
+
+        Raises:
+            UserError: as `setup`.
+        """
+        # The tars of `mode=stream` and all other shards hold JPEGs.
+        if self.cfg.mode == "stream":
+            return []
+        self._opened = self._open_train()
+        images = [path for part in self._opened.parts for path in part.images()]
+        if not images:
+            return []
+        from sam_train.data.photos.window import find_window  # noqa: PLC0415
+
+        window = find_window(images)
+        self._photos = rule_of(window)
+        for part in self._opened.parts:
+            part.show_by(self._photos)
+        return window
+
+    def _open_train(self) -> Shards:
+        if self._opened is not None:
+            return self._opened
+        return self._open(self.cfg.train, option="data.train", include=self.cfg.include)
+
     def _open(self, patterns: Any, *, option: str, include: Any = "") -> Shards:
-        return open_shards(
+        shards = open_shards(
             patterns,
             option=option,
             index=self.cfg.index,
@@ -112,6 +143,9 @@ class SamDataModule(LightningDataModule):
             include=include,
             formats=True,
         )
+        for part in shards.parts:
+            part.show_by(self._photos)
+        return shards
 
     def _survey(self, shards: Shards, *, limit: int | None, jitter: bool = True) -> Survey | None:
         """Count on the first rank what has no cell of the loss grid, and tell the others."""

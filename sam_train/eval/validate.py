@@ -76,7 +76,11 @@ def _measure(sam: Sam, cfg: RunConfig, film: ClickFilm) -> ClickScores:
     device = find_device(cfg.trainer)
     sam = sam.to(device)
     data = SamDataModule(
-        cfg.data, image_size=sam.image_size, grid_size=sam.grid_size, seed=cfg.seed
+        cfg.data,
+        image_size=sam.image_size,
+        grid_size=sam.grid_size,
+        seed=cfg.seed,
+        window=cfg.model.window,
     )
     loader = data.val_dataloader()
     assert isinstance(loader, SizedLoader)

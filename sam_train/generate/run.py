@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sam_train.data.photos.rule import PhotoRule, rule_of
 from sam_train.data.shards.writer import shard_path
 from sam_train.errors import UserError
 from sam_train.generate import writers
@@ -89,6 +90,7 @@ def generate(overrides: Sequence[str]) -> Summary:
         photos=photos,
         ids=_image_ids(photos),
         annotated=annotated,
+        rule=rule_of(cfg.model.window),
     )
     units = units_of(plan)
     with autocast(cfg.trainer, device):
@@ -109,12 +111,14 @@ class _Work:
         photos: Sequence[PhotoPlace],
         ids: Sequence[int],
         annotated: Annotated | None,
+        rule: PhotoRule,
     ) -> None:
         self._cfg = cfg
         self._generator = generator
         self._photos = photos
         self._ids = ids
         self._annotated = annotated
+        self._rule = rule
         self._formats = listed(cfg.formats)
         self._output = output
         self._progress = Progress("photos")
@@ -142,7 +146,7 @@ class _Work:
         todo = [k for k in range(unit.begin, unit.stop) if self._ids[k] not in journal.records]
         work_through(
             todo,
-            load=lambda k: self._photos[k].read(),
+            load=lambda k: self._photos[k].read(self._rule),
             do=self._propose,
             skip=self._skip,
             keep=journal.append,
@@ -252,7 +256,9 @@ def _make(folder: Path) -> None:
 def _settings(cfg: RunConfig) -> dict[str, Any]:
     """Return the settings that the output depends on, by their full names."""
     of_generate = {f"generate.{k}": v for k, v in asdict(cfg.generate).items() if k not in _FREE}
-    return {**of_generate, "trainer.precision": cfg.trainer.precision}
+    # Named only where there is one, so that earlier outputs without it are still resumed.
+    window = {"model.window": list(cfg.model.window)} if cfg.model.window else {}
+    return {**of_generate, **window, "trainer.precision": cfg.trainer.precision}
 
 
 def _part(cfg: GenerateConfig) -> Share:

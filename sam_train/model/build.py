@@ -20,7 +20,7 @@ from sam_train.settings.sections import check_section
 import_all(encoders.__name__, encoders.__path__)
 
 
-_NOT_SIZES = ("name", "drop_path", "checkpoint_blocks", "attention")
+_NOT_SIZES = ("name", "drop_path", "checkpoint_blocks", "attention", "window")
 
 
 def resolve(cfg: ModelConfig) -> Architecture:

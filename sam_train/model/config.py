@@ -54,6 +54,11 @@ class ModelConfig:
     """Width inside the decoder's MLP (2048)."""
     decoder_activation: str | None = None
     """gelu or relu, between upscaling layers."""
+    window: list[float] = setting([])
+    """Values shown black and white in photos of more than 8 bits: [low, high], or such a pair for
+    each band ([-160, 240] shows a CT's soft tissue). Empty: `fit` finds percentiles of the training
+    set (`data.window`) and records them here, and every verb that loads the checkpoint uses them.
+    Photos of 8 bits stay as they are."""
 
 
 @run_check

@@ -103,6 +103,9 @@ def _train(
 ) -> None:
     # Initial weights are drawn from this; training itself draws from (seed, step, id) alone.
     seed_everything(cfg.seed, verbose=False)
+    if found is not None and not cfg.model.window:
+        # Before settings are compared: an empty one means that of the run that is resumed.
+        set_window(cfg, plain, (found.settings.get("model") or {}).get("window") or [])
     module = SamModule(cfg)
     report_start(cfg, module, run_dir)
     if found is not None:
@@ -118,7 +121,10 @@ def _train(
         image_size=module.sam.image_size,
         grid_size=loss_grid(cfg, module),
         seed=cfg.seed,
+        window=cfg.model.window,
     )
+    if found is None and not cfg.model.window and cfg.data.window == "dataset":
+        set_window(cfg, plain, data.find_window())
     notice = Notice(grace_seconds=cfg.checkpoint.grace_seconds)
     trainer = build_trainer(
         cfg.trainer,
@@ -212,6 +218,15 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "lightning": str(lightning.__version__),
     }
+
+
+def set_window(cfg: RunConfig, plain: Any, window: list[float]) -> None:
+    """Set `model.window` in the settings and in their plain copy, which checkpoints record."""
+    if window:
+        cfg.model.window = plain["model"]["window"] = list(window)
+        pairs = zip(window[::2], window[1::2], strict=True)
+        said = ", ".join(f"{low:g} to {high:g}" for low, high in pairs)
+        log.info("photos of more than 8 bits are shown from %s (model.window)", said)
 
 
 def loss_grid(cfg: RunConfig, module: SamModule) -> int:

@@ -122,9 +122,7 @@ def make_train_loader(
         image_size=image_size,
         max_area_fraction=cfg.max_area_fraction,
         skips=skips,
-        cache=cfg.cache,
-        disk_cache=cfg.disk_cache,
-        disk_cache_gb=cfg.disk_cache_gb,
+        **_caches(cfg),
         scale_jitter=cfg.scale_jitter,
         jpeg=cfg.jpeg,
         mask_sampling=cfg.mask_sampling,
@@ -154,6 +152,10 @@ def make_train_loader(
     slots = slots_needed(cfg.prefetch) if cfg.workers else 0
     collator = Collator(image_size, slots=slots)
     return Loader(data_loader(dataset, cfg=cfg, batch_sampler=batches, collate_fn=collator))
+
+
+def _caches(cfg: DataConfig) -> dict[str, Any]:
+    return {name: getattr(cfg, name) for name in ("cache", "disk_cache", "disk_cache_gb")}
 
 
 def check_masks_per_gpu(cfg: DataConfig, *, world_size: int, accumulate: int) -> None:
@@ -206,9 +208,7 @@ def make_val_loader(
         image_size=image_size,
         max_area_fraction=cfg.max_area_fraction,
         skips=skips,
-        cache=cfg.cache,
-        disk_cache=cfg.disk_cache,
-        disk_cache_gb=cfg.disk_cache_gb,
+        **_caches(cfg),
         # No jitter, no scaled JPEG and no cell that is required: photos are scored as they are.
         mask_sampling=cfg.mask_sampling,
     )

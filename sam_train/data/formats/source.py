@@ -24,6 +24,7 @@ from sam_train.data.formats.take import take_record
 from sam_train.data.left_out import Reason, reasons_of
 from sam_train.data.photos.files import locate
 from sam_train.data.photos.jpeg import Photo, Shown, read_stored
+from sam_train.data.photos.rule import PhotoRule
 from sam_train.data.sample.decode import BadSample
 from sam_train.data.shards.fingerprint import digest
 from sam_train.data.shards.index import build_index, compact
@@ -52,6 +53,8 @@ class FormatPart(IndexedShard):
     """Reasons for which the listing left out images and masks."""
     inputs: Sequence[Path] = ()
     """Files that all records depend on."""
+    photos: PhotoRule = field(default_factory=PhotoRule)
+    """The way that photos beyond 8-bit RGB are shown."""
 
     @property
     def ends(self) -> list[str]:
@@ -74,14 +77,26 @@ class FormatPart(IndexedShard):
 
     def stamp(self, row: int) -> bytes | None:
         """Return the record, and the size and time of each file that it is read from."""
-        packed = self._bytes(row)
-        record: Record = pickle.loads(packed)
+        packed, record = self._bytes(row), self._record(row)
         files = [locate(record.image).file, *record.inputs(), *self.inputs]
         try:
             facts = [(status.st_size, status.st_mtime_ns) for status in map(Path.stat, files)]
         except OSError:
             return None
-        return bytes(packed) + repr(facts).encode()
+        return bytes(packed) + repr((facts, self.photos)).encode()
+
+    def images(self) -> list[Path]:
+        """List the photos, or pages of files, in order."""
+        return [self._record(row).image for row in range(self.row.samples)]
+
+    def show_by(self, rule: PhotoRule) -> None:
+        """Show photos beyond 8-bit RGB by a rule."""
+        self.photos = rule
+
+    def _record(self, row: int) -> Record:
+        # Packed by this process or its parent, never read from a file.
+        record: Record = pickle.loads(self._bytes(row))
+        return record
 
     def _bytes(self, row: int) -> memoryview:
         return self.packed[self.offsets[row] : self.offsets[row + 1]].data
@@ -92,9 +107,7 @@ class FormatPart(IndexedShard):
         Raises:
             BadSample: the photo or all of its masks cannot be used.
         """
-        # Packed by this process or its parent, never read from a file.
-        record: Record = pickle.loads(self._bytes(row))
-        taken = take_record(record, _photo)
+        taken = take_record(self._record(row), self._photo)
         if taken.photo is None:
             image = next(skip for skip in taken.skips if skip.kind == "image")
             raise BadSample("unusable", f"{image.reason}: {image.name}")
@@ -107,9 +120,8 @@ class FormatPart(IndexedShard):
             skips=taken.skips,
         )
 
-
-def _photo(path: Path, mask_sizes: Collection[tuple[int, int]]) -> Photo | Shown:
-    return read_stored(path, mask_sizes=mask_sizes)
+    def _photo(self, path: Path, mask_sizes: Collection[tuple[int, int]]) -> Photo | Shown:
+        return read_stored(path, mask_sizes=mask_sizes, rule=self.photos)
 
 
 def open_format(spec: DatasetSpec) -> FormatPart:

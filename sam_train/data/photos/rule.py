@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from sam_train.errors import UserError
 
 PERCENTILES = (0.5, 99.5)
 """Black and white of photos beyond 8 bits. Half a percent is far more than a sensor's hot pixels,
@@ -20,8 +24,30 @@ class PhotoRule:
     """Values that stand for nothing, beside NaN and the value that a GeoTIFF names."""
     percentiles: tuple[float, float] = PERCENTILES
     """Percentiles of each photo beyond 8 bits that become black and white."""
-    limits: tuple[float, float] | None = None
-    """Values that become black and white in all photos beyond 8 bits; None takes percentiles."""
+    windows: tuple[tuple[float, float], ...] = ()
+    """Values that become black and white in all photos beyond 8 bits: one pair, or one for each
+    band shown. Empty: the percentiles of each photo."""
+
+
+def rule_of(window: Sequence[float], *, setting: str = "model.window") -> PhotoRule:
+    """Return the rule that a window stands for; the default one where it is empty.
+
+    Args:
+        window: low and high; or low and high of the first band, then of the second, and so on.
+        setting: for messages.
+
+    Raises:
+        UserError: the numbers are no pairs, or a low is not below its high.
+    """
+    values = [float(value) for value in window]
+    pairs = tuple(zip(values[::2], values[1::2], strict=False))
+    # Equal ends are a constant data set, which is a step from black to white.
+    if len(values) % 2 or any(not (-math.inf < a <= b < math.inf) for a, b in pairs):
+        raise UserError(
+            f"{setting}={values}: give [low, high] with low below high, or such a pair for each "
+            "band shown"
+        )
+    return PhotoRule(windows=pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam_train.data.left_out import Skip
+from sam_train.data.photos.rule import PhotoRule
 from sam_train.data.shards.index import (
     Index,
     ShardRow,
@@ -109,6 +110,13 @@ class IndexedShard:
     def left_out(self) -> list[str]:
         """Lines about what it holds beside its samples, where its row does not say so."""
         return []
+
+    def images(self) -> list[Path]:
+        """Return the photos that lie in files of their own; a shard has none."""
+        return []
+
+    def show_by(self, rule: PhotoRule) -> None:
+        """Show photos beyond 8-bit RGB by a rule; a shard has none."""
 
     def read(self, row: int) -> Entry:
         """Read a sample.

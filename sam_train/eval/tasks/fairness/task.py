@@ -91,7 +91,9 @@ class Fairness(Task[EvalImage]):
         # That default keeps `points` quick; a CSV of people means all of them.
         if cfg.masks == EvalConfig.masks:
             cfg = replace(cfg, masks=None)
-        found = open_datasets(cfg, cache=run.run_dir / "datasets", wanted=named)
+        found = open_datasets(
+            cfg, window=run.cfg.model.window, cache=run.run_dir / "datasets", wanted=named
+        )
         images = [image for dataset in found for image in dataset.images]
         if not images:
             raise UserError(

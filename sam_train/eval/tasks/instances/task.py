@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycocotools import mask as coco_mask
 
+from sam_train.data.photos.rule import rule_of
 from sam_train.eval.coco import Results, Truth, TruthImage, TruthMask, open_truth, read_results
 from sam_train.eval.coco.precision import LVIS_MAX_DETECTIONS, average_precision
 from sam_train.eval.coco.results import Box
@@ -94,6 +95,7 @@ class Instances(Task[InstanceItem]):
         self._truth = open_truth(
             own.ground_truth, own.images, run.cfg.eval.datasets, task=self.name
         )
+        self._truth.shown = rule_of(run.cfg.model.window)
         source = self._truth.digest
         if given := own.boxes or own.results:
             option = "instances.boxes" if own.boxes else "instances.results"

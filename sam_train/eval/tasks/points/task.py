@@ -71,7 +71,9 @@ class Points(Task[EvalImage]):
 
     def items(self, run: Run) -> Sequence[EvalImage]:
         """List the photos to measure."""
-        found = open_datasets(run.cfg.eval, cache=run.run_dir / "datasets")
+        found = open_datasets(
+            run.cfg.eval, window=run.cfg.model.window, cache=run.run_dir / "datasets"
+        )
         self._listed = {dataset.name: dataset.skipped for dataset in found}
         images = [image for dataset in found for image in dataset.images]
         self._images = {image.key: image for image in images}

@@ -131,7 +131,7 @@ def test_a_range_is_the_same_for_all(tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / name, TWELVE * k, photometric="rgb")
     for k, name in enumerate(("dark.tif", "bright.tif"), start=1):
         expected = np.clip(TWELVE * k / 8000.0, 0, 1) * 255
-        assert close(shown(tmp_path / name, limits=(0.0, 8000.0)), expected)
+        assert close(shown(tmp_path / name, windows=((0.0, 8000.0),)), expected)
 
 
 def test_other_percentiles(tmp_path: Path) -> None:
