@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from sam_train.data.config import DataConfig, check
+from sam_train.data.config import DataConfig, check, tile_grid
 from sam_train.data.feed.loader import Loader, SizedLoader, make_train_loader, make_val_loader
 from sam_train.data.feed.stream import (
     Consumed,
@@ -142,6 +142,7 @@ class SamDataModule(LightningDataModule):
             exclude=self.cfg.exclude,
             include=include,
             formats=True,
+            tiles=tile_grid(self.cfg),
         )
         for part in shards.parts:
             part.show_by(self._photos)

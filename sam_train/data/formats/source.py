@@ -13,12 +13,13 @@ import pickle
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from sam_train.data.formats.records import Record
+from sam_train.data.formats.records import Listing, Record
 from sam_train.data.formats.spec import DatasetSpec, find_paths, list_records
 from sam_train.data.formats.take import take_record
 from sam_train.data.left_out import Reason, reasons_of
@@ -44,6 +45,7 @@ class FormatPart(IndexedShard):
     860,000 annotations. A block stays shared by forked workers; a spawned one gets it once.
     """
 
+    has_groups: ClassVar[bool] = True
     packed: npt.NDArray[np.uint8]
     offsets: npt.NDArray[np.int64]
     """[n + 1] record k is packed[offsets[k]:offsets[k + 1]]."""
@@ -85,9 +87,14 @@ class FormatPart(IndexedShard):
             return None
         return bytes(packed) + repr((facts, self.photos)).encode()
 
+    def group(self, row: int) -> str | None:
+        """Return what the record's image is a part of, None where it stands alone."""
+        return self._record(row).group() or None
+
     def images(self) -> list[Path]:
         """List the photos, or pages of files, in order."""
-        return [self._record(row).image for row in range(self.row.samples)]
+        # Tiles of one photo stand side by side.
+        return list(dict.fromkeys(self._record(row).image for row in range(self.row.samples)))
 
     def show_by(self, rule: PhotoRule) -> None:
         """Show photos beyond 8-bit RGB by a rule."""
@@ -130,6 +137,12 @@ def open_format(spec: DatasetSpec) -> FormatPart:
     Raises:
         UserError: it cannot be read, or has no image.
     """
+    listing = open_listing(spec)
+    return format_part(spec, listing, names=[record.name for record in listing.records])
+
+
+def open_listing(spec: DatasetSpec) -> Listing:
+    """List the records of a data set, as `open_format`."""
     listing = list_records(spec)
     reasons = reasons_of(listing.skips)
     for note in listing.notes:
@@ -141,18 +154,23 @@ def open_format(spec: DatasetSpec) -> FormatPart:
     for reason in reasons:
         level = logging.INFO if reason.kind == "file" else logging.WARNING
         log.log(level, "%s: %s: %s", spec.setting, spec.name, reason.line("left out"))
+    return listing
+
+
+def format_part(spec: DatasetSpec, listing: Listing, *, names: Sequence[str]) -> FormatPart:
+    """Make the part of a listing whose samples have these names."""
     folder = Path(spec.path or find_paths(spec)[0]).expanduser()
     path = f"{spec.reader}:{folder}"
     packed = [pickle.dumps(record) for record in listing.records]
     offsets = np.cumsum([0, *map(len, packed)], dtype=np.int64)
     # Records are found by number; the index is there for their names alone.
-    nowhere = np.zeros((len(packed), 2), dtype=np.int64)
+    nowhere = np.zeros((len(names), 2), dtype=np.int64)
     index = ShardIndex(
         path=path,
         size=0,
         stamp="",
         # Names are stored as UTF-8, which a file's name need not be on Linux.
-        keys=[_printable(record.name) for record in listing.records],
+        keys=[_printable(name) for name in names],
         jpegs=nowhere,
         jsons=nowhere,
         without_json=[],
@@ -167,7 +185,7 @@ def open_format(spec: DatasetSpec) -> FormatPart:
         offsets=offsets,
         # A data set may be given by its JSON.
         beside=folder.parent if folder.is_file() else folder,
-        reasons=reasons,
+        reasons=reasons_of(listing.skips),
         inputs=tuple(listing.inputs),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +86,8 @@ class SamplePlace:
 class IndexedShard:
     """A shard, and its number in the index that knows it."""
 
+    has_groups: ClassVar[bool] = False
+    """False: `group` need not be asked, sample by sample."""
     path: str
     index: Index
     shard: int
@@ -110,6 +113,10 @@ class IndexedShard:
     def left_out(self) -> list[str]:
         """Lines about what it holds beside its samples, where its row does not say so."""
         return []
+
+    def group(self, row: int) -> str | None:
+        """Return the scene, stack or case that a sample is a part of; None: it stands alone."""
+        return None
 
     def images(self) -> list[Path]:
         """Return the photos that lie in files of their own; a shard has none."""
