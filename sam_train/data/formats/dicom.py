@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class Dicom(Format):
     )
 
     def list(self, images: Path, annotations: Path) -> Listing:
-        """List the slices that a segmentation names, series by series, from one end to the other."""
+        """List the slices that a segmentation names, series by series in their order in space."""
         require_folder(images, "--images")
         pydicom()
         listing = Listing(records=[])
@@ -134,7 +135,8 @@ class Dicom(Format):
 
     def fits(self, images: Path, annotations: Path) -> bool:
         """Look for a DICOM file by its ending."""
-        return any(path.suffix.lower() in SUFFIXES for path in images.rglob("*"))
+        # A few: other formats have folders of a million files.
+        return any(path.suffix.lower() in SUFFIXES for path in islice(images.rglob("*"), 1000))
 
 
 def _files(images: Path, annotations: Path) -> Sequence[Path]:

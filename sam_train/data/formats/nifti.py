@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,10 @@ class Nifti(Format):
 
     def fits(self, images: Path, annotations: Path) -> bool:
         """Look for a volume and a label volume by their names."""
-        listing = Listing(records=[])
-        return annotations.is_dir() and bool(_cases(images, annotations, listing))
+        # A few names first: other formats have folders of a million files.
+        if not any(map(ending_of, islice(images.rglob("*"), 1000))):
+            return False
+        return annotations.is_dir() and bool(_cases(images, annotations, Listing(records=[])))
 
 
 def _axis(header: Any, wanted: str) -> int:
