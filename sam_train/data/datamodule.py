@@ -20,7 +20,7 @@ from sam_train.data.feed.stream import (
     open_stream,
 )
 from sam_train.data.feed.turns import Turns
-from sam_train.data.photos.rule import rule_of
+from sam_train.data.photos.rule import PhotoRule, rule_of
 from sam_train.data.sample.survey import Grid, Survey, report, report_scored, survey
 from sam_train.data.shards.fingerprint import Fingerprint, require_same
 from sam_train.data.shards.groups_file import NAME as GROUPS_FILE
@@ -49,14 +49,14 @@ class SamDataModule(LightningDataModule):
         seed: int,
         start_position: int = 0,
         accumulate: int | None = None,
-        window: Sequence[float] = (),
+        photos: PhotoRule | None = None,
     ) -> None:
         """Args:
             image_size: S.
             grid_size: R.
             start_position: first position of the order that this run consumes.
             accumulate: micro-batches per optimizer step; None asks the Trainer.
-            window: `model.window`, for photos beyond 8 bits.
+            photos: the way that photos beyond 8-bit RGB are shown.
 
         Raises:
             UserError: a setting means nothing.
@@ -68,7 +68,7 @@ class SamDataModule(LightningDataModule):
         self.grid_size = grid_size
         self.seed = seed
         self.start_position = start_position
-        self._photos = rule_of(window)
+        self._photos = photos or PhotoRule()
         self._start_step = 0
         self._accumulate = accumulate
         self._stream: StreamLoader | None = None
@@ -123,8 +123,8 @@ class SamDataModule(LightningDataModule):
             return []
         from sam_train.data.photos.window import find_window  # noqa: PLC0415
 
-        window = find_window(images)
-        self._photos = rule_of(window)
+        window = find_window(images, rule=self._photos)
+        self._photos = rule_of(window, bands=self._photos.bands)
         for part in self._opened.parts:
             part.show_by(self._photos)
         return window

@@ -6,7 +6,6 @@ names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +16,9 @@ import torch
 from PIL import Image
 
 from sam_train.data.left_out import SkipImageError
-from sam_train.data.photos.rule import rule_of
+from sam_train.data.photos.rule import PhotoRule
 from sam_train.data.photos.show import show_array
+from sam_train.model.config import photo_rule
 from sam_train.model.encoded_photos import (
     EncodedPhotos,
     check_photo,
@@ -67,12 +67,12 @@ class Predictor:
     Args:
         sam: a model in evaluation mode, on any device.
         max_masks: prompts decoded at once; bounds memory.
-        window: `model.window` of a model that was trained on photos beyond 8 bits.
+        photos: the way that the model was shown photos beyond 8-bit RGB (`photo_rule(cfg.model)`).
     """
 
-    def __init__(self, sam: Sam, *, max_masks: int = 64, window: Sequence[float] = ()) -> None:
+    def __init__(self, sam: Sam, *, max_masks: int = 64, photos: PhotoRule | None = None) -> None:
         self.sam = sam
-        self._rule = rule_of(window)
+        self._rule = photos or PhotoRule()
         self._max_masks = max_masks
         self._photo: EncodedPhotos | None = None
 
@@ -103,7 +103,7 @@ class Predictor:
         else:
             # Sizes without a name are differences from vit_b, the smallest of the paper's models.
             sam = build_sam(model or "vit_b", checkpoint=path, **sizes).eval()
-        return cls(sam.to(device), window=record.window if record is not None else ())
+        return cls(sam.to(device), photos=None if record is None else photo_rule(record))
 
     @torch.no_grad()
     def set_image(self, photo: Array | Image.Image) -> None:
@@ -111,21 +111,23 @@ class Predictor:
 
         Args:
             photo: uint8 [H, W, 3] RGB, or a picture that Pillow has opened. A model with a
-                window also takes the 16-bit or float values of a file, [H, W] or [H, W, bands].
+                window also takes the 16-bit or float values of a file, [H, W] or [H, W, bands];
+                one with bands takes all bands of a file.
 
         Raises:
             ValueError: another shape or type.
         """
-        if self._rule.windows and is_deep(photo):
+        if self._rule.bands or (self._rule.windows and is_deep(photo)):
             try:
                 photo = show_array(np.asarray(photo), self._rule)
             except SkipImageError as error:
                 raise ValueError(f"{error.reason} ({error.detail})") from None
+        channels = self.sam.image_encoder.in_channels
         if isinstance(photo, Image.Image):
             # A palette's indices or a grey picture's single band would have the wrong shape or
             # meaning.
             photo = np.asarray(photo.convert("RGB"))
-        self._photo = encode_photos(self.sam, [check_photo(photo)])
+        self._photo = encode_photos(self.sam, [check_photo(photo, channels=channels)])
 
     @torch.no_grad()
     def predict(

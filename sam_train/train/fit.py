@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from sam_train.data.datamodule import SamDataModule
 from sam_train.errors import UserError
 from sam_train.model.checkpoints.init import initialise
+from sam_train.model.config import photo_rule
 from sam_train.runtime.devices import lacks_bfloat16, uses_gpus
 from sam_train.runtime.log import rank_zero, start_log
 from sam_train.runtime.mishaps import one_line
@@ -121,7 +122,7 @@ def _train(
         image_size=module.sam.image_size,
         grid_size=loss_grid(cfg, module),
         seed=cfg.seed,
-        window=cfg.model.window,
+        photos=photo_rule(cfg.model),
     )
     if found is None and not cfg.model.window and cfg.data.window == "dataset":
         set_window(cfg, plain, data.find_window())

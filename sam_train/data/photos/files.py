@@ -169,14 +169,14 @@ def _check_size(height: int, width: int, *, most_pixels: int, longest: int) -> N
 @contextmanager
 def _open(place: PagePlace, check: Any) -> Iterator[Opened]:
     if place.slice is not None:
-        raster = read_slice(place.slice)
-        check(raster.height, raster.width)
-        yield Opened(raster=raster)
+        of_volume = read_slice(place.slice)
+        check(of_volume.height, of_volume.width)
+        yield Opened(raster=of_volume)
         return
     if is_dicom(place.file):
-        raster = read_frame(place.file, place.page)
-        check(raster.height, raster.width)
-        yield Opened(raster=raster)
+        frame = read_frame(place.file, place.page)
+        check(frame.height, frame.width)
+        yield Opened(raster=frame)
         return
     # Both: camera raw files begin like a TIFF, and other files are called `.tif`.
     if place.file.suffix.lower() in TIFF_SUFFIXES and _is_tiff(place.file):

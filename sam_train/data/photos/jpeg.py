@@ -103,7 +103,8 @@ def read_stored(
     Raises:
         SkipImageError: as `read_photo`.
     """
-    if (size := _rgb_jpeg_size(path)) is not None:
+    # Bands that are chosen by name are looked for in the pixels.
+    if not rule.bands and (size := _rgb_jpeg_size(path)) is not None:
         return _copied(path, width=size[0], height=size[1])
     return read_shown(path, mask_sizes=mask_sizes, rule=rule)
 

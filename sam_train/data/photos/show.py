@@ -26,7 +26,7 @@ class Look:
     """The way one picture is shown; the same for all its parts."""
 
     bands: tuple[int, ...]
-    """Indices, one or three."""
+    """Indices: one, or three and more."""
     low: tuple[float, ...] = ()
     """The value shown black, for each of `bands`; empty if values are shown as they are."""
     high: tuple[float, ...] = ()
@@ -34,6 +34,11 @@ class Look:
     opaque: float | None = None
     """The value of the transparency band where nothing shines through; None: no transparency."""
     taken: Taken
+
+    @property
+    def channels(self) -> int:
+        """Channels of what is shown: 3, or one for each band where there are more."""
+        return max(3, len(self.bands))
 
 
 def plan(raster: Raster, rule: PhotoRule) -> Look:
@@ -138,7 +143,8 @@ def _bands(raster: Raster, rule: PhotoRule, *, has_alpha: bool) -> tuple[int, ..
     if len(chosen) == 2:
         # Magenta and green: where both are equal the picture is grey.
         return (chosen[0], chosen[1], chosen[0])
-    return tuple(chosen[:3])
+    # More than three were asked for by name, for a model with as many channels.
+    return tuple(chosen if rule.bands else chosen[:3])
 
 
 def missing_values(values: Pixels, nodata: tuple[float, ...]) -> npt.NDArray[np.bool_]:
@@ -245,8 +251,9 @@ def show(
             shown = (np.clip(grey, 0.0, 1.0) * 255.0).round().astype(np.uint8)
     if missing.any():
         shown = np.where(missing, 0, shown).astype(np.uint8)
-    rgb = np.ascontiguousarray(np.broadcast_to(shown, (*shown.shape[:2], 3)), dtype=np.uint8)
-    if alpha is None or look.opaque is None:
+    shape = (*shown.shape[:2], look.channels)
+    rgb = np.ascontiguousarray(np.broadcast_to(shown, shape), dtype=np.uint8)
+    if alpha is None or look.opaque is None or look.channels > 3:
         return rgb
     # `opaque` may be 1, 255 or 65535, whatever the depth of the file.
     scaled: npt.NDArray[Any] = values[..., alpha].astype(np.float64) * (255.0 / look.opaque)
@@ -266,7 +273,7 @@ def _on_white(rgb: Rgb, alpha: Rgb, premultiplied: bool) -> Rgb:
 def show_rows(raster: Raster, look: Look, top: int, bottom: int) -> Rgb:
     """Read and show some rows of a picture: uint8 [bottom - top, W, 3]."""
     stored = raster.rows(top, bottom)
-    shown = np.empty((bottom - top, raster.width, 3), dtype=np.uint8)
+    shown = np.empty((bottom - top, raster.width, look.channels), dtype=np.uint8)
     # Some rows at a time: floats take eight times the memory.
     step = max(1, _PIXELS // raster.width)
     for row in range(0, bottom - top, step):
@@ -299,7 +306,7 @@ def show_array(pixels: Pixels, rule: PhotoRule) -> Rgb:
 
 def show_all(raster: Raster, look: Look) -> Rgb:
     """Read and show a whole picture, uint8 [H, W, 3], with little memory beside it."""
-    whole = np.empty((raster.height, raster.width, 3), dtype=np.uint8)
+    whole = np.empty((raster.height, raster.width, look.channels), dtype=np.uint8)
     for top in range(0, raster.height, _ROWS):
         bottom = min(top + _ROWS, raster.height)
         whole[top:bottom] = show_rows(raster, look, top, bottom)

@@ -7,13 +7,22 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from torch.utils.data import Dataset
 
 from sam_train.data.feed.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
 from sam_train.data.left_out import reasons_of
 from sam_train.data.sample import select
 from sam_train.data.sample.cells import any_with_cell, with_cell
-from sam_train.data.sample.decode import BadSample, Masks, as_rle, open_entry, read_masks, to_rgb
+from sam_train.data.sample.decode import (
+    BadSample,
+    Bands,
+    Masks,
+    as_rle,
+    open_entry,
+    read_masks,
+    to_rgb,
+)
 from sam_train.data.sample.jitter import jittered
 from sam_train.data.sample.scene import Scene
 from sam_train.data.sample.scene_cache import SceneCache
@@ -148,15 +157,20 @@ class Scenes:
         frame = InputFrame(original=(photo.height, photo.width), side=self._image_size)
         # Before the JPEG, which costs more than all that stands above.
         self._require_cell(masks.runs, usable, frame)
-        rgb = to_rgb(photo, at_least=frame.size if self._scaled_jpeg else None)
         return Scene(
             frame=frame,
-            # Kept in its own size for jitter, which resizes its window.
-            image=np.asarray(rgb) if self._scale_jitter else frame.resize(rgb),
+            image=self._pixels(photo, frame),
             masks=masks,
             runs=masks.runs,
             usable=usable,
         )
+
+    def _pixels(self, photo: Image.Image | Bands, frame: InputFrame) -> npt.NDArray[np.uint8]:
+        # Kept in its own size for jitter, which resizes its window.
+        if isinstance(photo, Bands):
+            return photo.pixels if self._scale_jitter else frame.resize_array(photo.pixels)
+        rgb = to_rgb(photo, at_least=frame.size if self._scaled_jpeg else None)
+        return np.asarray(rgb) if self._scale_jitter else frame.resize(rgb)
 
     def _require_cell(
         self, runs: rle.Runs, usable: npt.NDArray[np.int64], frame: InputFrame

@@ -25,8 +25,8 @@ class Place:
     slab: npt.NDArray[np.uint8]
     offset: int
     frame: InputFrame
-    image: tuple[int, int]
-    """(rows, columns)."""
+    image: tuple[int, int, int]
+    """(rows, columns, channels)."""
     data: int
     """Bytes of the compressed strings."""
     masks: int
@@ -66,7 +66,7 @@ class SceneCache:
             slab=slab,
             offset=offset,
             frame=scene.frame,
-            image=(scene.image.shape[0], scene.image.shape[1]),
+            image=shape_of(scene.image),
             data=len(scene.masks.data),
             masks=len(scene.runs.status),
             ends=len(scene.runs.ends),
@@ -86,6 +86,12 @@ class SceneCache:
         offset = self._used
         self._used += size
         return self._slab, offset
+
+
+def shape_of(image: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
+    """Return (rows, columns, channels)."""
+    rows, columns, channels = image.shape
+    return rows, columns, channels
 
 
 def arrays_of(scene: Scene) -> list[npt.NDArray[np.generic]]:
@@ -116,7 +122,7 @@ def scene_at(place: Place) -> Scene:
 
     # In the order of `arrays_of`; each view moves the offset on.
     n = place.masks
-    image, data = view(np.uint8, *place.image, 3), view(np.uint8, place.data)
+    image, data = view(np.uint8, *place.image), view(np.uint8, place.data)
     offsets, ends = view(np.int64, n + 1), view(np.int32, place.ends)
     starts, status = view(np.int64, n + 1), view(np.int8, n)
     areas, extents = view(np.int64, n), view(np.int32, n, 4)

@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 
 from sam_train.data.sample.scene import Scene
-from sam_train.data.sample.scene_cache import Place, arrays_of, padded, scene_at
+from sam_train.data.sample.scene_cache import Place, arrays_of, padded, scene_at, shape_of
 from sam_train.masks.frame import InputFrame
 from sam_train.runtime.disk_store import DiskStore
 
@@ -42,7 +42,7 @@ class KeptScene:
 class _Header(msgspec.Struct, frozen=True):
     original: tuple[int, int]
     side: int
-    image: tuple[int, int]
+    image: tuple[int, int, int]
     data: int
     masks: int
     ends: int
@@ -86,7 +86,7 @@ def packed(kept: KeptScene) -> list[bytes]:
         _Header(
             original=scene.frame.original,
             side=scene.frame.side,
-            image=(scene.image.shape[0], scene.image.shape[1]),
+            image=shape_of(scene.image),
             data=len(scene.masks.data),
             masks=len(scene.runs.status),
             ends=len(scene.runs.ends),

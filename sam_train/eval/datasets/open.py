@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sam_train.data.formats.spec import SHARDS, DatasetSpec, list_records, read_specs
-from sam_train.data.photos.rule import PhotoRule, rule_of
+from sam_train.data.photos.rule import PhotoRule
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.storage.open import open_source
@@ -45,7 +45,7 @@ class EvalDataset:
 def open_datasets(
     cfg: EvalConfig,
     *,
-    window: Sequence[float] = (),
+    photos: PhotoRule | None = None,
     cache: Path | None = None,
     wanted: Callable[[EvalImage], bool] | None = None,
 ) -> list[EvalDataset]:
@@ -55,14 +55,15 @@ def open_datasets(
     order, so it is the same in every run and process, whatever the seed.
 
     Args:
-        window: `model.window`, for photos beyond 8 bits.
+        photos: the way that photos beyond 8-bit RGB are shown.
         cache: a folder for the images' numbers of masks, as counting them reads mask files.
         wanted: filters images before the cut, possibly all of a data set; all stay by default.
 
     Raises:
         UserError: a data set cannot be read, or has no image.
     """
-    return [_open(spec, cfg, rule_of(window), cache, wanted) for spec in read_specs(cfg.datasets)]
+    shown = photos or PhotoRule()
+    return [_open(spec, cfg, shown, cache, wanted) for spec in read_specs(cfg.datasets)]
 
 
 def _open(

@@ -68,6 +68,8 @@ class ImageEncoder(nn.Module, ABC):
     to the neck.
     """
 
+    in_channels: int = 3
+    """Channels of the images."""
     image_size: int
     """S, side of the input in pixels."""
     stride: int

@@ -24,6 +24,7 @@ from sam_train.eval.frame.result import Picture, TaskResult
 from sam_train.eval.frame.tasks import Run, Task, register
 from sam_train.eval.tasks.fairness.config import check
 from sam_train.eval.tasks.fairness.scores import draw_groups, result_of, score
+from sam_train.model.config import photo_rule
 from sam_train.runtime.jobs import SkipItem
 from sam_train.types import Batch
 
@@ -92,7 +93,7 @@ class Fairness(Task[EvalImage]):
         if cfg.masks == EvalConfig.masks:
             cfg = replace(cfg, masks=None)
         found = open_datasets(
-            cfg, window=run.cfg.model.window, cache=run.run_dir / "datasets", wanted=named
+            cfg, photos=photo_rule(run.cfg.model), cache=run.run_dir / "datasets", wanted=named
         )
         images = [image for dataset in found for image in dataset.images]
         if not images:

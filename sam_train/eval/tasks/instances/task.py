@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pycocotools import mask as coco_mask
 
-from sam_train.data.photos.rule import rule_of
 from sam_train.eval.coco import Results, Truth, TruthImage, TruthMask, open_truth, read_results
 from sam_train.eval.coco.precision import LVIS_MAX_DETECTIONS, average_precision
 from sam_train.eval.coco.results import Box
@@ -23,6 +22,7 @@ from sam_train.eval.tasks.instances.config import InstancesConfig, check
 from sam_train.eval.tasks.instances.film import draw_films
 from sam_train.eval.tasks.instances.masks import masks_of_boxes
 from sam_train.eval.tasks.instances.result import result_of
+from sam_train.model.config import photo_rule
 from sam_train.runtime.files import write_text
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Instances(Task[InstanceItem]):
         self._truth = open_truth(
             own.ground_truth, own.images, run.cfg.eval.datasets, task=self.name
         )
-        self._truth.shown = rule_of(run.cfg.model.window)
+        self._truth.shown = photo_rule(run.cfg.model)
         source = self._truth.digest
         if given := own.boxes or own.results:
             option = "instances.boxes" if own.boxes else "instances.results"

@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sam_train.data.photos.rule import rule_of
 from sam_train.errors import UserError
 from sam_train.eval.coco import Results, Truth, TruthImage, TruthMask, open_truth, read_results
 from sam_train.eval.coco.truth import FREQUENCIES, find_truth
@@ -26,6 +25,7 @@ from sam_train.eval.tasks.proposals.recall import (
     count_found,
     given_proposals,
 )
+from sam_train.model.config import photo_rule
 from sam_train.settings.sections import check_section
 from sam_train.types import RLE
 
@@ -96,7 +96,7 @@ class Proposals(Task[ProposalItem]):
         self._truth = open_truth(
             own.ground_truth, own.images, run.cfg.eval.datasets, task=self.name
         )
-        self._truth.shown = rule_of(run.cfg.model.window)
+        self._truth.shown = photo_rule(run.cfg.model)
         source = self._truth.digest
         if own.results:
             self._results = read_results(
