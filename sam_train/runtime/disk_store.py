@@ -83,7 +83,7 @@ class DiskStore:
             self._turn_off(error)
 
     def __reduce__(self) -> tuple[Callable[[], DiskStore], tuple[()]]:
-        """Pickle the arguments: a process that is spawned opens the folder itself."""
+        """Return the constructor and its arguments; a spawned process opens the folder itself."""
         return partial(DiskStore, self.folder, limit=self.limit, setting=self.setting), ()
 
     @property

@@ -104,9 +104,7 @@ def _train(
 ) -> None:
     # Initial weights are drawn from this; training itself draws from (seed, step, id) alone.
     seed_everything(cfg.seed, verbose=False)
-    if found is not None and not cfg.model.window:
-        # Before settings are compared: an empty one means that of the run that is resumed.
-        set_window(cfg, plain, (found.settings.get("model") or {}).get("window") or [])
+    restore_window(cfg, plain, found)
     module = SamModule(cfg)
     report_start(cfg, module, run_dir)
     if found is not None:
@@ -125,7 +123,7 @@ def _train(
         photos=photo_rule(cfg.model),
     )
     if found is None and not cfg.model.window and cfg.data.window == "dataset":
-        set_window(cfg, plain, data.find_window())
+        _set_window(cfg, plain, data.find_window())
     notice = Notice(grace_seconds=cfg.checkpoint.grace_seconds)
     trainer = build_trainer(
         cfg.trainer,
@@ -221,7 +219,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def set_window(cfg: RunConfig, plain: Any, window: list[float]) -> None:
+def restore_window(cfg: RunConfig, plain: Any, found: Found | None) -> None:
+    """Take the window of the run that is resumed, before its settings are compared with these."""
+    if found is not None and not cfg.model.window:
+        _set_window(cfg, plain, (found.settings.get("model") or {}).get("window") or [])
+
+
+def _set_window(cfg: RunConfig, plain: Any, window: list[float]) -> None:
     """Set `model.window` in the settings and in their plain copy, which checkpoints record."""
     if window:
         cfg.model.window = plain["model"]["window"] = list(window)

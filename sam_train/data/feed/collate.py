@@ -59,7 +59,7 @@ def collate(samples: Sequence[Sample], *, image_size: int, memory: Tensor | None
 
 def block_size(samples: Sequence[Sample], *, image_size: int) -> int:
     """Return the bytes of the images and masks of a batch."""
-    channels = samples[0].image.shape[2]
+    channels = int(samples[0].image.shape[2])
     return len(samples) * channels * image_size**2 + sum(s.masks.size for s in samples)
 
 

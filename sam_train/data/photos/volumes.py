@@ -37,7 +37,7 @@ class SlicePlace:
     axis: int
     """0, 1 or 2."""
     index: int
-    """From 0."""
+    """The slice, counted from 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,12 @@ the tile: a sliver at the border is no example of the object."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """What a tile shows of an object."""
+    """The part of an object that a tile shows."""
 
     number: int
     """The object's place in the scene."""
     pixels: SceneObject
-    """In the tile's coordinates."""
+    """The part, in the tile's coordinates."""
     visible: float
     """Share of the object's pixels; 1 is all of it."""
 

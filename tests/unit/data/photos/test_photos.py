@@ -420,7 +420,9 @@ def test_everything_in_the_folder_is_used_or_counted(
     assert used | names == files - {"stack.tif"} | {"stack_p001.tif", "stack_p002.tif"}
     reasons = {row["name"]: row["reason"] for row in left_out}
     assert reasons["a.heic"] == "HEIC is not read (save it as JPEG or PNG)"
-    assert reasons["d.nii.gz"] == "a volume is not read (save its slices as 16-bit TIFF or PNG)"
+    assert reasons["d.nii.gz"] == (
+        "a volume is not read (data.train=nifti:FOLDER or dicom:FOLDER reads its slices)"
+    )
     printed = capsys.readouterr().out
     assert "skipped 1 image, HEIC is not read (save it as JPEG or PNG): a.heic" in printed
 
