@@ -37,7 +37,8 @@ from sam_train.data.config import DataConfig
 from sam_train.data.feed.collate import collate
 from sam_train.data.feed.loader import make_train_loader
 from sam_train.data.feed.order import Order
-from sam_train.data.sample.dataset import Scenes, TrainDataset
+from sam_train.data.sample.dataset import TrainDataset
+from sam_train.data.sample.scenes import Scenes
 from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.data.shards.writer import ShardSample, annotation_from_rle, write_shards
 from sam_train.data.skips import Skips

@@ -56,5 +56,5 @@ def photo_rule(args: argparse.Namespace) -> PhotoRule:
         bands=tuple(args.bands),
         nodata=tuple(value for value in args.nodata if not math.isnan(value)),
         percentiles=(args.stretch[0], args.stretch[1]),
-        limits=None if args.limits is None else (args.limits[0], args.limits[1]),
+        windows=() if args.limits is None else ((args.limits[0], args.limits[1]),),
     )

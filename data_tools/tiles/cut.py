@@ -6,11 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from data_tools.tiles.georeference import georeference
-from data_tools.tiles.grid import Window, window_rows
-from data_tools.tiles.objects import SceneObject, meeting
 from sam_train.data.formats.records import Record, SourceMask
 from sam_train.data.formats.take import LEFT_OUT, fitting_masks
 from sam_train.data.left_out import Skip, SkipImageError
@@ -20,6 +16,8 @@ from sam_train.data.photos.raster import Raster, turned
 from sam_train.data.photos.rule import PhotoRule, Taken
 from sam_train.data.photos.show import Look, Rgb, plan, show_rows
 from sam_train.data.shards.writer import Annotation, ShardSample, annotation_from_rle
+from sam_train.data.tiles.grid import Window, window_rows
+from sam_train.data.tiles.parts import MIN_VISIBLE, SceneObjects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +28,7 @@ class TileConfig:
     """Pixels of a tile's side; smaller scenes are one tile as they are."""
     overlap: int = 128
     """Pixels that neighbours share: what is no larger is whole in one tile at least."""
-    min_visible: float = 0.1
+    min_visible: float = MIN_VISIBLE
     """The part of an object in a tile is left out if it is smaller than this share of the object
     and of the tile."""
     min_area: int = 1
@@ -135,17 +133,15 @@ def _cut_open(
             masks, height=raster.height, width=raster.width, min_area=config.min_area
         )
         tally.skips += fitting.skips
-        objects = [SceneObject.of(mask) for mask in fitting.masks]
-        if not objects and not config.keeps_empty:
+        objects = SceneObjects(fitting.masks)
+        if not objects.objects and not config.keeps_empty:
             tally.skip("image", "no mask left", record.name)
             return
         look = plan(raster, config.photos)
         tally.scenes.append(record.name)
         tally.photos.append(look.taken)
-        tally.objects += len(objects)
-        scene = _Scene(
-            record, raster=raster, look=look, objects=objects, config=config, tally=tally
-        )
+        tally.objects += len(objects.objects)
+        scene = _Scene(record, raster=raster, look=look, scene=objects, config=config, tally=tally)
         yield from scene.tiles()
 
 
@@ -158,17 +154,14 @@ class _Scene:
         *,
         raster: Raster,
         look: Look,
-        objects: Sequence[SceneObject],
+        scene: SceneObjects,
         config: TileConfig,
         tally: TileTally,
     ) -> None:
         self._name = record.name
         self._place = georeference(record.image)
         self._raster, self._look = raster, look
-        self._objects = objects
-        boxes = [whole.box() for whole in objects]
-        self._boxes = np.array(boxes, dtype=np.int64).reshape(-1, 4)
-        self._areas = [whole.area for whole in objects]
+        self._scene, self._objects = scene, scene.objects
         self._config, self._tally = config, tally
         self._shown: set[int] = set()
         self._whole: set[int] = set()
@@ -210,19 +203,14 @@ class _Scene:
     def _annotations(self, number: int, window: Window) -> list[Annotation]:
         """Return the masks of a tile; count what is left out of it."""
         config, tally = self._config, self._tally
+        taken = self._scene.within(window, min_visible=config.min_visible, min_area=config.min_area)
+        tally.small_parts += taken.small
         found = []
-        for k in np.flatnonzero(meeting(self._boxes, window)).tolist():
-            whole = self._objects[k]
-            part = whole.within(window)
-            if part.area == 0:
-                continue
-            least = config.min_visible * min(self._areas[k], window.width * window.height)
-            if part.area < max(least, config.min_area):
-                tally.small_parts += 1
-                continue
-            self._shown.add(k)
-            if part.area == self._areas[k]:
-                self._whole.add(k)
+        for part in taken.parts:
+            whole = self._objects[part.number]
+            self._shown.add(part.number)
+            if part.visible == 1:
+                self._whole.add(part.number)
             mask_id = len(tally.parts) + 1
             tally.parts.append(
                 ObjectPart(
@@ -230,10 +218,10 @@ class _Scene:
                     mask_id=mask_id,
                     name=whole.name,
                     source_id=whole.id,
-                    visible=part.area / self._areas[k],
+                    visible=part.visible,
                 )
             )
-            rle = part.encoded(height=window.height, width=window.width)
+            rle = part.pixels.encoded(height=window.height, width=window.width)
             found.append(annotation_from_rle(rle, id=mask_id))
         tally.empty += not found
         return found

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.tiles.grid import Window
 from sam_train.data.photos.files import locate
 from sam_train.data.photos.formats import TIFF_SUFFIXES
 from sam_train.data.photos.tiff import open_tiff
+from sam_train.data.tiles.grid import Window
 
 _SCALE, _TIEPOINT, _MATRIX, _KEYS = 33550, 33922, 34264, 34735
 _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1025, 2048, 3072

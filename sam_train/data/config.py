@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sam_train.data.tiles.grid import TileGrid
 from sam_train.errors import UserError
 from sam_train.settings.sections import check_section, run_check, section, setting
 
 if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
+
+MIN_TILE = 16
 
 
 @section("data", order=40)
@@ -115,6 +118,23 @@ class DataConfig:
     cache: bool = setting(False, resume="harmless")
     """Keep the resized photos and the parsed masks in memory, for sets that fit: 3 S^2 bytes an
     image, once per worker. With `scale_jitter` the photos are kept in their own size."""
+    tile: int = setting(0, minimum=0, resume="applies")
+    """Side in pixels of the overlapping tiles that the photos of a data set are cut into when they
+    are read, for photos far larger than the input; 0: whole photos. Objects are cut at borders, and
+    slivers are left out, as `python -m data_tools.tile` does for shards."""
+    tile_overlap: int | None = setting(None, minimum=0, resume="applies")
+    """Pixels that neighbouring tiles share: no larger object is cut in all of its tiles. Left out:
+    an eighth of `tile`."""
+    window: str = setting("dataset", choices=("dataset", "photo"), resume="applies")
+    """Stretch of photos beyond 8 bits where `model.window` gives no numbers: dataset takes the
+    percentiles 0.5 and 99.5 of a sample of the training set, the same for all of its photos; photo
+    takes those of each photo."""
+    disk_cache: str = setting("", path="one", resume="harmless")
+    """Folder that keeps the resized photos and the parsed masks over epochs and runs: each photo is
+    decoded once. Keyed by the files' sizes and times and the settings; any number of processes may
+    share it. Empty: off."""
+    disk_cache_gb: float = setting(20.0, above=0, resume="harmless")
+    """Most gigabytes of `disk_cache`: 3 S^2 bytes an image. What finds no room is decoded again."""
     max_skip_fraction: float = setting(0.1, minimum=0, maximum=1, resume="harmless")
     """Training stops when more than this part of the samples read could not be used: a few bad
     files are normal, many mean a wrong folder or a damaged disk."""
@@ -127,6 +147,13 @@ def check(cfg: DataConfig) -> None:
         UserError: names the option and what it may be.
     """
     check_section(cfg)
+    if cfg.tile and (cfg.tile < MIN_TILE or (cfg.tile_overlap or 0) >= cfg.tile):
+        raise UserError(
+            f"data.tile={cfg.tile} must be 0 or at least {MIN_TILE}, and larger than "
+            f"data.tile_overlap={cfg.tile_overlap}"
+        )
+    if cfg.tile and cfg.mode == "stream":
+        raise UserError("data.tile cuts data sets of other formats: not with data.mode=stream")
     jitter = list(cfg.scale_jitter)
     if jitter and not (len(jitter) == 2 and 0 < jitter[0] <= jitter[1] < math.inf):
         raise UserError(
@@ -136,7 +163,17 @@ def check(cfg: DataConfig) -> None:
 
 def never_repeats(cfg: DataConfig) -> str:
     """Name the augmentation that shows a photo differently each time; empty where there is none."""
-    return "data.scale_jitter" if cfg.scale_jitter else ""
+    if cfg.scale_jitter:
+        return "data.scale_jitter"
+    return "data.colour" if cfg.colour else ""
+
+
+def tile_grid(cfg: DataConfig) -> TileGrid | None:
+    """Return the tiles that photos are cut into; None for whole photos."""
+    if not cfg.tile:
+        return None
+    overlap = cfg.tile // 8 if cfg.tile_overlap is None else cfg.tile_overlap
+    return TileGrid(size=cfg.tile, overlap=overlap)
 
 
 @run_check

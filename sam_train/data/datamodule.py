@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from sam_train.data.config import DataConfig, check
+from sam_train.data.config import DataConfig, check, tile_grid
 from sam_train.data.feed.loader import Loader, SizedLoader, make_train_loader, make_val_loader
 from sam_train.data.feed.mix import MixedShards, open_mix
 from sam_train.data.feed.stream import (
@@ -21,6 +21,7 @@ from sam_train.data.feed.stream import (
     open_stream,
 )
 from sam_train.data.feed.turns import Turns
+from sam_train.data.photos.rule import PhotoRule, rule_of
 from sam_train.data.sample.survey import Grid, Survey, report, report_scored, survey
 from sam_train.data.shards.fingerprint import Fingerprint, require_same
 from sam_train.data.shards.groups_file import NAME as GROUPS_FILE
@@ -49,12 +50,14 @@ class SamDataModule(LightningDataModule):
         seed: int,
         start_position: int = 0,
         accumulate: int | None = None,
+        photos: PhotoRule | None = None,
     ) -> None:
         """Args:
             image_size: S.
             grid_size: R.
             start_position: first position of the order that this run consumes.
             accumulate: micro-batches per optimizer step; None asks the Trainer.
+            photos: the way that photos beyond 8-bit RGB are shown.
 
         Raises:
             UserError: a setting means nothing.
@@ -68,11 +71,13 @@ class SamDataModule(LightningDataModule):
         self.hash_images = False
         """True, set before the loaders are made: batches carry `image_hashes`."""
         self.start_position = start_position
+        self._photos = photos or PhotoRule()
         self._start_step = 0
         self._accumulate = accumulate
         self._stream: StreamLoader | None = None
         self._consumed = Consumed()
         self._train: Shards | None = None
+        self._opened: Shards | None = None
         self._val: Shards | None = None
         self._fingerprint: Fingerprint | None = None
         # Made here, before any worker is forked, since all of them count in the same memory.
@@ -86,14 +91,10 @@ class SamDataModule(LightningDataModule):
             UserError: a shard is missing, empty or unreadable, or other ranks see other samples.
         """
         if stage in {None, "fit"} and self._train is None:
-            if self.cfg.mix:
-                self._train = self._open_mix()
-            elif self.cfg.mode == "stream":
+            if self.cfg.mode == "stream" and not self.cfg.mix:
                 self._train = open_stream(self.cfg, option="data.train")
             else:
-                self._train = self._open(
-                    self.cfg.train, option="data.train", include=self.cfg.include
-                )
+                self._train = self._open_train()
             self._fingerprint = self._train.fingerprint
             # Before the survey, which only the first rank reads.
             option = self._train_option
@@ -122,15 +123,52 @@ class SamDataModule(LightningDataModule):
             log.info("%s", line)
         return mixed
 
+    def find_window(self) -> list[float]:
+        """Find the window of the training set and use it; [] where no photo needs one.
+
+        Every process finds the same one, since it follows from the files and their order alone.
+
+        Raises:
+            UserError: as `setup`.
+        """
+        # The tars of `mode=stream` and all other shards hold JPEGs.
+        if self.cfg.mode == "stream":
+            return []
+        self._opened = self._open_train()
+        images = [path for part in self._opened.parts for path in part.images()]
+        if not images:
+            return []
+        from sam_train.data.photos.window import find_window  # noqa: PLC0415
+
+        window = find_window(images, rule=self._photos)
+        self._photos = rule_of(window, bands=self._photos.bands)
+        for part in self._opened.parts:
+            part.show_by(self._photos)
+        return window
+
+    def _open_train(self) -> Shards:
+        if self._opened is not None:
+            return self._opened
+        if self.cfg.mix:
+            return self._shown(self._open_mix())
+        return self._open(self.cfg.train, option="data.train", include=self.cfg.include)
+
     def _open(self, patterns: Any, *, option: str, include: Any = "") -> Shards:
-        return open_shards(
+        shards = open_shards(
             patterns,
             option=option,
             index=self.cfg.index,
             exclude=self.cfg.exclude,
             include=include,
             formats=True,
+            tiles=tile_grid(self.cfg),
         )
+        return self._shown(shards)
+
+    def _shown(self, shards: Shards) -> Shards:
+        for part in shards.parts:
+            part.show_by(self._photos)
+        return shards
 
     def _survey(self, shards: Shards, *, limit: int | None, jitter: bool = True) -> Survey | None:
         """Count on the first rank what has no cell of the loss grid, and tell the others."""

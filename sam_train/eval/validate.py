@@ -20,6 +20,7 @@ from sam_train.eval.pictures.filmstrip import filmstrip
 from sam_train.eval.pictures.rows import ClickFilm
 from sam_train.model import Sam
 from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
+from sam_train.model.config import photo_rule
 from sam_train.runtime.devices import autocast, check_inference, find_device
 from sam_train.runtime.inference import start_inference
 from sam_train.settings.run import RunConfig
@@ -96,7 +97,11 @@ def measure(
     device = find_device(cfg.trainer)
     sam = sam.to(device)
     data = SamDataModule(
-        cfg.data, image_size=sam.image_size, grid_size=sam.grid_size, seed=cfg.seed
+        cfg.data,
+        image_size=sam.image_size,
+        grid_size=sam.grid_size,
+        seed=cfg.seed,
+        photos=photo_rule(cfg.model),
     )
     loader = data.val_dataloader()
     assert isinstance(loader, SizedLoader)

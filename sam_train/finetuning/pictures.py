@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
-from sam_train.data.sample.decode import BadSample, as_rle, open_entry, read_masks, to_rgb
+from sam_train.data.sample.decode import BadSample, as_rle, open_entry, read_masks, to_picture
 from sam_train.data.shards.reader import Shards
 from sam_train.eval.pictures.filmstrip import FilmRow, Frame, Mark, filmstrip
 from sam_train.finetuning.look import Look
@@ -49,7 +49,7 @@ def _masked(shards: Shards, sample: int) -> tuple[Image.Image, str]:
         entry = shards.read(sample)
         photo = open_entry(entry)
         masks = read_masks(entry.json, height=photo.height, width=photo.width)
-        rgb = to_rgb(photo)
+        rgb = to_picture(photo)
     except (BadSample, OSError):
         return Image.new("RGB", (_CELL, _CELL), (230, 230, 230)), shards.key(sample)
     height, width = InputFrame(original=(rgb.height, rgb.width), side=_CELL).size
@@ -112,7 +112,7 @@ def draw_objects(
 
 
 def _row(shards: Shards, before: Object, after: Object) -> FilmRow:
-    photo = to_rgb(open_entry(shards.read(after.position)))
+    photo = to_picture(open_entry(shards.read(after.position)))
     original = photo.height, photo.width
     frame = InputFrame(original=original, side=min(_LARGEST, max(original)))
     height, width = frame.size

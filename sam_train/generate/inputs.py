@@ -19,6 +19,7 @@ from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.files import pages
 from sam_train.data.photos.formats import PHOTO_SUFFIXES, is_photo, why_unread
 from sam_train.data.photos.jpeg import read_photo
+from sam_train.data.photos.rule import PhotoRule
 from sam_train.data.sample.decode import BadSample, open_photo, to_rgb
 from sam_train.data.shards.part import MAX_MEMBER
 from sam_train.data.shards.patterns import resolve
@@ -66,23 +67,26 @@ class PhotoPlace:
         """The photo's name without folder and extension, by which its annotations are found."""
         return Path(self.member or self.path).stem
 
-    def read(self) -> Photo:
+    def read(self, rule: PhotoRule | None = None) -> Photo:
         """Read the photo's bytes and pixels.
+
+        Args:
+            rule: the way that photos beyond 8-bit RGB are shown.
 
         Raises:
             SkipItem: the photo is missing, damaged, or absurdly large.
         """
-        jpeg, remarks = self._jpeg()
+        jpeg, remarks = self._jpeg(rule or PhotoRule())
         try:
             pixels = np.asarray(to_rgb(open_photo(jpeg)))
         except BadSample as error:
             raise SkipItem("unreadable image", str(error)) from error
         return Photo(jpeg=jpeg, pixels=pixels, remarks=remarks)
 
-    def _jpeg(self) -> tuple[bytes, tuple[str, ...]]:
+    def _jpeg(self, rule: PhotoRule) -> tuple[bytes, tuple[str, ...]]:
         if self.span is None:
             try:
-                photo = read_photo(Path(self.path))
+                photo = read_photo(Path(self.path), rule=rule)
             except SkipImageError as error:
                 raise SkipItem(error.reason, error.detail) from error
             return photo.jpeg, photo.taken.remarks

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sam_train.data.photos.rule import PhotoRule
 from sam_train.data.shards.writer import shard_path
 from sam_train.errors import UserError
 from sam_train.generate import writers
@@ -21,6 +22,7 @@ from sam_train.generate.journal import Journal, PhotoRecord, open_journal
 from sam_train.generate.plan import Unit, agree, make_plan, units_of
 from sam_train.model.checkpoints.digest import weights_digest
 from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
+from sam_train.model.config import photo_rule
 from sam_train.runtime.devices import autocast, check_inference, find_device
 from sam_train.runtime.inference import start_inference
 from sam_train.runtime.jobs import Progress, SkipItem, work_through
@@ -61,6 +63,11 @@ def generate(overrides: Sequence[str]) -> Summary:
     """
     cfg = settings_for_checkpoint(["name=generate", *overrides])
     check(cfg.generate)
+    if len(cfg.model.bands) > 3:
+        raise UserError(
+            f"{cfg.ckpt} takes photos of {len(cfg.model.bands)} bands (model.bands), and generate "
+            "writes JPEGs of three: ask `Predictor` with points of a grid instead"
+        )
     check_inference(cfg.trainer)
     part = _part(cfg.generate)
     output = Path(cfg.generate.output or f"{cfg.run_dir}/masks")
@@ -89,6 +96,7 @@ def generate(overrides: Sequence[str]) -> Summary:
         photos=photos,
         ids=_image_ids(photos),
         annotated=annotated,
+        rule=photo_rule(cfg.model),
     )
     units = units_of(plan)
     with autocast(cfg.trainer, device):
@@ -109,12 +117,14 @@ class _Work:
         photos: Sequence[PhotoPlace],
         ids: Sequence[int],
         annotated: Annotated | None,
+        rule: PhotoRule,
     ) -> None:
         self._cfg = cfg
         self._generator = generator
         self._photos = photos
         self._ids = ids
         self._annotated = annotated
+        self._rule = rule
         self._formats = listed(cfg.formats)
         self._output = output
         self._progress = Progress("photos")
@@ -142,7 +152,7 @@ class _Work:
         todo = [k for k in range(unit.begin, unit.stop) if self._ids[k] not in journal.records]
         work_through(
             todo,
-            load=lambda k: self._photos[k].read(),
+            load=lambda k: self._photos[k].read(self._rule),
             do=self._propose,
             skip=self._skip,
             keep=journal.append,
@@ -252,7 +262,10 @@ def _make(folder: Path) -> None:
 def _settings(cfg: RunConfig) -> dict[str, Any]:
     """Return the settings that the output depends on, by their full names."""
     of_generate = {f"generate.{k}": v for k, v in asdict(cfg.generate).items() if k not in _FREE}
-    return {**of_generate, "trainer.precision": cfg.trainer.precision}
+    # Named only where there is one, so that earlier outputs without it are still resumed.
+    model = {f"model.{name}": list(getattr(cfg.model, name)) for name in ("window", "bands")}
+    window = {name: value for name, value in model.items() if value}
+    return {**of_generate, **window, "trainer.precision": cfg.trainer.precision}
 
 
 def _part(cfg: GenerateConfig) -> Share:

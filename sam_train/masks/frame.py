@@ -105,11 +105,18 @@ class InputFrame:
             image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
         return np.asarray(image)
 
+    def resize_array(self, photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Resize uint8 [H, W, channels] as `resize` does; more than three channels one by one."""
+        if photo.shape[2] == 3:
+            return self.resize(Image.fromarray(photo))
+        bands = [Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(photo, 2, 0)]
+        return np.stack([self.resize(band) for band in bands], axis=-1)
+
     def square(self, photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Resize uint8 [H, W, 3] RGB onto the input square: [3, S, S], zeros in the padding."""
+        """Resize uint8 [H, W, channels] onto the input square: [channels, S, S], padded by 0."""
         height, width = self.size
-        pixels = np.zeros((3, self.side, self.side), np.uint8)
-        pixels[:, :height, :width] = self.resize(Image.fromarray(photo)).transpose(2, 0, 1)
+        pixels = np.zeros((photo.shape[2], self.side, self.side), np.uint8)
+        pixels[:, :height, :width] = self.resize_array(photo).transpose(2, 0, 1)
         return pixels
 
     def map_points(self, points: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:

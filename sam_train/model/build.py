@@ -20,7 +20,7 @@ from sam_train.settings.sections import check_section
 import_all(encoders.__name__, encoders.__path__)
 
 
-_NOT_SIZES = ("name", "drop_path", "checkpoint_blocks", "attention")
+_NOT_SIZES = ("name", "drop_path", "checkpoint_blocks", "attention", "window", "bands")
 
 
 def resolve(cfg: ModelConfig) -> Architecture:
@@ -42,6 +42,12 @@ def resolve(cfg: ModelConfig) -> Architecture:
         if name not in own:
             raise UserError(f"model.{name}={given}: {cfg.name} has no such size; leave it out")
         sizes[name] = tuple(given) if isinstance(given, list) else given
+    if len(cfg.bands) > 3:
+        if "in_channels" not in own:
+            raise UserError(
+                f"model.bands={list(cfg.bands)}: {cfg.name} takes three channels, only a ViT more"
+            )
+        sizes["in_channels"] = len(cfg.bands)
     arch = replace(base, **sizes)
     arch.check()
     recompute_of(cfg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sam_train.data.photos.rule import PhotoRule, rule_of
 from sam_train.settings.sections import run_check, section, setting
 
 if TYPE_CHECKING:
@@ -54,6 +55,25 @@ class ModelConfig:
     """Width inside the decoder's MLP (2048)."""
     decoder_activation: str | None = None
     """gelu or relu, between upscaling layers."""
+    window: list[float] = setting([])
+    """Values shown black and white in photos of more than 8 bits: [low, high], or such a pair for
+    each band ([-160, 240] shows a CT's soft tissue). Empty: `fit` finds percentiles of the training
+    set (`data.window`) and records them here, and every verb that loads the checkpoint uses them.
+    Photos of 8 bits stay as they are."""
+    bands: list[int] = setting([])
+    """Bands of the photos that the model sees, from 1. Up to three become red, green and blue (two:
+    magenta and green; one: grey). More widen a ViT's patch embedding to as many channels; from
+    weights for RGB each begins as the mean of the three, scaled to give grey photos the same
+    tokens. Empty: the first three."""
+
+
+def photo_rule(cfg: ModelConfig) -> PhotoRule:
+    """Return the way that photos beyond 8-bit RGB are shown to a model.
+
+    Raises:
+        UserError: `window` or `bands` mean nothing.
+    """
+    return rule_of(cfg.window, bands=cfg.bands)
 
 
 @run_check
@@ -62,3 +82,4 @@ def _check_run(cfg: RunConfig) -> None:
     from sam_train.model.build import resolve  # noqa: PLC0415
 
     resolve(cfg.model)
+    photo_rule(cfg.model)

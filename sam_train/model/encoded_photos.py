@@ -173,15 +173,17 @@ def split_prompts(prompts: Prompts, at_once: int) -> Iterator[Prompts]:
         )
 
 
-def check_photo(photo: Any) -> Pixels:
+def check_photo(photo: Any, *, channels: int = 3) -> Pixels:
     """Return `photo` as an array.
 
     Raises:
-        ValueError: not uint8 [H, W, 3], or empty.
+        ValueError: not uint8 [H, W, channels], or empty.
     """
     pixels = np.asarray(photo)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+    fits = pixels.ndim == 3 and pixels.shape[2] == channels and pixels.size > 0
+    if not fits or pixels.dtype != np.uint8:
         raise ValueError(
-            f"image must be uint8 [H, W, 3] RGB, not {pixels.dtype} {list(pixels.shape)}"
+            f"image must be uint8 [H, W, {channels}]{' RGB' if channels == 3 else ''}, not "
+            f"{pixels.dtype} {list(pixels.shape)}"
         )
     return pixels

@@ -15,14 +15,17 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from sam_train.data.left_out import SkipImageError
+from sam_train.data.photos.rule import PhotoRule
+from sam_train.data.photos.show import show_array
+from sam_train.model.config import photo_rule
 from sam_train.model.encoded_photos import (
     EncodedPhotos,
-    Pixels,
     check_photo,
     encode_photos,
     split_prompts,
 )
-from sam_train.model.load import build_sam, load_sam
+from sam_train.model.load import build_sam, load_sam, recorded_model
 from sam_train.model.mask_decoder import MULTIMASKS
 from sam_train.model.sam import Sam
 from sam_train.types import (
@@ -48,6 +51,13 @@ class Predicted(NamedTuple):
     """[K, g, g]; one of them can go back as `mask`."""
 
 
+def is_deep(photo: Array | Image.Image) -> bool:
+    """Tell whether the values of a photo are not those of a screen, 0 to 255."""
+    if isinstance(photo, Image.Image):
+        return photo.mode.startswith(("I", "F"))
+    return photo.dtype != np.uint8
+
+
 class Predictor:
     """Masks for prompts on a photo, which is encoded once: points, boxes, earlier masks.
 
@@ -57,10 +67,12 @@ class Predictor:
     Args:
         sam: a model in evaluation mode, on any device.
         max_masks: prompts decoded at once; bounds memory.
+        photos: the way that the model was shown photos beyond 8-bit RGB (`photo_rule(cfg.model)`).
     """
 
-    def __init__(self, sam: Sam, *, max_masks: int = 64) -> None:
+    def __init__(self, sam: Sam, *, max_masks: int = 64, photos: PhotoRule | None = None) -> None:
         self.sam = sam
+        self._rule = photos or PhotoRule()
         self._max_masks = max_masks
         self._photo: EncodedPhotos | None = None
 
@@ -85,28 +97,37 @@ class Predictor:
             UserError: an unreadable file, a wrong size, or weights that are missing.
         """
         path = Path(path).expanduser()
+        record = recorded_model(path)
         if model is None and not sizes:
             sam = load_sam(path)
         else:
             # Sizes without a name are differences from vit_b, the smallest of the paper's models.
             sam = build_sam(model or "vit_b", checkpoint=path, **sizes).eval()
-        return cls(sam.to(device))
+        return cls(sam.to(device), photos=None if record is None else photo_rule(record))
 
     @torch.no_grad()
-    def set_image(self, photo: Pixels | Image.Image) -> None:
+    def set_image(self, photo: Array | Image.Image) -> None:
         """Encode a photo, which the next calls of `predict` ask about.
 
         Args:
-            photo: uint8 [H, W, 3] RGB, or a picture that Pillow has opened.
+            photo: uint8 [H, W, 3] RGB, or a picture that Pillow has opened. A model with a
+                window also takes the 16-bit or float values of a file, [H, W] or [H, W, bands];
+                one with bands takes all bands of a file.
 
         Raises:
             ValueError: another shape or type.
         """
+        if self._rule.bands or (self._rule.windows and is_deep(photo)):
+            try:
+                photo = show_array(np.asarray(photo), self._rule)
+            except SkipImageError as error:
+                raise ValueError(f"{error.reason} ({error.detail})") from None
+        channels = self.sam.image_encoder.in_channels
         if isinstance(photo, Image.Image):
             # A palette's indices or a grey picture's single band would have the wrong shape or
             # meaning.
             photo = np.asarray(photo.convert("RGB"))
-        self._photo = encode_photos(self.sam, [check_photo(photo)])
+        self._photo = encode_photos(self.sam, [check_photo(photo, channels=channels)])
 
     @torch.no_grad()
     def predict(

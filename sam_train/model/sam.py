@@ -16,6 +16,14 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 """ImageNet's, RGB in 0 to 255 (the reference's values)."""
 
 
+def _channels(values: tuple[float, ...], encoder: ImageEncoder) -> Tensor:
+    """Return a value for each channel of the input, [channels, 1, 1]."""
+    channels = encoder.in_channels
+    # Bands that are not red, green and blue all have the mean of these.
+    each = values if channels == 3 else (sum(values) / 3,) * channels
+    return torch.tensor(each).view(channels, 1, 1)
+
+
 class Sam(nn.Module):
     """Segment Anything: an image encoder, a prompt encoder and a mask decoder (paper §3).
 
@@ -38,7 +46,7 @@ class Sam(nn.Module):
         self.mask_decoder = mask_decoder
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             # Not persistent, as in the reference: the names of both state dicts stay equal.
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+            self.register_buffer(name, _channels(values, image_encoder), persistent=False)
 
     @property
     def image_size(self) -> int:
@@ -54,7 +62,7 @@ class Sam(nn.Module):
         """Normalise, then zero the padding (in this order, as in the paper).
 
         Args:
-            images: uint8 [B, 3, S, S], RGB, photos at the top left.
+            images: uint8 [B, 3, S, S], RGB, photos at the top left; or another `in_channels`.
             image_sizes: int64 [B, 2] (h, w) of each photo inside the input frame.
 
         Returns:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from sam_train.data.datamodule import SamDataModule
 from sam_train.errors import UserError
 from sam_train.model.checkpoints.init import initialise
+from sam_train.model.config import photo_rule
 from sam_train.runtime.devices import lacks_bfloat16, uses_gpus
 from sam_train.runtime.log import rank_zero, start_log
 from sam_train.runtime.mishaps import one_line
@@ -104,6 +105,7 @@ def _train(
 ) -> None:
     # Initial weights are drawn from this; training itself draws from (seed, step, id) alone.
     seed_everything(cfg.seed, verbose=False)
+    restore_window(cfg, plain, found)
     module = SamModule(cfg)
     report_start(cfg, module, run_dir)
     if found is not None:
@@ -119,7 +121,10 @@ def _train(
         image_size=module.sam.image_size,
         grid_size=loss_grid(cfg, module),
         seed=cfg.seed,
+        photos=photo_rule(cfg.model),
     )
+    if found is None and not cfg.model.window and cfg.data.window == "dataset":
+        _set_window(cfg, plain, data.find_window())
     notice = Notice(grace_seconds=cfg.checkpoint.grace_seconds)
     trainer = build_trainer(
         cfg.trainer,
@@ -223,6 +228,21 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "lightning": str(lightning.__version__),
     }
+
+
+def restore_window(cfg: RunConfig, plain: Any, found: Found | None) -> None:
+    """Take the window of the run that is resumed, before its settings are compared with these."""
+    if found is not None and not cfg.model.window:
+        _set_window(cfg, plain, (found.settings.get("model") or {}).get("window") or [])
+
+
+def _set_window(cfg: RunConfig, plain: Any, window: list[float]) -> None:
+    """Set `model.window` in the settings and in their plain copy, which checkpoints record."""
+    if window:
+        cfg.model.window = plain["model"]["window"] = list(window)
+        pairs = zip(window[::2], window[1::2], strict=True)
+        said = ", ".join(f"{low:g} to {high:g}" for low, high in pairs)
+        log.info("photos of more than 8 bits are shown from %s (model.window)", said)
 
 
 def loss_grid(cfg: RunConfig, module: SamModule) -> int:

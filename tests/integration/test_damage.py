@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from sam_train.cli import main
-from sam_train.data.sample.dataset import Scenes
 from sam_train.data.sample.decode import BadSample
+from sam_train.data.sample.scenes import Scenes
 from sam_train.data.shards.index import open_index
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.skips import Skips

@@ -106,7 +106,9 @@ def empty_batch(module: StepModule, *, images: int, masks: int) -> Batch:
 
     sizes = torch.full((images, 2), sam.image_size, device=device)
     return Batch(
-        images=make(images, 3, sam.image_size, sam.image_size, dtype=torch.uint8),
+        images=make(
+            images, sam.image_encoder.in_channels, sam.image_size, sam.image_size, dtype=torch.uint8
+        ),
         image_sizes=sizes,
         original_sizes=sizes.clone(),
         masks=make(number, side, side, dtype=torch.uint8),

@@ -33,8 +33,8 @@ def collate(
     if memory is None:
         memory = torch.empty(block_size(samples, image_size=image_size), dtype=torch.uint8)
     counts = torch.tensor([len(s.masks) for s in samples])
-    # [B, 3, S, S] uint8: normalised on the device, where it is free.
-    shape = (len(samples), 3, image_size, image_size)
+    # [B, 3, S, S] uint8: normalised on the device, where it is free. More bands, more channels.
+    shape = (len(samples), samples[0].image.shape[2], image_size, image_size)
     grid_size = samples[0].masks.shape[-1]
     # Views, not copies: the block may be shared memory that a worker fills.
     images = memory[: math.prod(shape)].view(shape)
@@ -68,7 +68,8 @@ def collate(
 
 def block_size(samples: Sequence[Sample], *, image_size: int) -> int:
     """Return the bytes of the images and masks of a batch."""
-    return len(samples) * 3 * image_size**2 + sum(s.masks.size for s in samples)
+    channels = int(samples[0].image.shape[2])
+    return len(samples) * channels * image_size**2 + sum(s.masks.size for s in samples)
 
 
 class Collator:

@@ -15,7 +15,8 @@ from sam_train.data.feed.mix import MixedOrder, MixedShards
 from sam_train.data.feed.order import Order, PositionBatches, micro_batch
 from sam_train.data.feed.slots import Receiver, slots_needed
 from sam_train.data.feed.worker_signals import outlive_signals, sigterm_held_back
-from sam_train.data.sample.dataset import Scenes, TrainDataset, ValDataset
+from sam_train.data.sample.dataset import TrainDataset, ValDataset
+from sam_train.data.sample.scenes import Scenes
 from sam_train.data.shards.reader import Shards
 from sam_train.data.skips import Skips
 from sam_train.errors import UserError
@@ -204,6 +205,8 @@ def make_val_loader(
         max_area_fraction=cfg.max_area_fraction,
         skips=skips,
         cache=cfg.cache,
+        disk_cache=cfg.disk_cache,
+        disk_cache_gb=cfg.disk_cache_gb,
         # No jitter, no scaled JPEG and no cell that is required: photos are scored as they are.
         mask_sampling=cfg.mask_sampling,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from sam_train.data.config import DataConfig
+from sam_train.data.config import DataConfig, tile_grid
 from sam_train.data.feed.order import (
     STREAM_MIX,
     STREAM_REPLACEMENT,
@@ -130,6 +130,7 @@ def open_mix(cfg: DataConfig) -> MixedShards:
             exclude=cfg.exclude,
             include=cfg.include,
             formats=True,
+            tiles=tile_grid(cfg),
         )
         for part in mix
     ]

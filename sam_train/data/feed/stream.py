@@ -25,8 +25,9 @@ from sam_train.data.config import DataConfig
 from sam_train.data.feed.collate import Collator
 from sam_train.data.feed.loader import Loader, check_masks_per_gpu, data_loader
 from sam_train.data.feed.order import STREAM_BUFFER, STREAM_TURNS, hash64, micro_batch, permute
-from sam_train.data.sample.dataset import Scenes, draw_sample, report_small
+from sam_train.data.sample.dataset import draw_sample, report_small
 from sam_train.data.sample.decode import BadSample
+from sam_train.data.sample.scenes import Scenes
 from sam_train.data.shards.exclude import Exclusions, read_exclusions
 from sam_train.data.shards.fingerprint import Fingerprint, digest
 from sam_train.data.shards.part import Entry

@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sam_train.data.left_out import Skip
-from sam_train.data.photos.files import pages
+from sam_train.data.photos.files import locate, pages
 from sam_train.data.photos.formats import PHOTO_SUFFIXES
 from sam_train.errors import UserError
 from sam_train.masks.runs import Segmentation
@@ -86,6 +86,15 @@ class Record(ABC):
         Raises:
             SkipImageError: the file that holds them cannot be used.
         """
+
+    def group(self) -> str:
+        """Return the name of what the image is a part of: a stack's file, a patient's volume.
+
+        Images of one group are never divided between training and validation. "": it is no part of
+        anything.
+        """
+        place = locate(self.image)
+        return str(PurePosixPath(self.name).with_name(place.file.name)) if place.is_named else ""
 
     def known(self) -> list[str]:
         """Return the names of the masks that are known without reading a file, so that they are

@@ -16,10 +16,14 @@ import numpy as np
 from PIL import Image
 
 from sam_train.data.left_out import SkipImageError
+from sam_train.data.photos.dicom import SUFFIXES as DICOM_SUFFIXES
+from sam_train.data.photos.dicom import is_dicom, read_frame, read_header
 from sam_train.data.photos.formats import PAGED_SUFFIXES, TIFF_SUFFIXES, why_unread
 from sam_train.data.photos.raster import Pixels, Raster
 from sam_train.data.photos.tiff import count_planes, open_tiff, read_plane
+from sam_train.data.photos.volumes import SlicePlace, locate_slice, read_slice
 from sam_train.data.sample.decode import MAX_PIXELS
+from sam_train.errors import UserError
 
 MAX_SIDE = 65_535
 """A JPEG has no longer side, and the shards hold JPEGs."""
@@ -45,16 +49,20 @@ class PagePlace:
     page: int = 0
     is_named: bool = False
     """The page is part of the name, as in `stack_p003.tif`."""
+    slice: SlicePlace | None = None
+    """The slice of a volume, as in `case_z003.nii.gz`."""
 
 
 def locate(path: Path) -> PagePlace:
     """Return the file that a name means: `stack_p003.tif` is the third picture of `stack.tif`."""
-    if not path.exists() and path.suffix.lower() in PAGED_SUFFIXES:
+    if not path.exists() and path.suffix.lower() in PAGED_SUFFIXES | DICOM_SUFFIXES:
         # Only where no such file exists: a file's own name comes first.
         match = _PAGE.fullmatch(path.stem)
         if match is not None and int(match["number"]) > 0:
             file = path.with_name(match["stem"] + path.suffix)
             return PagePlace(file=file, page=int(match["number"]) - 1, is_named=True)
+    if (found := locate_slice(path)) is not None:
+        return PagePlace(file=found.file, is_named=True, slice=found)
     return PagePlace(file=path)
 
 
@@ -108,7 +116,8 @@ def opened(
     if not place.file.is_file():
         raise SkipImageError("missing image", str(path))
     # By its ending and before it is opened: the way out differs from format to format.
-    if reason := why_unread(place.file):
+    medical = place.slice is not None or is_dicom(place.file)
+    if not medical and (reason := why_unread(place.file)):
         raise SkipImageError(reason)
 
     check = partial(_check_size, most_pixels=most_pixels, longest=longest)
@@ -116,7 +125,7 @@ def opened(
         # Only opening is inside: an error of the caller's own must not be called a damaged photo.
         with _open(place, check) as found:
             yield found
-    except SkipImageError:
+    except (SkipImageError, UserError):
         raise
     # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and more.
     except Exception as error:
@@ -138,6 +147,12 @@ def refuse_large(path: Path) -> None:
 
 
 def _header_size(place: PagePlace) -> tuple[int, int]:
+    if place.slice is not None:
+        raster = read_slice(place.slice)
+        return raster.height, raster.width
+    if is_dicom(place.file):
+        header = read_header(place.file)
+        return int(header.Rows), int(header.Columns)
     if _is_tiff(place.file):
         with open_tiff(place.file) as file:
             page: Any = file.pages[0]
@@ -153,6 +168,16 @@ def _check_size(height: int, width: int, *, most_pixels: int, longest: int) -> N
 
 @contextmanager
 def _open(place: PagePlace, check: Any) -> Iterator[Opened]:
+    if place.slice is not None:
+        of_volume = read_slice(place.slice)
+        check(of_volume.height, of_volume.width)
+        yield Opened(raster=of_volume)
+        return
+    if is_dicom(place.file):
+        frame = read_frame(place.file, place.page)
+        check(frame.height, frame.width)
+        yield Opened(raster=frame)
+        return
     # Both: camera raw files begin like a TIFF, and other files are called `.tif`.
     if place.file.suffix.lower() in TIFF_SUFFIXES and _is_tiff(place.file):
         with open_tiff(place.file) as file:

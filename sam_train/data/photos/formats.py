@@ -14,7 +14,7 @@ PHOTO_SUFFIXES = PAGED_SUFFIXES | JPEG_SUFFIXES | {
 
 _PLAIN = "save it as JPEG or PNG"
 _DEVELOP = "develop it to TIFF, PNG or JPEG"
-_SLICES = "save its slices as 16-bit TIFF or PNG"
+_SLICES = "data.train=nifti:FOLDER or dicom:FOLDER reads its slices"
 _ARRAY = "save it as TIFF"
 _OME = "export it as OME-TIFF"
 _GDAL = "make a TIFF of it with gdal_translate"

@@ -92,7 +92,9 @@ def read_photo(
     return encode(shown.pixels, taken=shown.taken, quality=quality)
 
 
-def read_stored(path: Path, *, mask_sizes: Collection[tuple[int, int]] = ()) -> Photo | Shown:
+def read_stored(
+    path: Path, *, mask_sizes: Collection[tuple[int, int]] = (), rule: PhotoRule = _DEFAULT
+) -> Photo | Shown:
     """Read a photo as `read_photo`, but return the pixels where no JPEG is needed.
 
     The bytes of an upright RGB JPEG come back by its header alone: the sample's decoder finds
@@ -101,9 +103,10 @@ def read_stored(path: Path, *, mask_sizes: Collection[tuple[int, int]] = ()) -> 
     Raises:
         SkipImageError: as `read_photo`.
     """
-    if (size := _rgb_jpeg_size(path)) is not None:
+    # Bands that are chosen by name are looked for in the pixels.
+    if not rule.bands and (size := _rgb_jpeg_size(path)) is not None:
         return _copied(path, width=size[0], height=size[1])
-    return read_shown(path, mask_sizes=mask_sizes)
+    return read_shown(path, mask_sizes=mask_sizes, rule=rule)
 
 
 def _copied(path: Path, *, width: int, height: int) -> Photo:
@@ -145,14 +148,14 @@ def read_shown(
 
 
 def read_pixels(
-    path: Path, *, mask_sizes: Collection[tuple[int, int]] = ()
+    path: Path, *, mask_sizes: Collection[tuple[int, int]] = (), rule: PhotoRule = _DEFAULT
 ) -> npt.NDArray[np.uint8]:
     """Read a photo as `read_shown`: uint8 [H, W, 3] RGB. What was done to it is logged once.
 
     Raises:
         SkipImageError: as `read_photo`.
     """
-    shown = read_shown(path, mask_sizes=mask_sizes)
+    shown = read_shown(path, mask_sizes=mask_sizes, rule=rule)
     for remark in shown.taken.remarks:
         if remark not in _said:
             _said.add(remark)

@@ -26,7 +26,7 @@ class Look:
     """The way one picture is shown; the same for all its parts."""
 
     bands: tuple[int, ...]
-    """Indices, one or three."""
+    """Indices: one, or three and more."""
     low: tuple[float, ...] = ()
     """The value shown black, for each of `bands`; empty if values are shown as they are."""
     high: tuple[float, ...] = ()
@@ -34,6 +34,11 @@ class Look:
     opaque: float | None = None
     """The value of the transparency band where nothing shines through; None: no transparency."""
     taken: Taken
+
+    @property
+    def channels(self) -> int:
+        """Channels of what is shown: 3, or one for each band where there are more."""
+        return max(3, len(self.bands))
 
 
 def plan(raster: Raster, rule: PhotoRule) -> Look:
@@ -46,7 +51,8 @@ def plan(raster: Raster, rule: PhotoRule) -> Look:
         raise SkipImageError("values that are not plain numbers", f"{raster.dtype}")
     # Without repetition, in order: the file's own value may be among those of the rule.
     nodata = tuple(dict.fromkeys([*rule.nodata, *_named(raster)]))
-    plain = not (raster.is_deep or nodata or raster.alpha is not None)
+    stretched = raster.is_deep and (not rule.windows or raster.dtype.kind == "f")
+    plain = not (stretched or nodata or raster.alpha is not None)
     # A plain photo needs no look at its pixels, which saves reading them twice.
     values = np.empty((0, 0, raster.bands)) if plain else thinned(raster, most=SAMPLE)
     remarks = [*raster.remarks]
@@ -96,8 +102,11 @@ def _transparency(raster: Raster, values: Pixels, remarks: list[str]) -> float |
 
 
 def _how(rule: PhotoRule) -> str:
-    if rule.limits is not None:
-        return f"more than 8 bits, {rule.limits[0]:g} shown black and {rule.limits[1]:g} white"
+    if rule.windows:
+        pairs = " and ".join(
+            f"{low:g} shown black and {high:g} white" for low, high in rule.windows
+        )
+        return f"more than 8 bits, {pairs}"
     low, high = rule.percentiles
     return f"more than 8 bits, stretched between the percentiles {low:g} and {high:g} of each photo"
 
@@ -134,7 +143,8 @@ def _bands(raster: Raster, rule: PhotoRule, *, has_alpha: bool) -> tuple[int, ..
     if len(chosen) == 2:
         # Magenta and green: where both are equal the picture is grey.
         return (chosen[0], chosen[1], chosen[0])
-    return tuple(chosen[:3])
+    # More than three were asked for by name, for a model with as many channels.
+    return tuple(chosen if rule.bands else chosen[:3])
 
 
 def missing_values(values: Pixels, nodata: tuple[float, ...]) -> npt.NDArray[np.bool_]:
@@ -162,17 +172,54 @@ def _limits(
     bands: tuple[int, ...],
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Compute black and white of each band [h, w, bands]; the same for all colours of a photo."""
-    if rule.limits is not None:
-        return (rule.limits[0],) * len(bands), (rule.limits[1],) * len(bands)
-    if raster.is_colour and max(bands) < 3:
-        # Each colour on its own would take the colour out of a meadow.
-        low, high = _between(values[there], rule.percentiles)
-        return (low,) * len(bands), (high,) * len(bands)
-    ends = [_between(values[..., k][there[..., k]], rule.percentiles) for k in range(len(bands))]
+    if rule.windows:
+        if len(rule.windows) not in (1, len(bands)):
+            raise SkipImageError(
+                "its bands are not those of the window",
+                f"{len(bands)} shown, {len(rule.windows)} pairs of numbers",
+            )
+        each = rule.windows * len(bands) if len(rule.windows) == 1 else rule.windows
+        return tuple(low for low, _ in each), tuple(high for _, high in each)
+    ends = [between(v, rule.percentiles) for v in _stretched_together(raster, values, there, bands)]
+    if len(ends) == 1:
+        ends *= len(bands)
     return tuple(low for low, _ in ends), tuple(high for _, high in ends)
 
 
-def _between(values: Pixels, percentiles: tuple[float, float]) -> tuple[float, float]:
+def _stretched_together(
+    raster: Raster, values: Pixels, there: npt.NDArray[np.bool_], bands: tuple[int, ...]
+) -> list[Pixels]:
+    """Return the values of all bands of a colour photo as one array, else those of each band."""
+    if raster.is_colour and max(bands) < 3:
+        # Each colour on its own would take the colour out of a meadow.
+        return [values[there]]
+    return [values[..., k][there[..., k]] for k in range(len(bands))]
+
+
+def shown_values(raster: Raster, rule: PhotoRule, *, most: int) -> list[Pixels]:
+    """Return the values [n] that a stretch is taken from, of at most about `most` pixels.
+
+    Returns:
+        One array for all colours of a photo, or one for each band shown; none of an 8-bit picture.
+
+    Raises:
+        SkipImageError: as `plan`.
+    """
+    if raster.dtype.kind not in "iuf":
+        raise SkipImageError("values that are not plain numbers", f"{raster.dtype}")
+    if not raster.is_deep:
+        return []
+    values = thinned(raster, most=most)
+    opaque = _transparency(raster, values, [])
+    bands = _bands(raster, rule, has_alpha=opaque is not None)
+    chosen = values[..., list(bands)]
+    there = ~missing_values(chosen, (*rule.nodata, *_named(raster)))
+    if opaque is not None:
+        there &= (values[..., raster.alpha] > 0)[..., None]
+    return _stretched_together(raster, chosen, there, bands)
+
+
+def between(values: Pixels, percentiles: tuple[float, float]) -> tuple[float, float]:
     """Return the values at two percentiles, the upper rounded down, the lower up, so that one hot
     pixel is harmless in the smallest photo; if they are the same value, the extremes."""
     if not values.size:
@@ -204,8 +251,9 @@ def show(
             shown = (np.clip(grey, 0.0, 1.0) * 255.0).round().astype(np.uint8)
     if missing.any():
         shown = np.where(missing, 0, shown).astype(np.uint8)
-    rgb = np.ascontiguousarray(np.broadcast_to(shown, (*shown.shape[:2], 3)), dtype=np.uint8)
-    if alpha is None or look.opaque is None:
+    shape = (*shown.shape[:2], look.channels)
+    rgb = np.ascontiguousarray(np.broadcast_to(shown, shape), dtype=np.uint8)
+    if alpha is None or look.opaque is None or look.channels > 3:
         return rgb
     # `opaque` may be 1, 255 or 65535, whatever the depth of the file.
     scaled: npt.NDArray[Any] = values[..., alpha].astype(np.float64) * (255.0 / look.opaque)
@@ -225,7 +273,7 @@ def _on_white(rgb: Rgb, alpha: Rgb, premultiplied: bool) -> Rgb:
 def show_rows(raster: Raster, look: Look, top: int, bottom: int) -> Rgb:
     """Read and show some rows of a picture: uint8 [bottom - top, W, 3]."""
     stored = raster.rows(top, bottom)
-    shown = np.empty((bottom - top, raster.width, 3), dtype=np.uint8)
+    shown = np.empty((bottom - top, raster.width, look.channels), dtype=np.uint8)
     # Some rows at a time: floats take eight times the memory.
     step = max(1, _PIXELS // raster.width)
     for row in range(0, bottom - top, step):
@@ -236,9 +284,29 @@ def show_rows(raster: Raster, look: Look, top: int, bottom: int) -> Rgb:
     return shown
 
 
+def show_array(pixels: Pixels, rule: PhotoRule) -> Rgb:
+    """Show a picture in memory, [H, W] or [H, W, bands] of any depth: uint8 [H, W, 3].
+
+    Raises:
+        SkipImageError: as `plan`; or it has no such shape.
+    """
+    if pixels.ndim not in (2, 3) or not pixels.size:
+        raise SkipImageError("no picture", f"an array of shape {list(pixels.shape)}")
+    bands = pixels if pixels.ndim == 3 else pixels[..., None]
+    raster = Raster(
+        height=bands.shape[0],
+        width=bands.shape[1],
+        bands=bands.shape[2],
+        dtype=bands.dtype.newbyteorder("="),
+        rows=lambda top, bottom: bands[top:bottom],
+        is_colour=bands.shape[2] == 3,
+    )
+    return show_all(raster, plan(raster, rule))
+
+
 def show_all(raster: Raster, look: Look) -> Rgb:
     """Read and show a whole picture, uint8 [H, W, 3], with little memory beside it."""
-    whole = np.empty((raster.height, raster.width, 3), dtype=np.uint8)
+    whole = np.empty((raster.height, raster.width, look.channels), dtype=np.uint8)
     for top in range(0, raster.height, _ROWS):
         bottom = min(top + _ROWS, raster.height)
         whole[top:bottom] = show_rows(raster, look, top, bottom)

@@ -46,13 +46,45 @@ class Masks:
     """Masks whose run lengths stood in the JSON as numbers; likewise."""
 
 
-def open_entry(entry: Entry) -> Image.Image:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bands:
+    """The pixels of a photo of more than three bands, which is no picture to Pillow."""
+
+    pixels: npt.NDArray[np.uint8]
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.pixels.shape[1])
+
+
+def open_entry(entry: Entry) -> Image.Image | Bands:
     """Return a sample's photo, of a JPEG not decoded yet.
 
     Raises:
         BadSample: as `open_photo`.
     """
-    return open_photo(entry.jpeg) if entry.pixels is None else Image.fromarray(entry.pixels)
+    if entry.pixels is None:
+        return open_photo(entry.jpeg)
+    if entry.pixels.shape[2] > 3:
+        return Bands(pixels=entry.pixels)
+    return Image.fromarray(entry.pixels)
+
+
+def to_picture(photo: Image.Image | Bands) -> Image.Image:
+    """Return a photo for people to look at, in RGB; of many bands the first three.
+
+    Raises:
+        BadSample: as `to_rgb`.
+    """
+    if isinstance(photo, Bands):
+        return Image.fromarray(np.ascontiguousarray(photo.pixels[..., :3]))
+    return to_rgb(photo)
 
 
 def open_photo(data: bytes) -> Image.Image:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from sam_train.data.feed.order import STREAM_JITTER, hash64
 from sam_train.data.sample import select
@@ -59,7 +58,7 @@ def jittered(
     else:
         frame, runs, usable = scene.frame, scene.runs, scene.usable
     # Only now: windows that are drawn again cost no pixels.
-    image = frame.resize(Image.fromarray(scene.image))
+    image = frame.resize_array(scene.image)
     return Scene(frame=frame, image=image, masks=scene.masks, runs=runs, usable=usable)
 
 

@@ -19,14 +19,14 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
+class Place:
     """The place of a scene, and the sizes of the arrays that its bytes divide into."""
 
     slab: npt.NDArray[np.uint8]
     offset: int
     frame: InputFrame
-    image: tuple[int, int]
-    """(rows, columns)."""
+    image: tuple[int, int, int]
+    """(rows, columns, channels)."""
     data: int
     """Bytes of the compressed strings."""
     masks: int
@@ -44,7 +44,7 @@ class SceneCache:
     """
 
     def __init__(self) -> None:
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, Place] = {}
         self._slab = np.empty(0, dtype=np.uint8)
         self._used = 0
 
@@ -55,25 +55,25 @@ class SceneCache:
     def get(self, index: int) -> Scene | None:
         """Return the scene put at an index, as views of the kept bytes; None if there is none."""
         place = self._places.get(index)
-        return None if place is None else _scene(place)
+        return None if place is None else scene_at(place)
 
     def put(self, index: int, scene: Scene) -> None:
         """Keep a copy of a scene whose runs are those of the whole photo."""
         assert scene.runs is scene.masks.runs
-        arrays = _arrays(scene)
-        slab, offset = self._take(sum(_padded(array.nbytes) for array in arrays))
-        place = _Place(
+        arrays = arrays_of(scene)
+        slab, offset = self._take(sum(padded(array.nbytes) for array in arrays))
+        place = Place(
             slab=slab,
             offset=offset,
             frame=scene.frame,
-            image=(scene.image.shape[0], scene.image.shape[1]),
+            image=shape_of(scene.image),
             data=len(scene.masks.data),
             masks=len(scene.runs.status),
             ends=len(scene.runs.ends),
             usable=len(scene.usable),
         )
         # Written through the views that `get` will return, so both agree about the layout.
-        for kept, array in zip(_arrays(_scene(place)), arrays, strict=True):
+        for kept, array in zip(arrays_of(scene_at(place)), arrays, strict=True):
             kept[:] = array
         self._places[index] = place
 
@@ -88,7 +88,14 @@ class SceneCache:
         return self._slab, offset
 
 
-def _arrays(scene: Scene) -> list[npt.NDArray[np.generic]]:
+def shape_of(image: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
+    """Return (rows, columns, channels)."""
+    rows, columns, channels = image.shape
+    return rows, columns, channels
+
+
+def arrays_of(scene: Scene) -> list[npt.NDArray[np.generic]]:
+    """List the arrays of a scene, in the order in which they are kept."""
     masks, runs = scene.masks, scene.masks.runs
     return [
         scene.image,
@@ -103,19 +110,19 @@ def _arrays(scene: Scene) -> list[npt.NDArray[np.generic]]:
     ]
 
 
-def _scene(place: _Place) -> Scene:
-    """Make a scene of views into the slab, in the order of `_arrays`."""
+def scene_at(place: Place) -> Scene:
+    """Make a scene of views into the slab, in the order of `arrays_of`."""
     at = place.offset
 
     def view(dtype: type[_Scalar], *shape: int) -> npt.NDArray[_Scalar]:
         nonlocal at
         array: npt.NDArray[_Scalar] = np.ndarray(shape, dtype=dtype, buffer=place.slab, offset=at)
-        at += _padded(array.nbytes)
+        at += padded(array.nbytes)
         return array
 
-    # In the order of `_arrays`; each view moves the offset on.
+    # In the order of `arrays_of`; each view moves the offset on.
     n = place.masks
-    image, data = view(np.uint8, *place.image, 3), view(np.uint8, place.data)
+    image, data = view(np.uint8, *place.image), view(np.uint8, place.data)
     offsets, ends = view(np.int64, n + 1), view(np.int32, place.ends)
     starts, status = view(np.int64, n + 1), view(np.int8, n)
     areas, extents = view(np.int64, n), view(np.int32, n, 4)
@@ -136,5 +143,6 @@ def _scene(place: _Place) -> Scene:
     )
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """Return a number of bytes rounded up to the alignment of every dtype."""
     return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -68,7 +68,8 @@ def read_groups(folder: Path) -> dict[str, str]:
 def groups_of(shards: Shards, *, samples: int) -> dict[int, str]:
     """Return the groups of the first samples of `shards`, from the files beside them.
 
-    Shards on servers have none: their photos count alone.
+    Where none names it, a slice belongs to its volume, a page to its stack, a tile to its photo.
+    Shards on servers have no file: their photos count alone.
 
     Args:
         shards: of one or several folders.
@@ -83,8 +84,12 @@ def groups_of(shards: Shards, *, samples: int) -> dict[int, str]:
     folders = [part.folder for part in shards.parts]
     files = {folder: read_groups(folder) for folder in set(folders) if folder is not None}
     found: dict[int, str] = {}
-    for folder, first, end in zip(folders, shards.first[:-1], shards.first[1:], strict=True):
+    places = zip(shards.parts, folders, shards.first[:-1], shards.first[1:], strict=True)
+    for part, folder, first, end in places:
         named = files.get(folder) if folder is not None else None
+        for sample in range(int(first), min(int(end), samples)) if part.has_groups else ():
+            if (own := shards.group(sample)) is not None:
+                found[sample] = own
         # Folders without a file cost nothing, whatever they hold.
         for sample in range(int(first), min(int(end), samples)) if named else ():
             key = shards.key(sample)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sam_train.data.left_out import Skip
+from sam_train.data.photos.rule import PhotoRule
 from sam_train.data.shards.index import (
     Index,
     ShardRow,
 )
-from sam_train.data.shards.unpacked import read_pair, split
+from sam_train.data.shards.unpacked import read_pair, split, times_of
 from sam_train.data.storage.open import open_source
 from sam_train.data.storage.sources import Source, Span, is_remote, short_name
 from sam_train.data.storage.tar import BLOCK, Header, parse_header
@@ -84,6 +86,8 @@ class SamplePlace:
 class IndexedShard:
     """A shard, and its number in the index that knows it."""
 
+    has_groups: ClassVar[bool] = False
+    """False: `group` need not be asked, sample by sample."""
     path: str
     index: Index
     shard: int
@@ -110,6 +114,17 @@ class IndexedShard:
         """Lines about what it holds beside its samples, where its row does not say so."""
         return []
 
+    def group(self, row: int) -> str | None:
+        """Return the scene, stack or case that a sample is a part of; None: it stands alone."""
+        return None
+
+    def images(self) -> list[Path]:
+        """Return the photos that lie in files of their own; a shard has none."""
+        return []
+
+    def show_by(self, rule: PhotoRule) -> None:
+        """Show photos beyond 8-bit RGB by a rule; a shard has none."""
+
     def read(self, row: int) -> Entry:
         """Read a sample.
 
@@ -119,6 +134,21 @@ class IndexedShard:
         if self._source is None:
             self._source = open_source(self.path)
         return self.place(row).read(self._source)
+
+    def stamp(self, row: int) -> bytes | None:
+        """Return what a sample's content follows from: the shard's size and time, and its place.
+
+        None: the files cannot be looked at.
+        """
+        try:
+            place = self.place(row)
+            times = times_of(place.path, place.key) if place.unpacked else ()
+        except OSError:
+            return None
+        # The index's stamp is the file's time, or the server's tag.
+        shard = place.path, place.shard_size, self.row.stamp
+        facts = (*shard, place.key, place.jpeg, place.json, times)
+        return repr(facts).encode()
 
     def place(self, row: int) -> SamplePlace:
         """Return where a sample lies.

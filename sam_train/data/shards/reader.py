@@ -33,6 +33,7 @@ from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.walk import index_shard
 from sam_train.data.storage.open import open_source
 from sam_train.data.storage.sources import Facts, is_remote, short_name
+from sam_train.data.tiles.grid import TileGrid
 from sam_train.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,18 @@ class Shards:
         shard, row = self._locate(sample)
         return self._parts[shard].read(row)
 
+    def stamp(self, sample: int) -> bytes | None:
+        """Return what a sample's content follows from, as `IndexedShard.stamp` does."""
+        shard, row = self._locate(sample)
+        return self._parts[shard].stamp(row)
+
+    def group(self, sample: int) -> str | None:
+        """Return the scene, stack or case that a sample is a part of; None: it stands alone."""
+        shard, row = self._locate(sample)
+        part = self._parts[shard]
+        group = part.group(row)
+        return None if group is None else f"{short_name(part.path)}/{group}"
+
     def place(self, sample: int) -> SamplePlace:
         """Return where a sample lies.
 
@@ -144,6 +157,7 @@ def open_shards(
     exclude: str | Sequence[str] | None = None,
     include: str | Sequence[str] | None = None,
     formats: bool = False,
+    tiles: TileGrid | None = None,
 ) -> Shards:
     """Resolve and index; leftovers and damage of a shard are warned about, one line each.
 
@@ -155,12 +169,15 @@ def open_shards(
         include: lists of the only samples to take.
         formats: whether data sets of any format, as `eval.datasets` has them, may stand among the
             patterns; their samples follow those of the shards.
+        tiles: cuts the photos of data sets, not those of shards.
 
     Raises:
         UserError: see `resolve`, `index_shard`, `open_index` and `open_format`; or no sample is
             left.
     """
-    patterns, found = _without_formats(patterns, option=option) if formats else (patterns, [])
+    patterns, found = (
+        _without_formats(patterns, option=option, tiles=tiles) if formats else (patterns, [])
+    )
     paths = resolve(patterns, option=option) if patterns or not found else []
     exclusions = read_exclusions(exclude, include=include)
     known = _known(paths, index=index)
@@ -182,14 +199,25 @@ def open_shards(
     return shards
 
 
-def _without_formats(patterns: Any, *, option: str) -> tuple[list[str], list[IndexedShard]]:
+def _without_formats(
+    patterns: Any, *, option: str, tiles: TileGrid | None
+) -> tuple[list[str], list[IndexedShard]]:
     """Return the patterns of shards, and the data sets among them, opened."""
     # Here, for the start of runs on shards: readers of formats import those of all photos.
     from sam_train.data.formats.source import open_format  # noqa: PLC0415
     from sam_train.data.formats.spec import split_entries  # noqa: PLC0415
 
     shards, specs = split_entries(patterns, setting=option)
-    return shards, [open_format(spec) for spec in specs]
+    if tiles is None:
+        return shards, [open_format(spec) for spec in specs]
+    if shards:
+        raise UserError(
+            f"data.tile cuts data sets of other formats, and {option} names shards ({shards[0]}): "
+            "python -m data_tools.tile writes shards of tiles"
+        )
+    from sam_train.data.formats.tiled import open_tiled  # noqa: PLC0415
+
+    return shards, [open_tiled(spec, tiles) for spec in specs]
 
 
 def indexed(paths: Sequence[str]) -> dict[str, ShardPart]:

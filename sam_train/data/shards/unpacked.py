@@ -194,6 +194,13 @@ def _read(folder: Path, key: str, endings: Sequence[str], *, size: int) -> bytes
     raise OSError(f"{folder.name}/{key}{endings[0]} changed since it was indexed")
 
 
+def times_of(path: str, key: str) -> tuple[int, ...]:
+    """Return when the files of a sample were last written; the folder's own time misses that."""
+    folder, _ = place_of(path)
+    files = (folder / f"{key}{ending}" for ending in _endings([*_JPEG, *_JSON]))
+    return tuple(file.stat().st_mtime_ns for file in files if file.is_file())
+
+
 def _endings(endings: Sequence[str]) -> list[str]:
     # Cameras and Windows write `.JPG`; `.Jpg` is not looked for.
     return [*endings, *(ending.upper() for ending in endings)]

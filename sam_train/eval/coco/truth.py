@@ -29,6 +29,7 @@ from sam_train.data.formats.segmentation import LARGEST_FRACTION, parse_segmenta
 from sam_train.data.formats.spec import find_paths, read_specs
 from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.jpeg import read_pixels
+from sam_train.data.photos.rule import PhotoRule
 from sam_train.errors import UserError
 from sam_train.runtime.fingerprint import files_fingerprint
 from sam_train.runtime.jobs import SkipItem
@@ -104,6 +105,8 @@ class Truth:
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     """Sentences for people about oddities of the file that were accepted."""
+    shown: PhotoRule = field(default_factory=PhotoRule)
+    """The way that photos beyond 8-bit RGB are shown."""
     annotations: dict[ImageId, list[tuple[CategoryId, CocoAnnotation]]] = field(
         default_factory=dict
     )
@@ -177,7 +180,7 @@ class Truth:
         size = (image.height, image.width)
         path = image.path
         try:
-            pixels = read_pixels(path, mask_sizes={size})
+            pixels = read_pixels(path, mask_sizes={size}, rule=self.shown)
         except SkipImageError as error:
             raise SkipItem(error.reason, error.detail) from None
         if pixels.shape[:2] != size:

@@ -13,7 +13,9 @@ import numpy.typing as npt
 from sam_train.data.formats.records import MasksRead, Record
 from sam_train.data.formats.take import fitting_masks
 from sam_train.data.left_out import SkipImageError
+from sam_train.data.photos.files import locate
 from sam_train.data.photos.jpeg import read_pixels
+from sam_train.data.photos.rule import PhotoRule
 from sam_train.data.sample.decode import BadSample, as_rle, open_photo, read_masks, to_rgb
 from sam_train.data.shards.part import Entry, SamplePlace
 from sam_train.masks import rle
@@ -92,13 +94,16 @@ class FileImage(EvalImage):
     """A record of one of the readers that conversion uses, too."""
 
     record: Record
+    photos: PhotoRule = field(default_factory=PhotoRule)
+    """The way that photos beyond 8-bit RGB are shown."""
 
     def _stamp(self) -> str:
         # The record itself holds its part of a JSON for all images, so that a correction of one
         # annotation leaves the other images' records valid.
-        return files_fingerprint(
-            repr(self.record), files=[self.record.image, *self.record.inputs()]
-        )
+        shown = repr(self.photos) if self.photos != PhotoRule() else ""
+        # A page is a part of a file, and a slice one of a volume.
+        files = [locate(self.record.image).file, *self.record.inputs()]
+        return files_fingerprint(repr(self.record) + shown, files=files)
 
     def count(self) -> int:
         """Count the masks by reading them, as their file has no other count."""
@@ -115,7 +120,7 @@ class FileImage(EvalImage):
             if not sizes:
                 raise SkipItem("no mask")
             with self.record.photo() as path:
-                image = read_pixels(path, mask_sizes=sizes)
+                image = read_pixels(path, mask_sizes=sizes, rule=self.photos)
         except SkipImageError as error:
             raise SkipItem(error.reason, error.detail) from None
         return _sample(self, image, read, min_area=min_area)

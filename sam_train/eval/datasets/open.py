@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sam_train.data.formats.look import SHARDS
 from sam_train.data.formats.spec import DatasetSpec, list_records, read_specs
+from sam_train.data.photos.rule import PhotoRule
 from sam_train.data.shards.patterns import resolve
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.storage.open import open_source
@@ -45,6 +46,7 @@ class EvalDataset:
 def open_datasets(
     cfg: EvalConfig,
     *,
+    photos: PhotoRule | None = None,
     cache: Path | None = None,
     wanted: Callable[[EvalImage], bool] | None = None,
 ) -> list[EvalDataset]:
@@ -54,18 +56,21 @@ def open_datasets(
     order, so it is the same in every run and process, whatever the seed.
 
     Args:
+        photos: the way that photos beyond 8-bit RGB are shown.
         cache: a folder for the images' numbers of masks, as counting them reads mask files.
         wanted: filters images before the cut, possibly all of a data set; all stay by default.
 
     Raises:
         UserError: a data set cannot be read, or has no image.
     """
-    return [_open(spec, cfg, cache, wanted) for spec in read_specs(cfg.datasets)]
+    shown = photos or PhotoRule()
+    return [_open(spec, cfg, shown, cache, wanted) for spec in read_specs(cfg.datasets)]
 
 
 def _open(
     spec: DatasetSpec,
     cfg: EvalConfig,
+    photos: PhotoRule,
     cache: Path | None,
     wanted: Callable[[EvalImage], bool] | None,
 ) -> EvalDataset:
@@ -79,7 +84,7 @@ def _open(
         for note in listing.notes:
             log.info("%s: %s", spec.name, note)
         images = [
-            FileImage(dataset=spec.name, name=r.name, source=spec.digest, record=r)
+            FileImage(dataset=spec.name, name=r.name, source=spec.digest, record=r, photos=photos)
             for r in listing.records
         ]
     if not images:

@@ -160,7 +160,7 @@ def _photo(
 ) -> Image.Image:
     """Draw a cell, `_FINE` times larger than its final size."""
     width, height = (_FINE * side for side in _fit(row.image))
-    canvas = Image.fromarray(row.image).resize((width, height), Image.Resampling.BICUBIC)
+    canvas = Image.fromarray(row.image[..., :3]).resize((width, height), Image.Resampling.BICUBIC)
     if truth:
         canvas = _tint(canvas, row.truth, _TRUTH)
     if view is not None:

@@ -181,7 +181,7 @@ def _one_per_image(batch: Batch) -> list[int]:
 def _empty_row(batch: Batch, mask: int) -> FilmRow:
     image_number = int(batch.image_index[mask])
     h, w = batch.image_sizes[image_number].tolist()
-    pixels: Pixels = batch.images[image_number, :, :h, :w].permute(1, 2, 0).cpu().numpy()
+    pixels: Pixels = batch.images[image_number, :3, :h, :w].permute(1, 2, 0).cpu().numpy()
     # Training batches carry no RLEs, only the loss grid.
     if batch.rles is not None:
         truth = _resized(coco_mask.decode(batch.rles[mask]), pixels)

@@ -15,6 +15,7 @@ from sam_train.model.checkpoints.state_dicts import (
     resize_patch_kernel,
     resize_position_table,
     resize_relative_positions,
+    widen_patch_kernel,
 )
 
 
@@ -50,9 +51,18 @@ def _resize(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
         return resize_position_table(tensor, (shape[1], shape[2]))
     if name.endswith((".rel_pos_h", ".rel_pos_w")) and tensor.shape[1] == shape[1]:
         return resize_relative_positions(tensor, shape[0])
-    if name.endswith(".patch_embed.proj.weight") and tensor.shape[:2] == shape[:2]:
-        return resize_patch_kernel(tensor, (shape[2], shape[3]))
+    if name.endswith(".patch_embed.proj.weight") and tensor.shape[0] == shape[0]:
+        return _fitting_patches(tensor, shape)
     return None
+
+
+def _fitting_patches(kernel: Tensor, shape: torch.Size) -> Tensor | None:
+    if kernel.shape[1] != shape[1]:
+        # Bands of one model mean nothing to another; only colours are spread over them.
+        if kernel.shape[1] != 3:
+            return None
+        kernel = widen_patch_kernel(kernel, shape[1])
+    return kernel if kernel.shape == shape else resize_patch_kernel(kernel, (shape[2], shape[3]))
 
 
 def _change(old: Tensor, new: Tensor) -> str:

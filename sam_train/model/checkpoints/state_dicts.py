@@ -358,6 +358,16 @@ def resize_relative_positions(table: Tensor, length: int) -> Tensor:
     return F.interpolate(rows, size=length, mode="linear")[0].t().contiguous()
 
 
+def widen_patch_kernel(kernel: Tensor, channels: int) -> Tensor:
+    """Make a patch kernel for `channels` bands of one for RGB: [D, 3, p, p] to [D, channels, p, p].
+
+    Each band gets the mean of the three, times 3 / channels: a photo whose bands are all equal
+    gives the tokens that it gave as grey RGB.
+    """
+    mean = kernel.mean(dim=1, keepdim=True)
+    return mean.repeat(1, channels, 1, 1) * (3 / channels)
+
+
 def resize_patch_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a patch embedding [D, 3, p, p] -> [D, 3, *size] by the pseudo-inverse.
 

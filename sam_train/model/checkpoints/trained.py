@@ -56,8 +56,12 @@ def settings_for_checkpoint(overrides: Sequence[str]) -> RunConfig:
     records = (recorded_model(Path(source).expanduser()) for source in own)
     record = next((record for record in records if record is not None), None)
     # A named model is meant whole, and single sizes of the record would change it.
-    if record is None or any(word.startswith("model=") for word in overrides):
+    if record is None:
         return cfg
+    if any(word.startswith("model=") for word in overrides):
+        # The window belongs to the weights, not to the sizes.
+        window = f"model.window={json.dumps(record.window)}"
+        return load_config([window, *overrides]) if record.window else cfg
     return load_config([*_as_overrides(record), *overrides])
 
 

@@ -77,6 +77,8 @@ class ImageEncoder(nn.Module, ABC):
     other overrides `forward` instead; its output can then not be kept after some of the units.
     """
 
+    in_channels: int = 3
+    """Channels of the images."""
     image_size: int
     """S, side of the input in pixels."""
     stride: int

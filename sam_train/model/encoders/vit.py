@@ -23,12 +23,12 @@ from sam_train.model.ops.layers import DropPath, LayerNorm2d, MLPBlock, StreamNo
 class PatchEmbed(nn.Module):
     """Square patches to tokens."""
 
-    def __init__(self, dim: int, *, patch_size: int) -> None:
+    def __init__(self, dim: int, *, patch_size: int, channels: int = 3) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed patches: [B, 3, S, S] to [B, h, w, D]."""
+        """Embed patches: [B, channels, S, S] to [B, h, w, D]."""
         tokens: Tensor = self.proj(images)
         return tokens.movedim(1, -1)
 
@@ -68,6 +68,7 @@ class ImageEncoderViT(ImageEncoder):
         window_size: side of a window in tokens (14 in the paper).
         out_chans: C, channels of the embedding.
         drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
+        in_channels: of the photos: 3, or the number of `model.bands`.
     """
 
     branches = 2
@@ -85,11 +86,13 @@ class ImageEncoderViT(ImageEncoder):
         mlp_ratio: float = 4.0,
         out_chans: int = 256,
         drop_path: float = 0.0,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         grid = img_size // patch_size
         self.image_size, self.stride, self.channels = img_size, patch_size, out_chans
-        self.patch_embed = PatchEmbed(embed_dim, patch_size=patch_size)
+        self.patch_embed = PatchEmbed(embed_dim, patch_size=patch_size, channels=in_channels)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim))
         self.blocks = nn.ModuleList(
             Block(
@@ -188,6 +191,8 @@ class ViT(Architecture):
     """Side of a patch in pixels."""
     window_size: int = field(default=14, metadata={"least": 0})
     """Side of an attention window in tokens; 0 looks at the whole grid."""
+    in_channels: int = 3
+    """Channels of the photos, from the number of `model.bands`."""
 
     @property
     def stride(self) -> int:
@@ -206,6 +211,7 @@ class ViT(Architecture):
             window_size=self.window_size,
             out_chans=self.prompt_dim,
             drop_path=drop_path,
+            in_channels=self.in_channels,
         )
 
     def check(self) -> None:

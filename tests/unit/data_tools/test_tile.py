@@ -18,10 +18,10 @@ from pycocotools import mask as coco_mask
 
 from data_tools.tile import main
 from data_tools.tiles.georeference import georeference
-from data_tools.tiles.grid import Window, window_rows
-from data_tools.tiles.objects import SceneObject
 from sam_train.data.formats.records import SourceMask
 from sam_train.data.photos.files import opened
+from sam_train.data.tiles.grid import Window, window_rows
+from sam_train.data.tiles.objects import SceneObject
 from sam_train.generate.inputs import list_photos
 from sam_train.masks.runs import polygons_rle
 

@@ -24,6 +24,7 @@ from sam_train.eval.frame.result import Picture, TaskResult
 from sam_train.eval.frame.tasks import Run, Task, register
 from sam_train.eval.tasks.fairness.config import check
 from sam_train.eval.tasks.fairness.scores import draw_groups, result_of, score
+from sam_train.model.config import photo_rule
 from sam_train.runtime.jobs import SkipItem
 from sam_train.types import Batch
 
@@ -91,7 +92,9 @@ class Fairness(Task[EvalImage]):
         # That default keeps `points` quick; a CSV of people means all of them.
         if cfg.masks == EvalConfig.masks:
             cfg = replace(cfg, masks=None)
-        found = open_datasets(cfg, cache=run.run_dir / "datasets", wanted=named)
+        found = open_datasets(
+            cfg, photos=photo_rule(run.cfg.model), cache=run.run_dir / "datasets", wanted=named
+        )
         images = [image for dataset in found for image in dataset.images]
         if not images:
             raise UserError(

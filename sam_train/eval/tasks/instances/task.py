@@ -22,6 +22,7 @@ from sam_train.eval.tasks.instances.config import InstancesConfig, check
 from sam_train.eval.tasks.instances.film import draw_films
 from sam_train.eval.tasks.instances.masks import masks_of_boxes
 from sam_train.eval.tasks.instances.result import result_of
+from sam_train.model.config import photo_rule
 from sam_train.runtime.files import write_text
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Instances(Task[InstanceItem]):
         self._truth = open_truth(
             own.ground_truth, own.images, run.cfg.eval.datasets, task=self.name
         )
+        self._truth.shown = photo_rule(run.cfg.model)
         source = self._truth.digest
         if given := own.boxes or own.results:
             option = "instances.boxes" if own.boxes else "instances.results"

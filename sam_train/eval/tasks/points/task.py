@@ -25,6 +25,7 @@ from sam_train.eval.tasks.points.config import check
 from sam_train.eval.tasks.points.film import draw_films
 from sam_train.eval.tasks.points.plots import draw_bars, draw_clicks
 from sam_train.eval.tasks.points.scores import DatasetScores, result_of, score
+from sam_train.model.config import photo_rule
 from sam_train.types import Batch
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class Points(Task[EvalImage]):
 
     def items(self, run: Run) -> Sequence[EvalImage]:
         """List the photos to measure."""
-        found = open_datasets(run.cfg.eval, cache=run.run_dir / "datasets")
+        found = open_datasets(
+            run.cfg.eval, photos=photo_rule(run.cfg.model), cache=run.run_dir / "datasets"
+        )
         self._listed = {dataset.name: dataset.skipped for dataset in found}
         images = [image for dataset in found for image in dataset.images]
         self._images = {image.key: image for image in images}

@@ -67,7 +67,7 @@ def _drawn(crop: Crop) -> Image.Image:
     """Draw the crop with the mask's edge, and pale outside it."""
     scale = _CELL / max(crop.mask.shape)
     size = max(1, round(crop.mask.shape[1] * scale)), max(1, round(crop.mask.shape[0] * scale))
-    pixels = np.asarray(Image.fromarray(crop.image).resize(size, Image.Resampling.BICUBIC))
+    pixels = np.asarray(Image.fromarray(crop.image[..., :3]).resize(size, Image.Resampling.BICUBIC))
     grey = Image.fromarray(crop.mask.astype(np.uint8) * 255)
     mask = np.asarray(grey.resize(size, Image.Resampling.BILINEAR)) > 127
     faded = pixels * 0.35 + 255 * 0.65

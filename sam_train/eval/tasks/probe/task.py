@@ -28,6 +28,7 @@ from sam_train.eval.tasks.probe.nearest import (
     usual_similarity,
 )
 from sam_train.eval.tasks.probe.picture import Cell, draw_neighbours
+from sam_train.model.config import photo_rule
 from sam_train.settings.sections import check_section
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ class Probe(Task[EvalImage]):
 
     def items(self, run: Run) -> Sequence[EvalImage]:
         """List the photos to measure."""
-        found = open_datasets(run.cfg.eval, cache=run.run_dir / "datasets")
+        found = open_datasets(
+            run.cfg.eval, photos=photo_rule(run.cfg.model), cache=run.run_dir / "datasets"
+        )
         images = [image for dataset in found for image in dataset.images]
         self._images = {image.key: image for image in images}
         return images

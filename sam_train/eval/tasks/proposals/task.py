@@ -25,6 +25,7 @@ from sam_train.eval.tasks.proposals.recall import (
     count_found,
     given_proposals,
 )
+from sam_train.model.config import photo_rule
 from sam_train.settings.sections import check_section
 from sam_train.types import RLE
 
@@ -95,6 +96,7 @@ class Proposals(Task[ProposalItem]):
         self._truth = open_truth(
             own.ground_truth, own.images, run.cfg.eval.datasets, task=self.name
         )
+        self._truth.shown = photo_rule(run.cfg.model)
         source = self._truth.digest
         if own.results:
             self._results = read_results(

@@ -131,7 +131,7 @@ def test_a_range_is_the_same_for_all(tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / name, TWELVE * k, photometric="rgb")
     for k, name in enumerate(("dark.tif", "bright.tif"), start=1):
         expected = np.clip(TWELVE * k / 8000.0, 0, 1) * 255
-        assert close(shown(tmp_path / name, limits=(0.0, 8000.0)), expected)
+        assert close(shown(tmp_path / name, windows=((0.0, 8000.0),)), expected)
 
 
 def test_other_percentiles(tmp_path: Path) -> None:
@@ -420,7 +420,9 @@ def test_everything_in_the_folder_is_used_or_counted(
     assert used | names == files - {"stack.tif"} | {"stack_p001.tif", "stack_p002.tif"}
     reasons = {row["name"]: row["reason"] for row in left_out}
     assert reasons["a.heic"] == "HEIC is not read (save it as JPEG or PNG)"
-    assert reasons["d.nii.gz"] == "a volume is not read (save its slices as 16-bit TIFF or PNG)"
+    assert reasons["d.nii.gz"] == (
+        "a volume is not read (data.train=nifti:FOLDER or dicom:FOLDER reads its slices)"
+    )
     printed = capsys.readouterr().out
     assert "skipped 1 image, HEIC is not read (save it as JPEG or PNG): a.heic" in printed
 

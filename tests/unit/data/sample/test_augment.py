@@ -13,8 +13,9 @@ from pycocotools import mask as coco
 
 from sam_train.data.config import DataConfig
 from sam_train.data.sample.augment import _coloured
-from sam_train.data.sample.dataset import Scenes, draw_sample
+from sam_train.data.sample.dataset import draw_sample
 from sam_train.data.sample.decode import BadSample
+from sam_train.data.sample.scenes import Scenes
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.skips import Skips
 from sam_train.types import Sample

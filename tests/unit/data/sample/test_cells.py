@@ -19,8 +19,9 @@ from sam_train.data.datamodule import SamDataModule
 from sam_train.data.feed.order import STREAM_SUBSET, Order, hash64
 from sam_train.data.sample import select
 from sam_train.data.sample.cells import any_with_cell, cell_side, with_cell
-from sam_train.data.sample.dataset import Scenes, TrainDataset, ValDataset, draw_sample
+from sam_train.data.sample.dataset import TrainDataset, ValDataset, draw_sample
 from sam_train.data.sample.jitter import draw_frame
+from sam_train.data.sample.scenes import Scenes
 from sam_train.data.sample.survey import Grid, survey
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.skips import Skips

@@ -15,7 +15,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from sam_train.data.feed.order import Order
-from sam_train.data.sample.dataset import Scenes, TrainDataset, ValDataset
+from sam_train.data.sample.dataset import TrainDataset, ValDataset
+from sam_train.data.sample.scenes import Scenes
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.skips import Skips
 from sam_train.errors import UserError

@@ -17,10 +17,11 @@ from pycocotools import mask as coco
 from sam_train.data.config import DataConfig, check
 from sam_train.data.feed.loader import make_train_loader
 from sam_train.data.feed.order import Order
-from sam_train.data.sample.dataset import Scenes, TrainDataset, draw_sample
+from sam_train.data.sample.dataset import TrainDataset, draw_sample
 from sam_train.data.sample.decode import as_rle
 from sam_train.data.sample.jitter import draw_frame, jittered
 from sam_train.data.sample.scene import Scene
+from sam_train.data.sample.scenes import Scenes
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.skips import Skips
 from sam_train.errors import UserError

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from sam_train.data.sample import scene_cache
-from sam_train.data.sample.dataset import Scenes
 from sam_train.data.sample.decode import as_rle
 from sam_train.data.sample.scene import Scene
 from sam_train.data.sample.scene_cache import SceneCache
+from sam_train.data.sample.scenes import Scenes
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.skips import Skips
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from sam_train.data.sample.dataset import Scenes, ValDataset
+from sam_train.data.sample.dataset import ValDataset
 from sam_train.data.sample.decode import BadSample, Masks, as_rle, read_masks
+from sam_train.data.sample.scenes import Scenes
 from sam_train.data.shards.annotations import compress
 from sam_train.data.shards.reader import open_shards
 from sam_train.data.skip_report import describe

@@ -15,6 +15,16 @@ class Window:
     height: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileGrid:
+    """The tiles that photos are cut into."""
+
+    size: int
+    """Pixels of a tile's side."""
+    overlap: int
+    """Pixels that neighbours share: what is no larger is whole in one tile at least."""
+
+
 def starts(length: int, *, size: int, overlap: int) -> list[int]:
     """Return where tiles of a side begin; the last one ends with the scene and overlaps more."""
     if length <= size:

@@ -8,8 +8,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.tiles.grid import Window
 from sam_train.data.formats.records import SourceMask
+from sam_train.data.tiles.grid import Window
 from sam_train.masks.runs import Segmentation, compressed, run_lengths, runs_between
 
 Ints = npt.NDArray[np.int64]
