@@ -27,7 +27,7 @@ log = logging.getLogger("sam_train")
 def use_embeddings(
     cfg: RunConfig, *, module: SamModule, data: SamDataModule, trainer: Trainer, run_dir: Path
 ) -> None:
-    """Have training and validation encode through the cache, where there is one."""
+    """Give training and validation the cache of embeddings, where there is one."""
     embeddings = open_embeddings(
         cfg,
         sam=module.sam,
