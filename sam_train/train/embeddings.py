@@ -15,9 +15,30 @@ from sam_train.model.frozen_part import frozen_part
 from sam_train.runtime.disk_store import DiskStore
 
 if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from sam_train.data.datamodule import SamDataModule
     from sam_train.settings.run import RunConfig
+    from sam_train.train.module import SamModule
 
 log = logging.getLogger("sam_train")
+
+
+def use_embeddings(
+    cfg: RunConfig, *, module: SamModule, data: SamDataModule, trainer: Trainer, run_dir: Path
+) -> None:
+    """Give training and validation the cache of embeddings, where there is one."""
+    embeddings = open_embeddings(
+        cfg,
+        sam=module.sam,
+        run_dir=run_dir,
+        splits_weights=getattr(trainer.strategy, "splits_weights", False),
+        photos=data.photos,
+    )
+    if embeddings is not None:
+        module.objective.embed = embeddings
+        # In the data workers: pixels on a GPU would have to come back for it.
+        data.hash_images = True
 
 
 def open_embeddings(

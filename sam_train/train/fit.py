@@ -34,7 +34,7 @@ from sam_train.train.checkpoints.differences import report_differences
 from sam_train.train.checkpoints.resume import Found, check_model, find_resume
 from sam_train.train.checkpoints.retention import metric_of
 from sam_train.train.checkpoints.saving import Saver
-from sam_train.train.embeddings import open_embeddings
+from sam_train.train.embeddings import use_embeddings
 from sam_train.train.module import SamModule
 from sam_train.train.report.callbacks import build_callbacks
 from sam_train.train.report.loggers import Loggers, open_loggers
@@ -141,16 +141,7 @@ def _train(
         loggers=loggers.all,
         grad_clip=cfg.optim.grad_clip,
     )
-    embeddings = open_embeddings(
-        cfg,
-        sam=module.sam,
-        run_dir=run_dir,
-        splits_weights=getattr(trainer.strategy, "splits_weights", False),
-        photos=data.photos,
-    )
-    if embeddings is not None:
-        module.objective.embed = embeddings
-        data.hash_images = True
+    use_embeddings(cfg, module=module, data=data, trainer=trainer, run_dir=run_dir)
     # weights_only: a checkpoint is data, nothing in it is ever run.
     path = str(found.path) if found else None
     # Late: until here a SIGTERM may end the process at once, nothing would be lost.

@@ -101,8 +101,7 @@ def evaluate_clicks(
         multimask: a single prompt asks for three masks; else for one, which is its own oracle.
         groups: position in data.val -> scene, patient or slide, for the intervals.
         device: of `sam`; its parameters' by default.
-        observer, box_observer: see every mask of a click, and of a box, for pictures.
-        embed: encodes a batch.
+        observer, box_observer: see every mask of a click, and of a box. `embed` encodes a batch.
 
     Returns:
         Scores over the masks of all ranks.
