@@ -12,7 +12,7 @@ from sam_train.errors import UserError
 from sam_train.settings.sections import section, setting
 
 FORMATS = ("safetensors", "segment_anything", "huggingface", "onnx", "onnx_pair", "lora", "all")
-"""`all` is the first three, in one folder."""
+"""Names of the formats; `all` means the first three, in one folder."""
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 _BY_ENDING = {
     ".safetensors": "safetensors",

@@ -43,7 +43,7 @@ class DecoderGraph(nn.Module):
 
     rows: Tensor
     all_present = True
-    """Whether no label is ABSENT, which spares the masking."""
+    """A promise that no label is ABSENT, which spares the masking."""
 
     def __init__(self, sam: Sam, *, single_mask: bool, stability_score: bool) -> None:
         super().__init__()
