@@ -39,6 +39,11 @@ def export(overrides: Sequence[str]) -> Path:
     out = Path(cfg.out).expanduser()
     format = format_of(cfg.format, out)
     dtype = dtype_of(cfg.dtype, format)
+    if len(cfg.model.bands) > 3 and format != "safetensors":
+        raise UserError(
+            f"format={format}: other programs build SAM for three channels, and this model has "
+            f"{len(cfg.model.bands)} (model.bands); use out=model.safetensors"
+        )
     loaded = load_checkpoint(cfg)
     sam = loaded.sam
     for report in loaded.reports:
