@@ -71,7 +71,7 @@ def export_model(
         out: a file or folder, as `format` asks.
         model: what `sam` was built from.
         format: one of `FORMATS`; None: by the ending of `out`. `all` leaves out what an encoder
-            other than a ViT cannot be.
+            other than a ViT, or one of more than three bands, cannot be.
         dtype: float16 or float32; None: float16 for safetensors, else float32.
         onnx: settings of the ONNX formats.
         facts: for the card of a Hugging Face folder; None: its name alone.
@@ -87,8 +87,15 @@ def export_model(
     if out.is_file() and chosen in ("huggingface", "onnx_pair", "all"):
         raise UserError(f"{out}: is a file; format={chosen} writes a folder")
     places = {chosen: out}
+    foreign = len(model.bands) > 3
+    if foreign and chosen not in ("safetensors", "all"):
+        raise UserError(
+            f"format={chosen}: other programs build SAM for three channels, and this model has "
+            f"{len(model.bands)} (model.bands); use out=model.safetensors"
+        )
     if chosen == "all":
-        formats = list(_ALL) if isinstance(resolve(model), ViT) else ["safetensors"]
+        whole = isinstance(resolve(model), ViT) and not foreign
+        formats = list(_ALL) if whole else ["safetensors"]
         places = {one: out / _ALL[one] for one in formats}
     onnx, facts = onnx or OnnxConfig(), facts or CardFacts(name=out.resolve().name)
     # The check asks on the CPU, and rounding must not reach the caller's weights.
