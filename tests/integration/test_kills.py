@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -276,7 +277,7 @@ def test_kill_after_kill(tiny: Any, tmp_path: Path) -> None:
         (folder / "settings.json").write_text(json.dumps(settings))
         kills = min(total - done, 20)
         program = subprocess.run(
-            [sys.executable, __file__, str(folder), str(kills), str(seed)],
+            [forked.python(), __file__, str(folder), str(kills), str(seed)],
             capture_output=True,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
