@@ -28,7 +28,7 @@ def pytest_configure() -> None:
     postpone_torchmetrics()
     forked.restore_executable()
     # Asked for at each start: the server of forks begins with the first process that is spawned.
-    multiprocessing.spawn.get_executable = forked.python
+    multiprocessing.spawn.get_executable = lambda: os.fsencode(forked.python())
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
