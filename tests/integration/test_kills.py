@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
 import torch
 
@@ -269,6 +268,8 @@ def test_kill_after_kill(tiny: Any, tmp_path: Path) -> None:
         *(f"checkpoint.every_steps={EVERY}", "model.drop_path=0.1", "optim.warmup_steps=5"),
         "optim.ema=0.9",
     ]
+    import forked  # noqa: PLC0415 - as a program, this file stands where tests/ is no path
+
     total, seed, done = int(os.environ.get("SAM_TRAIN_KILLS", str(SHORT))), 0, 0
     lost: list[int] = []
     while done < total:

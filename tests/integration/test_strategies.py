@@ -214,8 +214,8 @@ def test_two_processes_learn_what_one_learns(results: Results, name: str) -> Non
     assert results.loss(name) == pytest.approx(results.loss("one"), rel=2e-6)
     norms = [results.figures[run]["norm"] for run in (name, "one")]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
-    # The limit of 1.9 is between them.
-    assert min(norms[1]) < 1.9 < max(norms[1])
+    # The limit of 1.35 is between them, from the third step on.
+    assert min(norms[1][:3]) < 1.35 < max(norms[1][:3])
     assert farthest(results.state(name), results.state("one")) < 5e-4
 
 

@@ -27,7 +27,7 @@ def draw_curves(metrics: Path, out: Path) -> None:
     columns = read_columns(metrics)
     # Fixed margins: to measure each label first takes twice as long as to draw.
     figure = Figure(figsize=(15, 8))
-    figure.subplots_adjust(0.045, 0.065, 0.99, 0.955, wspace=0.17, hspace=0.26)
+    figure.subplots_adjust(0.045, 0.065, 0.99, 0.955, wspace=0.2, hspace=0.26)
     # Not pyplot: it keeps every figure, and may look for a screen.
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3).flatten()
