@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing.spawn
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from typing import Any
 
+import forked
 import pytest
 import torch
 import torch.distributed as dist
@@ -22,8 +26,21 @@ def pytest_configure() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     postpone_torchmetrics()
+    forked.restore_executable()
+    # Asked for at each start: the server of forks begins with the first process that is spawned.
+    multiprocessing.spawn.get_executable = lambda: os.fsencode(forked.python())
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Fork pytest-xdist's workers from one process that has imported everything."""
+    program = forked.python()
+    os.environ[forked.VARIABLE], os.environ[forked.FRESH] = program, sys.executable
+    for spec in specs:
+        if spec.popen and not spec.python:
+            spec.python = program
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,13 @@
 
 `forked.python()` is the path of a program to use as `sys.executable` where the start itself is not
 what a test looks at. It understands `-m MODULE`, `-c CODE` and `SCRIPT`, with its own environment,
-folder, output, signals and exit status, and costs a fifth of a fresh start. Its `sys.executable` is
+folder, files, signals and exit status, and costs a fifth of a fresh start. Its `sys.executable` is
 the same program, so that ranks which Lightning or torchrun launch are forked as well.
 
-A fresh interpreter is needed where variables are read during imports (OMP_NUM_THREADS), where file
-descriptors beyond 0, 1 and 2 are handed on, and where a test kills a whole process group.
+pytest-xdist's workers are forked from the server of the process that starts them, and use it.
+
+A fresh interpreter is needed where variables are read during imports (OMP_NUM_THREADS), where
+limits such as `ulimit -f` are handed on, and where a test kills a whole process group.
 
     forked.py --server SOCKET          the process that all of them fork from
     forked.py SOCKET WORDS...          one start: hands over to the server, ends as its child ends
@@ -14,6 +16,7 @@ descriptors beyond 0, 1 and 2 are handed on, and where a test kills a whole proc
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -25,11 +28,19 @@ from functools import cache
 NUMBER = struct.Struct("!q")
 READY = b"ready\n"
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+VARIABLE = "SAM_TRAIN_TESTS_FORKED"
+"""Names the program of a server that a parent process has started."""
+FRESH = f"{VARIABLE}_FRESH"
+"""Names the parent's own `sys.executable`."""
+FILES = 250
+"""The most that a socket hands over at once."""
 
 
 @cache
 def python() -> str:
-    """Start the server of this process and return the program that stands for `sys.executable`."""
+    """Start the server, unless a parent did, and return the program to use as `sys.executable`."""
+    if VARIABLE in os.environ:
+        return os.environ[VARIABLE]
     import atexit  # noqa: PLC0415 - a client starts without all of these
     import shutil  # noqa: PLC0415
     import subprocess  # noqa: PLC0415
@@ -45,6 +56,7 @@ def python() -> str:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # Ctrl-C ends the tests, which end their server
     )
     assert server.stdin is not None
     assert server.stdout is not None
@@ -58,6 +70,12 @@ def python() -> str:
     return str(program)
 
 
+def restore_executable() -> None:
+    """Let `sys.executable` start a fresh Python in a worker of the tests that was forked."""
+    if FRESH in os.environ:
+        sys.executable = os.environ[FRESH]
+
+
 def exactly(connection: socket.socket, size: int) -> bytes:
     """Receive `size` bytes, fewer only where the other side is gone."""
     data = b""
@@ -68,13 +86,16 @@ def exactly(connection: socket.socket, size: int) -> bytes:
 
 def hand_over(path: str, words: list[str]) -> None:
     """Have the server fork a process for `words`, pass signals on to it, and end as it ends."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    ignored = {number for number in FORWARDED if signal.getsignal(number) is signal.SIG_IGN}
+    files = inherited_files()
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     environment = [f"{name}={value}" for name, value in os.environ.items()]
-    parts = [os.getcwd(), str(len(words)), *words, *environment]  # noqa: PTH109 - before pathlib
+    numbers = [" ".join(str(int(n)) for n in each) for each in (files, earlier, ignored)]
+    parts = [os.getcwd(), *numbers, str(len(words)), *words, *environment]  # noqa: PTH109 - before pathlib
     message = "\0".join(parts).encode(errors="surrogateescape")
-    socket.send_fds(connection, [NUMBER.pack(len(message))], [0, 1, 2])
+    socket.send_fds(connection, [NUMBER.pack(len(message))], files)
     connection.sendall(message)
     child = NUMBER.unpack(exactly(connection, NUMBER.size))[0]
 
@@ -82,9 +103,9 @@ def hand_over(path: str, words: list[str]) -> None:
         with suppress(ProcessLookupError):
             os.kill(child, number)
 
-    for number in FORWARDED:
+    for number in set(FORWARDED) - ignored:
         signal.signal(number, forward)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
     answer = exactly(connection, NUMBER.size)
     status = NUMBER.unpack(answer)[0] if answer else 1
     if os.WIFSIGNALED(status):
@@ -93,6 +114,16 @@ def hand_over(path: str, words: list[str]) -> None:
             signal.signal(ended_by, signal.SIG_DFL)
         os.kill(os.getpid(), ended_by)
     os._exit(os.waitstatus_to_exitcode(status))
+
+
+def inherited_files() -> list[int]:
+    """List the open descriptors of a process that has opened none itself."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - before pathlib
+        with suppress(OSError):  # the descriptor of the listing itself
+            os.fstat(int(name))
+            found.append(int(name))
+    return sorted(found)
 
 
 def serve(listener: socket.socket) -> tuple[list[str], list[str]]:
@@ -116,7 +147,7 @@ def serve(listener: socket.socket) -> tuple[list[str], list[str]]:
                 os._exit(0)
             elif key.fileobj is listener:
                 connection, _ = listener.accept()
-                size, descriptors, _, _ = socket.recv_fds(connection, NUMBER.size, 3)
+                size, descriptors, _, _ = socket.recv_fds(connection, NUMBER.size, FILES)
                 message = exactly(connection, NUMBER.unpack(size)[0])
                 child = os.fork()
                 if child == 0:
@@ -152,14 +183,24 @@ def serve(listener: socket.socket) -> tuple[list[str], list[str]]:
 
 
 def become(message: str, descriptors: list[int]) -> tuple[list[str], list[str]]:
-    """Take over a client's group, files and folder."""
-    folder, count, *rest = message.split("\0")
+    """Take over a client's group, files, signals and folder."""
+    folder, *numbers, count, rest = message.split("\0", 5)
+    files, blocked, ignored = ([int(n) for n in text.split()] for text in numbers)
     os.setpgid(0, 0)
-    for target, descriptor in enumerate(descriptors):
+    # First out of the way of each other's numbers.
+    moved = [fcntl.fcntl(each, fcntl.F_DUPFD, max(files) + 1) for each in descriptors]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    for target, descriptor in zip(files, moved, strict=True):
         os.dup2(descriptor, target)
         os.close(descriptor)
+    for number in FORWARDED:
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in ignored else usual)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     os.chdir(folder)
-    return rest[: int(count)], rest[int(count) :]
+    words = rest.split("\0")
+    return words[: int(count)], words[int(count) :]
 
 
 def execute(words: list[str], environment: list[str]) -> None:
@@ -170,6 +211,8 @@ def execute(words: list[str], environment: list[str]) -> None:
 
     os.environ.clear()
     os.environ.update(pair.split("=", 1) for pair in environment)
+    while words[0] == "-u":  # output is not buffered: pytest-xdist writes to descriptors itself
+        words = words[1:]
     if words[0] == "-m":
         sys.argv, sys.path[0] = words[1:], str(Path.cwd())
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)

@@ -61,6 +61,7 @@ SETTINGS = [
     "model.depth=2",
     "model.global_blocks=[0,1]",
     "model.prompt_dim=32",
+    "model.decoder_depth=1",
     "model.decoder_heads=2",
     "model.decoder_mlp_dim=64",
     "model.drop_path=0.3",
@@ -70,10 +71,10 @@ SETTINGS = [
     "prompts.points=1",
     "prompts.mask_only=1",
     "optim.warmup_steps=2",
-    "optim.grad_clip=1.9",
+    "optim.grad_clip=1.35",
     "trainer.accelerator=cpu",
     "trainer.threads=1",
-    "trainer.max_steps=20",
+    "trainer.max_steps=10",
 ]
 """Of four images with different numbers of masks; gradients are clipped in some of the steps."""
 

@@ -74,3 +74,33 @@ def test_signals_arrive_and_it_dies_with_its_client() -> None:
         assert run.stdout.readline() == "told\n"
         run.kill()
     until(lambda: not Path(f"/proc/{child}").exists(), "the forked process to end")
+
+
+INHERITED = """
+import os, signal, sys
+print(os.read(int(sys.argv[1]), 5), signal.pthread_sigmask(signal.SIG_BLOCK, []))
+print([signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)])
+"""
+
+
+def test_files_and_signals_are_handed_on() -> None:
+    """What multiprocessing's spawned processes need: pipes by number, Ctrl-C left to the parent."""
+    said = []
+    for python in (sys.executable, forked.python()):
+        reader, writer = os.pipe()
+        os.write(writer, b"typed")
+        ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            command = [python, "-c", INHERITED, str(reader)]
+            done = subprocess.run(command, pass_fds=[reader], capture_output=True, check=True)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            signal.signal(signal.SIGHUP, ignored)
+            os.close(reader)
+            os.close(writer)
+        said.append(done.stdout)
+    assert said[0] == said[1]
+    assert b"typed" in said[1]
+    assert b"SIGINT" in said[1]
+    assert b"SIG_IGN" in said[1]

@@ -268,6 +268,8 @@ def test_kill_after_kill(tiny: Any, tmp_path: Path) -> None:
         *(f"checkpoint.every_steps={EVERY}", "model.drop_path=0.1", "optim.warmup_steps=5"),
         "optim.ema=0.9",
     ]
+    import forked  # noqa: PLC0415 - as a program, this file stands where tests/ is no path
+
     total, seed, done = int(os.environ.get("SAM_TRAIN_KILLS", str(SHORT))), 0, 0
     lost: list[int] = []
     while done < total:
@@ -276,7 +278,7 @@ def test_kill_after_kill(tiny: Any, tmp_path: Path) -> None:
         (folder / "settings.json").write_text(json.dumps(settings))
         kills = min(total - done, 20)
         program = subprocess.run(
-            [sys.executable, __file__, str(folder), str(kills), str(seed)],
+            [forked.python(), __file__, str(folder), str(kills), str(seed)],
             capture_output=True,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -108,7 +108,7 @@ TWO = [
     *(
         Run(
             f"{source} to {name}",
-            [*overrides, "trainer.max_steps=22"],
+            [*overrides, "trainer.max_steps=12"],
             resume=source,
             load=["one", *STRATEGIES],
         )
@@ -118,7 +118,7 @@ TWO = [
     ),
 ]
 
-AGAIN = Run("zero3 to one", ["trainer.max_steps=22"], resume="zero3", load=["one", *STRATEGIES])
+AGAIN = Run("zero3 to one", ["trainer.max_steps=12"], resume="zero3", load=["one", *STRATEGIES])
 
 STREAM = ["data.mode=stream", "data.shuffle_buffer=1"]
 FITS = [
@@ -216,13 +216,13 @@ def farthest(first: dict[str, Any], second: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3"])
 def test_two_processes_learn_what_one_learns(results: Results, name: str) -> None:
-    """20 steps, drop path and prompts drawn."""
-    assert len(results.loss(name)) == 20
+    """10 steps, drop path and prompts drawn."""
+    assert len(results.loss(name)) == 10
     assert results.loss(name) == pytest.approx(results.loss("one"), rel=2e-6)
     norms = [results.figures[run]["norm"] for run in (name, "one")]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
-    # The limit of 1.9 is between them.
-    assert min(norms[1]) < 1.9 < max(norms[1])
+    # The limit of 1.35 is between them, from the third step on.
+    assert min(norms[1][:3]) < 1.35 < max(norms[1][:3])
     assert farthest(results.state(name), results.state("one")) < 5e-4
 
 
@@ -299,7 +299,7 @@ def test_any_strategy_takes_up_what_any_other_left(results: Results) -> None:
     for name in resumed:
         came_back = results.figures[name]["came_back"]
         assert came_back == dict.fromkeys(["one", *STRATEGIES], True)
-    # From step 20 of runs that were at the same place up to rounding.
+    # From step 10 of runs that were at the same place up to rounding.
     losses = {name: results.loss(name) for name in resumed}
     reference = losses["ddp to zero3"]
     assert len(reference) == 2

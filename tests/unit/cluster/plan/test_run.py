@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sam_train.cli import main
+from sam_train.cluster.plan import run as module
+from sam_train.cluster.plan.config import PlanConfig
+from sam_train.cluster.plan.memory import Simulator
 from sam_train.cluster.plan.run import plan
 from sam_train.cluster.plan.states import whole_model
 from sam_train.errors import UserError
 from sam_train.settings.compose import load_config
+from sam_train.settings.run import RunConfig
 
 SMALL = [
     *(
@@ -25,6 +31,25 @@ SMALL = [
     ),
     *("prompts.points=1", "prompts.mask_only=1", "trainer.devices=2", "trainer.max_steps=100"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared() -> Iterator[None]:
+    """Let all plans of one model count each of its pieces once."""
+    made: dict[str, Simulator] = {}
+
+    def simulator(*, cfg: RunConfig, ranks: int) -> Simulator:
+        # Neither decides what a step takes.
+        same = repr((replace(cfg, plan=PlanConfig(), run_dir=""), ranks))
+        made.setdefault(same, Simulator(cfg=cfg, ranks=ranks))
+        found = Simulator(cfg=cfg, ranks=ranks)
+        for name in ("_encoders", "_rounds", "_states", "_batches"):
+            setattr(found, name, getattr(made[same], name))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "Simulator", simulator)
+        yield
 
 
 def parameters_of(overrides: list[str]) -> int:

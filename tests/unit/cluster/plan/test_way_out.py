@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
+import forked
 import pytest
 
+from sam_train.cluster.plan import memory as counting
 from sam_train.cluster.plan import way_out as module
 from sam_train.cluster.plan.memory import GIB, Simulator
 from sam_train.cluster.plan.settings import setting_of
@@ -17,7 +22,7 @@ from sam_train.settings.run import RunConfig
 
 SETTINGS = [
     *("model=vit_t", "model.image_size=256", "data.batch_size=4", "data.masks_per_image=4"),
-    *("model.depth=2", "model.global_blocks=[1]", "prompts.points=1", "prompts.mask_only=1"),
+    *("model.depth=2", "model.global_blocks=[1]", "prompts.points=1", "prompts.mask_only=0"),
     *("trainer.devices=1", "trainer.precision=bf16-mixed", "model.checkpoint_blocks=full"),
 ]
 
@@ -27,9 +32,18 @@ def cfg() -> RunConfig:
     return load_config(SETTINGS)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared() -> Iterator[None]:
+    """Let all simulators of this process count each piece of the one model once."""
+    kept = {name: {} for name in ("_encoders", "_rounds", "_states", "_batches")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "Simulator", partial(Simulator, **kept))
+        yield
+
+
 @pytest.fixture(scope="module")
 def counted(cfg: RunConfig) -> int:
-    return Simulator(cfg=cfg, ranks=1).memory(setting_of(cfg)).tensors
+    return counting.Simulator(cfg=cfg, ranks=1).memory(setting_of(cfg)).tensors
 
 
 def test_what_is_offered_is_plans_own_count(cfg: RunConfig, counted: int) -> None:
@@ -40,7 +54,7 @@ def test_what_is_offered_is_plans_own_count(cfg: RunConfig, counted: int) -> Non
     )
     assert found is not None
     half = replace(setting_of(cfg), turns=2, images=2)
-    tensors = Simulator(cfg=cfg, ranks=1).memory(half).tensors
+    tensors = counting.Simulator(cfg=cfg, ranks=1).memory(half).tensors
     # No weights were in use before; what the allocator loses is the least share.
     assert float(found[1]) == pytest.approx(tensors * (1 + cfg.plan.gaps) / GIB, rel=5e-3)
 
@@ -56,6 +70,7 @@ def test_what_no_tensor_holds_is_scaled_in(cfg: RunConfig, counted: int) -> None
 def test_a_child_process_counts(counted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = MemoryInUse(used=counted, total=1.02 * counted, on_gpu=True)
     error = OutOfMemoryError("out of memory", memory=memory, ranks=1)
+    monkeypatch.setattr(sys, "executable", forked.python())
     assert ask(error, SETTINGS).startswith("would fit, as plan counts: trainer.accumulate=2 ")
     monkeypatch.setattr(module, "_SECONDS", 0.01)
     assert "python -m sam_train plan" in ask(error, SETTINGS)

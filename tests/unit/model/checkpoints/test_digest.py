@@ -7,10 +7,14 @@ import torch
 from sam_train.model import Sam, build_sam
 from sam_train.model.checkpoints.digest import weights_digest
 
+SMALL: dict[str, object] = {"image_size": 64, "embed_dim": 32, "depth": 2, "global_blocks": [1]}
+SMALL |= {"heads": 2, "prompt_dim": 32, "decoder_heads": 2, "decoder_mlp_dim": 64}
+"""Every weight is hashed once for each weight."""
+
 
 def model(**sizes: object) -> Sam:
     torch.manual_seed(0)
-    return build_sam("vit_t", image_size=64, **sizes)
+    return build_sam("vit_t", **(SMALL | sizes))
 
 
 def test_every_weight_counts_and_nothing_else() -> None:
