@@ -58,7 +58,8 @@ class PromptsConfig:
     0 (A: point and mask prompts only)."""
     first: list[str] = setting(["point"])
     """Kinds of first prompt for the masks that do not begin with their box, each as likely: point,
-    box, or one that a plug-in file registers. A name that stands twice is twice as likely."""
+    box, loose_box, two_points, point_and_negative, or one that a plug-in file registers. A name
+    that stands twice is twice as likely."""
     box_noise: float = setting(0.1, minimum=0)
     """Standard deviation of the noise of a box coordinate, as a fraction of that side (A: 10 %)."""
     box_noise_limit: float = setting(20.0, minimum=0)
@@ -66,6 +67,9 @@ class PromptsConfig:
     box_noise_limits: NoiseLimit = NoiseLimit.draw
     """The quantity that is bounded, which the wording leaves open. `draw`: a box is never more than
     the bound off, the plainer reading; a deviation over 20 pixels is rare anyway."""
+    box_outward: int = setting(20, minimum=0)
+    """Most pixels of the input frame by which each side of a `loose_box` is moved outward, whole
+    numbers from 0 as likely (MedSAM: 20 of 1024)."""
     carry: Carry = Carry.predicted_iou
     """The mask of three that is fed on (A: highest predicted IoU). `real_iou` for runs so short
     that the predicted IoU means nothing yet."""

@@ -31,6 +31,8 @@ class Stream(IntEnum):
     LOSS_POINTS = 5
     DROP_PATH = 6
     LEARNT_ROUND = 7
+    LOOSE_BOX = 8
+    SECOND_POINT = 9
 
 
 def _signed(word: int) -> int:

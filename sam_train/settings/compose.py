@@ -27,6 +27,15 @@ from sam_train.settings.run import RunConfig, schema
 from sam_train.settings.sections import settings_of
 
 
+def _if_same(value: Any, wanted: Any) -> Any:
+    """Return `wanted` where `value` is the same, else None."""
+    return wanted if value == wanted else None
+
+
+# For recipes, whose bounds hold for what the paper says and not for what a person types beside it.
+OmegaConf.register_new_resolver("if_same", _if_same, replace=True)
+
+
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Compose conf/fit.yaml with `overrides` (Hydra's grammar) and check it against the schema.
 

@@ -23,8 +23,8 @@ _DEVICES = (
 )
 _LOGGERS = "logger=wandb or logger=tensorboard; metrics.csv is always written"
 _STOP = (
-    "nothing ends early: checkpoint.keep_best=1 keeps the best by checkpoint.metric, and "
-    "trainer.max_steps ends the run"
+    "checkpoint.patience=N ends a run after N measurements without a better checkpoint.metric, and "
+    "checkpoint.keep_best=1 keeps the best"
 )
 _ACCUMULATE = (
     "data.batch_size counts the images of an update over all GPUs, trainer.accumulate=N splits "

@@ -30,10 +30,11 @@ from sam_train.settings.compose import compose_config, typed
 from sam_train.settings.run import RunConfig, check_config
 from sam_train.train.averaging import WeightAverage
 from sam_train.train.averaging import check as check_average
+from sam_train.train.checkpoints.config import CheckpointConfig
 from sam_train.train.checkpoints.differences import report_differences
 from sam_train.train.checkpoints.resume import Found, check_model, find_resume
-from sam_train.train.checkpoints.retention import metric_of
-from sam_train.train.checkpoints.saving import Saver
+from sam_train.train.checkpoints.retention import is_stalled, metric_of, scores_of
+from sam_train.train.checkpoints.saving import Saver, ended_early
 from sam_train.train.embeddings import use_embeddings
 from sam_train.train.module import SamModule
 from sam_train.train.report.callbacks import build_callbacks
@@ -111,6 +112,7 @@ def _train(
     if found is not None:
         # Before the data are opened: a wrong model shows within seconds, not after minutes.
         check_model(found, module)
+        cfg = shortened(cfg, run_dir=run_dir, found=found)
         report_resume(cfg, found)
         report_differences(found.settings, plain, source=str(found.path))
     # A checkpoint replaces all weights, so initial ones are not even read.
@@ -156,6 +158,28 @@ def _train(
         notice.restore()
 
 
+def shortened(cfg: RunConfig, *, run_dir: Path, found: Found) -> RunConfig:
+    """Return settings that end at the checkpoint's step where the run had stalled there.
+
+    It is then a finished run that was started again, and nothing is trained.
+    """
+    own = checkpoints_of(cfg)
+    scores = scores_of(run_dir, own.metric)
+    # Rows beyond the checkpoint belong to steps that would be trained again.
+    if not is_stalled({step: v for step, v in scores.items() if step <= found.step}, own):
+        return cfg
+    log.info("%s", ended_early(run_dir, own, step=found.step))
+    return replace(cfg, trainer=replace(cfg.trainer, max_steps=found.step))
+
+
+def checkpoints_of(cfg: RunConfig) -> CheckpointConfig:
+    """Return the settings of checkpoints with the column's name in place of `metric=auto`."""
+    # Decided here, where prompts and clicks are known; the Saver reads a column's name.
+    clicks = cfg.callbacks.validation.clicks
+    metric = metric_of(cfg.checkpoint, prompts=cfg.prompts, clicks=clicks)
+    return replace(cfg.checkpoint, metric=metric)
+
+
 def run_callbacks(
     cfg: RunConfig,
     *,
@@ -182,14 +206,7 @@ def run_callbacks(
             cfg.callbacks, run_dir=run_dir, log_every=cfg.trainer.log_every, health=cfg.health
         ),
         Saver(
-            replace(
-                cfg.checkpoint,
-                # `auto` is decided here, where prompts and clicks are known; the Saver reads a
-                # column's name.
-                metric=metric_of(
-                    cfg.checkpoint, prompts=cfg.prompts, clicks=cfg.callbacks.validation.clicks
-                ),
-            ),
+            checkpoints_of(cfg),
             run_dir=run_dir,
             notice=notice,
             record={"config": plain, "versions": versions(), **(also or {})},

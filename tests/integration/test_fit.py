@@ -137,6 +137,25 @@ def test_the_last_step_is_saved_and_a_finished_run_says_so(
     assert any(not torch.equal(first[name], again[name]) for name in first)
 
 
+def test_a_run_that_learns_nothing_ends_early_and_stays_ended(
+    settings: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    common = [*settings, "trainer.max_steps=4", "optim.lr=0", "callbacks.validation.every=1"]
+    fit([*common, "checkpoint.patience=2"])
+    said = capfd.readouterr().out
+    assert "ended at step 2: 2 measurements brought no better val/miou_1" in said
+    assert re.search(r"^trained ", said, re.MULTILINE)
+    metrics = tmp_path / "run" / "metrics.csv"
+    assert [row["step"] for row in read_rows(metrics)] == ["0", "1", "2"]
+    fit([*common, "checkpoint.patience=2"])
+    said = capfd.readouterr().out
+    assert "ended at step 2" in said
+    assert "already trained" in said
+    assert [row["step"] for row in read_rows(metrics)] == ["0", "1", "2"]
+    fit([*common, "checkpoint.patience=5"])
+    assert [row["step"] for row in read_rows(metrics)] == ["0", "1", "2", "3", "4"]
+
+
 def test_tensorboard_and_offline_wandb(
     settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

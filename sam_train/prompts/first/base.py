@@ -23,6 +23,9 @@ class FirstPrompt(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """Fields of `types.Batch` that the kind reads and that a sample may lack."""
 
+    is_box: ClassVar[bool] = False
+    """A kind that gives boxes: a model that sees no other is measured by its boxes."""
+
     def __init__(self, cfg: PromptsConfig) -> None:
         self.cfg = cfg
 

@@ -15,6 +15,8 @@ from sam_train.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, Batch, Prompts
 class BoxPrompt(FirstPrompt):
     """The mask's box with noise: 10 % of the side, at most 20 pixels (A)."""
 
+    is_box = True
+
     def draw(self, batch: Batch, draw: Draw) -> Prompts:
         """Place the corners of a noisy box in the two tokens, top left first."""
         corners = noisy_boxes(

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sam_train.errors import UserError
 from sam_train.settings.sections import check_section, run_check, section, setting
 
 if TYPE_CHECKING:
@@ -32,10 +33,14 @@ class CheckpointConfig:
     saved, too."""
     metric: str = AUTO
     """Column of metrics.csv that says how good a checkpoint is. auto: `val/box` where every mask
-    begins with its box (prompts.box_probability=1), because a click means nothing to such a model;
-    else mIoU at the fewest clicks that are measured, `val/miou_1`."""
+    begins with a box (prompts.box_probability=1, or only kinds of boxes in prompts.first), because
+    a click means nothing to such a model; else mIoU at the fewest clicks that are measured, `val/miou_1`."""
     higher_is_better: bool = True
     """Direction of `metric`: true for an IoU, false for a loss."""
+    patience: int = setting(0, minimum=0)
+    """Measurements of `metric` in a row without a new best after which training ends; 0: it runs
+    to trainer.max_steps. The score before the first step counts as one. With a higher number the
+    same command goes on."""
     keep_every: int = setting(0, minimum=0)
     """Checkpoints at multiples of this step are kept for good; 0: none."""
     background: bool = True
@@ -48,3 +53,11 @@ class CheckpointConfig:
 @run_check
 def _check_run(cfg: RunConfig) -> None:
     check_section(cfg.checkpoint)
+    # Columns of other names are measured by other callbacks.
+    scored = cfg.checkpoint.metric == AUTO or cfg.checkpoint.metric.startswith("val/")
+    measured = cfg.data.val and cfg.callbacks.validation.every
+    if cfg.checkpoint.patience and scored and not measured:
+        raise UserError(
+            f"checkpoint.patience={cfg.checkpoint.patience} counts measurements during training: "
+            "set data.val and callbacks.validation.every=N, or checkpoint.patience=0"
+        )

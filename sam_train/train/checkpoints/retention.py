@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sam_train.prompts.config import PromptsConfig
+from sam_train.prompts.first import FIRST_PROMPTS
 from sam_train.train.checkpoints.config import AUTO, CheckpointConfig
+from sam_train.train.report.metrics_file import read_columns
 
 LAST = "last.ckpt"
 """The name of the newest checkpoint."""
@@ -27,7 +29,8 @@ def metric_of(cfg: CheckpointConfig, *, prompts: PromptsConfig, clicks: Sequence
     if cfg.metric != AUTO:
         return cfg.metric
     # A model that was only ever given boxes scores near chance at clicks.
-    return "val/box" if prompts.box_probability == 1 else f"val/miou_{min(clicks)}"
+    boxes = prompts.box_probability == 1 or all(FIRST_PROMPTS[k].is_box for k in prompts.first)
+    return "val/box" if boxes else f"val/miou_{min(clicks)}"
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -42,6 +45,54 @@ def steps_in(folder: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
+def scores_of(run_dir: Path, metric: str) -> dict[int, float]:
+    """Read a column of metrics.csv: step -> value, NaN where it was not measured."""
+    path = run_dir / "metrics.csv"
+    if not path.is_file():
+        return {}
+    columns = read_columns(path)
+    steps = map(int, columns.get("step", []))
+    return dict(zip(steps, columns.get(metric, []), strict=False))
+
+
+def best_checkpoint(run_dir: Path, cfg: CheckpointConfig) -> Path | None:
+    """Return the checkpoint of a run with the best `cfg.metric`; None where none was measured.
+
+    Args:
+        cfg: with the name of a column, see `metric_of`.
+    """
+    folder = run_dir / "checkpoints"
+    best = _by_score(steps_in(folder), scores=scores_of(run_dir, cfg.metric), cfg=cfg)
+    return path_of(folder, best[0]) if best else None
+
+
+def is_stalled(scores: Mapping[int, float], cfg: CheckpointConfig) -> bool:
+    """Tell whether the last `cfg.patience` measurements brought no new best.
+
+    A function of the figures alone, so that a run that is started again answers as it did.
+
+    Args:
+        scores: step -> `cfg.metric`, up to the step in question; NaN counts as not measured.
+        cfg: patience, and whether higher is better.
+    """
+    sign = 1 if cfg.higher_is_better else -1
+    values = [sign * scores[step] for step in sorted(scores) if not math.isnan(scores[step])]
+    if not cfg.patience or not values:
+        return False
+    # The first of equal ones: a score that only comes back is no improvement.
+    return len(values) - 1 - values.index(max(values)) >= cfg.patience
+
+
+def _by_score(
+    steps: Iterable[int], *, scores: Mapping[int, float], cfg: CheckpointConfig
+) -> list[int]:
+    """Sort the steps that were measured, the best first."""
+    sign = 1 if cfg.higher_is_better else -1
+    measured = [step for step in steps if not math.isnan(scores.get(step, math.nan))]
+    # Of two that are equally good the later: it has learnt for longer.
+    return sorted(measured, key=lambda step: (sign * scores[step], step), reverse=True)
+
+
 def to_keep(
     steps: Iterable[int], *, scores: Mapping[int, float], cfg: CheckpointConfig
 ) -> set[int]:
@@ -53,9 +104,6 @@ def to_keep(
         cfg: how many of each.
     """
     ordered = sorted(steps)
-    sign = 1 if cfg.higher_is_better else -1
-    measured = [s for s in ordered if not math.isnan(scores.get(s, math.nan))]
-    # Of two that are equally good the later: it has learnt for longer.
-    best = sorted(measured, key=lambda s: (sign * scores[s], s), reverse=True)[: cfg.keep_best]
+    best = _by_score(ordered, scores=scores, cfg=cfg)[: cfg.keep_best]
     permanent = [s for s in ordered if cfg.keep_every and s % cfg.keep_every == 0]
     return {*ordered[-cfg.keep_last :], *best, *permanent}

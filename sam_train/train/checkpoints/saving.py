@@ -32,14 +32,16 @@ from sam_train.train.checkpoints.resume import RUN_RECORD, Found
 from sam_train.train.checkpoints.retention import (
     GIVEN_UP,
     LAST,
+    best_checkpoint,
+    is_stalled,
     path_of,
+    scores_of,
     steps_in,
     to_keep,
 )
 from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
 from sam_train.train.parallel.full_state import full_state
 from sam_train.train.report.meter import Recorder
-from sam_train.train.report.metrics_file import read_columns
 from sam_train.train.watch.signals import Notice, Stopped, requeue
 
 log = logging.getLogger("sam_train")
@@ -53,8 +55,10 @@ class Wish(IntEnum):
 
     NOTHING = 0
     SAVE = 1
-    SAVE_AND_STOP = 2
-    FAIL = 3
+    SAVE_AND_END = 2
+    """Training has stalled."""
+    SAVE_AND_STOP = 3
+    FAIL = 4
 
 
 class Saver(Checkpoint):
@@ -162,11 +166,14 @@ class Saver(Checkpoint):
             self._fail()
         if agreed == Wish.NOTHING:
             return
-        stop = agreed == Wish.SAVE_AND_STOP
+        stop = agreed in {Wish.SAVE_AND_END, Wish.SAVE_AND_STOP}
         # In the foreground before a stop: the process must not end with a file half written.
         self._save(trainer, step, background=self.cfg.background and not stop)
-        if stop:
+        if agreed == Wish.SAVE_AND_STOP:
             self._stop(trainer, step)
+        if agreed == Wish.SAVE_AND_END:
+            # Lightning leaves its loop after this batch, on every rank, as at the last step.
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish writing, and apply retention by the last measurement."""
@@ -175,6 +182,8 @@ class Saver(Checkpoint):
         # The last measurement may have made another file the best.
         if trainer.is_global_zero and self._saved_at >= 0:
             self._retain()
+            if trainer.should_stop and trainer.global_step < trainer.max_steps:
+                log.info("%s", ended_early(self.run_dir, self.cfg, step=trainer.global_step))
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -192,13 +201,16 @@ class Saver(Checkpoint):
             return Wish.FAIL
         cfg, minutes = self.cfg, (time.monotonic() - self._saved_time) / 60
         # Figures of this very step: validation comes before this callback.
-        measured = self._recorder.latest if self._recorder is not None else {}
+        figures = self._recorder.latest if self._recorder is not None else {}
+        measured = figures.get("step") == step and cfg.metric in figures
+        if cfg.patience and measured and is_stalled(scores_of(self.run_dir, cfg.metric), cfg):
+            return Wish.SAVE_AND_END
         due = (
             step >= trainer.max_steps
             or (cfg.every_steps > 0 and step % cfg.every_steps == 0)
             or (cfg.keep_every > 0 and step % cfg.keep_every == 0)
             or (cfg.every_minutes > 0 and minutes >= cfg.every_minutes)
-            or (cfg.keep_best > 0 and measured.get("step") == step and cfg.metric in measured)
+            or (cfg.keep_best > 0 and measured)
         )
         return Wish.SAVE if due else Wish.NOTHING
 
@@ -225,13 +237,8 @@ class Saver(Checkpoint):
 
     def _retain(self) -> None:
         """Apply the retention: remove what is neither new nor good nor permanent."""
-        metrics = self.run_dir / "metrics.csv"
         # From the file, not from memory: retention must not depend on how often the run resumed.
-        scores: dict[int, float] = {}
-        if self.cfg.keep_best and metrics.is_file():
-            columns = read_columns(metrics)
-            steps = map(int, columns.get("step", []))
-            scores = dict(zip(steps, columns.get(self.cfg.metric, []), strict=False))
+        scores = scores_of(self.run_dir, self.cfg.metric) if self.cfg.keep_best else {}
         steps_here = steps_in(self.folder)
         for step in set(steps_here) - to_keep(steps_here, scores=scores, cfg=self.cfg):
             path_of(self.folder, step).unlink(missing_ok=True)
@@ -274,6 +281,17 @@ class Saver(Checkpoint):
         # Nobody leaves before: the end of one ends the others.
         dist.barrier()
         raise Stopped(step=step, reason=reason)
+
+
+def ended_early(run_dir: Path, cfg: CheckpointConfig, *, step: int) -> str:
+    """Return a line about a run that has stalled, with its best checkpoint and the way on."""
+    best = best_checkpoint(run_dir, cfg)
+    named = "" if best is None else f"; the best checkpoint is {best}"
+    return (
+        f"ended at step {step}: {cfg.patience} measurements brought no better {cfg.metric} "
+        f"(checkpoint.patience){named}; with a higher checkpoint.patience, or 0, the same command "
+        "goes on"
+    )
 
 
 def identity(found: Found) -> str:

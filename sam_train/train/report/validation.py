@@ -43,6 +43,7 @@ class ClickValidation(Callback):
         self._batches: list[Batch] | None = None
         self._groups: dict[int, str] = {}
         self._measured_at = -1
+        self._latest: ClickScores | None = None
         self._after: ClickScores | None = None
         self._trained = False
 
@@ -73,14 +74,16 @@ class ClickValidation(Callback):
         due = self.cfg.every and step % self.cfg.every == 0 and step != self._measured_at
         if self._batches is not None and due and 0 < step < trainer.max_steps:
             with self.meter.pause():
-                scores = self._measure(trainer, pl_module)
+                scores = self._latest = self._measure(trainer, pl_module)
                 self._draw_curves(trainer)
             log.info("step %d  held-out mIoU by clicks  %s", step, scores.line())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the trained model."""
         if self._batches is not None and trainer.global_step > 0:
-            self._after = self._measure(trainer, pl_module)
+            # A run that ends early does so at a step that was measured just now.
+            known = self._latest if self._measured_at == trainer.global_step else None
+            self._after = known or self._measure(trainer, pl_module)
             if trainer.is_global_zero:
                 self._after_file.write_text(self._after.to_json())
         self._draw_curves(trainer)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sam_train.data.feed.loader import check_masks_per_gpu
 from sam_train.errors import UserError
 from sam_train.model.build import resolve
 from sam_train.runtime.devices import parse_devices
@@ -393,7 +394,7 @@ def test_every_setting_has_its_docstring(cls: type) -> None:
         ("output_dir=o", r"run_dir=DIR"),
         ("save-dir=o", r"run_dir=DIR"),
         ("wandb=true", r"did you mean logger\.wandb\?"),
-        ("patience=3", r"checkpoint\.keep_best"),
+        ("patience=3", r"did you mean checkpoint\.patience\?"),
     ],
 )
 def test_words_of_other_programs_are_understood(word: str, answer: str) -> None:
@@ -413,3 +414,24 @@ def test_every_setting_that_is_named_in_place_of_a_word_exists() -> None:
         assert word == word.lower().replace("_", ""), word
         for setting in re.findall(r"(?<![\w.])([a-z_]+\.[a-z_.]+|run_dir|seed|resume)=", meaning):
             assert setting in keys, (word, setting)
+
+
+@pytest.mark.parametrize(
+    ("more", "bound"),
+    [
+        ([], 64),
+        (["data.batch_size=8"], 64),
+        (["data.batch_size=8", "data.masks_per_image=16"], None),
+        (["data.masks_per_image=16", "data.masks_per_gpu=64"], 64),
+        (["data.masks_per_gpu=null"], None),
+    ],
+)
+def test_the_papers_bound_holds_for_the_papers_masks(more: list[str], bound: int | None) -> None:
+    """Eight photos with 16 masks each fit on a card, and nobody took them from the paper."""
+    cfg = load_config(["+experiment=vit_b", "data.train=x", "init_from=sam.pth", *more])
+    assert cfg.data.masks_per_gpu == bound
+    if "data.masks_per_image=16" in more and bound is None:
+        check_masks_per_gpu(cfg.data, world_size=1, accumulate=1)
+    elif bound:
+        with pytest.raises(UserError, match=r"trainer\.accumulate="):
+            check_masks_per_gpu(cfg.data, world_size=1, accumulate=1)

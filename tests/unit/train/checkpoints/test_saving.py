@@ -18,7 +18,8 @@ import torch
 
 from sam_train.errors import UserError
 from sam_train.runtime.background import Background, snapshot
-from sam_train.settings.run import RunConfig
+from sam_train.settings.compose import load_config
+from sam_train.settings.run import RunConfig, check_config
 from sam_train.settings.sections import check_section
 from sam_train.train.checkpoints import saving
 from sam_train.train.checkpoints.config import CheckpointConfig
@@ -31,7 +32,12 @@ from sam_train.train.checkpoints.file import (
     write_checkpoint,
 )
 from sam_train.train.checkpoints.resume import candidates, inspect
-from sam_train.train.checkpoints.retention import steps_in, to_keep
+from sam_train.train.checkpoints.retention import (
+    best_checkpoint,
+    is_stalled,
+    steps_in,
+    to_keep,
+)
 from sam_train.train.checkpoints.rng_state import rng_state, set_rng_state
 from sam_train.train.checkpoints.saving import Saver, begin_course, identity
 from sam_train.train.fit import run_callbacks
@@ -379,3 +385,40 @@ def test_a_course_begins_where_its_file_lies(
     write_checkpoint({"state_dict": {}, "global_step": "many"}, odd / "last.ckpt")
     begin_course(odd, step=2)
     assert (odd / "last.ckpt").samefile(odd / "step=2.ckpt")
+
+
+def test_patience_counts_measurements_since_the_best_and_not_steps() -> None:
+    nan = float("nan")
+
+    def stalled(*values: float, patience: int = 2, **more: Any) -> bool:
+        scores = {10 * step: value for step, value in enumerate(values)}
+        return is_stalled(scores, CheckpointConfig(patience=patience, **more))
+
+    assert not stalled()
+    assert not stalled(nan, nan, nan, nan)
+    assert not stalled(0.1, 0.2, 0.1)
+    assert stalled(0.1, 0.2, 0.1, 0.15)
+    assert not stalled(0.1, 0.2, nan, nan, 0.1)
+    # A score that comes back is no improvement; one that is better starts the count anew.
+    assert stalled(0.2, 0.1, 0.2)
+    assert not stalled(0.2, 0.1, 0.1, 0.3, 0.1)
+    assert not stalled(0.9, 0.1, 0.1, patience=0)
+    assert stalled(0.1, 0.2, 0.3, higher_is_better=False)
+
+
+def test_the_best_checkpoint_is_that_of_the_best_score_that_is_still_there(tmp_path: Path) -> None:
+    cfg = CheckpointConfig(metric="val/box")
+    assert best_checkpoint(tmp_path, cfg) is None
+    (tmp_path / "metrics.csv").write_text("step,val/box\n1,0.5\n2,0.9\n3,\n4,0.7\n")
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for step in (1, 3, 4):
+        (folder / f"step={step}.ckpt").touch()
+    assert best_checkpoint(tmp_path, cfg) == folder / "step=4.ckpt"
+    low = CheckpointConfig(metric="val/box", higher_is_better=False)
+    assert best_checkpoint(tmp_path, low) == folder / "step=1.ckpt"
+
+
+def test_patience_without_measurements_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.val and callbacks\.validation\.every"):
+        check_config(load_config(["data.train=x", "checkpoint.patience=2"]))

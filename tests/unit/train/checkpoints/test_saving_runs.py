@@ -222,6 +222,51 @@ def test_measured_steps_are_saved_and_the_best_stay(
     assert saved(tmp_path) == kept
 
 
+@pytest.mark.parametrize(
+    ("patience", "higher", "end"), [(0, True, 9), (1, True, 3), (2, True, 6), (2, False, 3)]
+)
+def test_a_run_ends_after_its_patience_and_says_which_was_best(
+    tmp_path: Path, said: list[str], patience: int, higher: bool, end: int
+) -> None:
+    """Five scores by hand; a step that is not measured is nobody's fault."""
+    scores = {1: 0.2, 2: 0.5, 3: 0.5, 4: 0.6, 5: 0.3, 6: 0.4}
+    recorder = Recorder(tmp_path)
+
+    def measure(trainer: Trainer, step: int) -> None:
+        recorder.record(trainer, {"loss": float(step)})
+        if step in scores:
+            recorder.record(trainer, {"val/miou_1": scores[step]})
+
+    cfg: dict[str, Any] = {"patience": patience, "higher_is_better": higher}
+    train(tmp_path, recorder, After(measure), steps=9, **cfg)
+    # The step of the end is saved, whether or not the best are.
+    assert saved(tmp_path) == [end]
+    ended = [line for line in said if "brought no better val/miou_1" in line]
+    assert len(ended) == (end < 9)
+    assert all(f"ended at step {end}" in line for line in ended)
+
+
+def test_a_run_that_ended_early_goes_on_with_more_patience(tmp_path: Path) -> None:
+    """What it then trains is what it would have trained without the end."""
+    recorder = Recorder(tmp_path)
+
+    def measure(trainer: Trainer, step: int) -> None:
+        recorder.record(trainer, {"val/miou_1": 0.5})
+
+    torch.manual_seed(5)
+    train(tmp_path, recorder, After(measure), patience=2)
+    assert saved(tmp_path) == [3]
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    train(tmp_path, recorder, After(measure), patience=0, ckpt=last)
+    torch.manual_seed(5)
+    train(tmp_path / "whole")
+    ours, whole = (
+        torch.load(folder / "checkpoints" / "step=6.ckpt", weights_only=True)["state_dict"]
+        for folder in (tmp_path, tmp_path / "whole")
+    )
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+
 def test_a_checkpoint_holds_the_record_the_processes_and_the_generators(tmp_path: Path) -> None:
     torch.manual_seed(5)
     random.seed(5)
