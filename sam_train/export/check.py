@@ -56,7 +56,7 @@ def check_export(sam: Sam, path: Path, *, format: str, onnx: OnnxConfig | None =
     Raises:
         UserError: the answers differ by more than rounding.
     """
-    probe = random_probe(sam.image_size)
+    probe = random_probe(sam.image_size, channels=sam.image_encoder.in_channels)
     if format == "onnx_pair":
         result = _check_pair(sam, path)
     elif format == "onnx":

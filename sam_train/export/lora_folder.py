@@ -165,7 +165,7 @@ def check_adapters(sam: Sam, folder: Path, *, ckpt: Path, model: ModelConfig) ->
     own = again.state_dict()
     adapter.check(own)
     adapter.put_into(own)
-    probe = random_probe(sam.image_size)
+    probe = random_probe(sam.image_size, channels=sam.image_encoder.in_channels)
     difference = answer(again, probe).difference(answer(sam, probe))
     if not difference <= LARGEST:
         raise UserError(f"{folder}: read back it answers otherwise, by {difference:.1e}; report it")
