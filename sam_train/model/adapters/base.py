@@ -102,9 +102,7 @@ def tune(
             f"optim.frozen_blocks={frozen_blocks} must be from 0 to {len(units)}, the encoder's "
             "depth"
         )
-    extent = Extent(
-        frozen_blocks=frozen_blocks, last_blocks=last_blocks, lora=lora or LoraConfig()
-    )
+    extent = Extent(frozen_blocks=frozen_blocks, last_blocks=last_blocks, lora=lora or LoraConfig())
     # First everything frozen, so that joined ways are the union of theirs.
     encoder.requires_grad_(False)
     for way in ways:

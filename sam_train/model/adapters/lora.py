@@ -52,9 +52,7 @@ class LoraLinear(Projection):
             # As nn.Linear draws its own: Kaiming's, uniform (the paper's code and peft's).
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
             self.register_parameter(down_name(part), down)
-            self.register_parameter(
-                up_name(part), nn.Parameter(torch.zeros(rows, rank, **like))
-            )
+            self.register_parameter(up_name(part), nn.Parameter(torch.zeros(rows, rank, **like)))
         # A buffer: a checkpoint can then be merged by anyone who has its tensors alone.
         self.register_buffer("lora_scale", torch.full((), scale, **like))
 

@@ -48,11 +48,15 @@ def merge_lora(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if down is None and up is None:
                 continue
             if down is None or up is None:
-                raise ValueError(f"{layer} has only one matrix of an adapter; the file is not whole")
+                raise ValueError(
+                    f"{layer} has only one matrix of an adapter; the file is not whole"
+                )
             rows[part] = add_product(rows[part], down, up, scale=float(scale), layer=layer)
         changed = rows.pop("")
         # Either the whole layer has an adapter or some of its parts have.
-        merged[f"{layer}.weight"] = changed if changed is not weight else torch.cat([*rows.values()])
+        merged[f"{layer}.weight"] = (
+            changed if changed is not weight else torch.cat([*rows.values()])
+        )
     return merged
 
 
@@ -62,8 +66,10 @@ def add_product(weight: Tensor, down: Tensor, up: Tensor, *, scale: float, layer
     Raises:
         ValueError: the shapes do not fit.
     """
-    if down.dim() != 2 or up.shape != (weight.shape[0], down.shape[0]) or (
-        weight.shape[1:] != down.shape[1:]
+    if (
+        down.dim() != 2
+        or up.shape != (weight.shape[0], down.shape[0])
+        or (weight.shape[1:] != down.shape[1:])
     ):
         shapes = f"{list(up.shape)} x {list(down.shape)}"
         raise ValueError(f"{layer}: an adapter of {shapes} does not fit {list(weight.shape)}")

@@ -18,7 +18,9 @@ from sam_train.model.checkpoints.state_dicts import (
 )
 
 
-def fit_tensors(source: StateDict, target: StateDict, *, report: InitReport, path: Path) -> StateDict:
+def fit_tensors(
+    source: StateDict, target: StateDict, *, report: InitReport, path: Path
+) -> StateDict:
     """Return the tensors of `source` that `target` has, at its shapes; fill the report."""
     fitted: StateDict = {}
     for name, tensor in source.items():
