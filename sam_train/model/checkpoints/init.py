@@ -33,7 +33,6 @@ from sam_train.model.checkpoints.relatives import refuse_relative
 from sam_train.model.checkpoints.relu_scale import recorded_scale, scale_relu
 from sam_train.model.checkpoints.report import InitReport, TensorEntry
 from sam_train.model.checkpoints.state_dicts import (
-    ENCODER,
     MODULES,
     Conversion,
     StateDict,
