@@ -21,7 +21,7 @@ from sam_train.export.check import LARGEST, Check
 from sam_train.export.files import stored, vit_sizes, whole, write_json
 from sam_train.export.huggingface import RELU_SCALES
 from sam_train.export.probe import answer, random_probe
-from sam_train.model.adapters.merge import PARTS, SCALE, adapted_layers, down_name, up_name
+from sam_train.model.adapters.merge import PARTS, SCALE, adapted_layers, down_name, join_up, up_name
 from sam_train.model.build import build_from_config
 from sam_train.model.checkpoints.adapter_folder import PEFT_PREFIX, read_adapter
 from sam_train.model.checkpoints.init import read_own
@@ -120,10 +120,7 @@ def _joined(state: StateDict, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
         return state[f"{layer}.{down_name('')}"], state[f"{layer}.{up_name('')}"]
     there = [part for part in PARTS if f"{layer}.{down_name(part)}" in state]
     down = torch.cat([state[f"{layer}.{down_name(part)}"] for part in there])
-    rows = state[f"{layer}.{up_name(there[0])}"].shape[0]
-    nothing = down.new_zeros(rows, 0)
-    up = [state[f"{layer}.{up_name(p)}"] if p in there else nothing for p in PARTS]
-    return down, torch.block_diag(*up)
+    return down, join_up({part: state[f"{layer}.{up_name(part)}"] for part in there})
 
 
 def _config(

@@ -39,6 +39,7 @@ from sam_train.train.embeddings import use_embeddings
 from sam_train.train.module import SamModule
 from sam_train.train.report.callbacks import build_callbacks
 from sam_train.train.report.loggers import Loggers, open_loggers
+from sam_train.train.trained_parts import trained_parts
 from sam_train.train.trainer import build_trainer
 from sam_train.train.watch.memory import memory_advice
 from sam_train.train.watch.signals import STATUS_CONTINUE, Notice, Stopped
@@ -306,6 +307,7 @@ def report_start(cfg: RunConfig, module: SamModule, run_dir: Path) -> None:
         cfg.data.batch_size,
         device,
     )
+    log.info("optim.tune=%s: %s", cfg.optim.tune, trained_parts(module.sam, cfg=cfg.optim))
     log.info("everything of this run lies in %s", run_dir)
     if card := lacks_bfloat16(cfg.trainer):
         log.warning("%s only emulates bfloat16: trainer.precision=16-mixed is faster", card)

@@ -57,6 +57,12 @@ def roles_of(sam: Sam) -> dict[str, Role]:
     return roles
 
 
+def moments_of(role: Role, *, cfg: OptimConfig) -> int:
+    """Count the numbers that the optimizer keeps for each weight of that role."""
+    # AdamW the mean and the square of gradients, Muon their sum alone.
+    return 1 if cfg.name == "muon" and role.orthogonalises else 2
+
+
 def parameter_groups(sam: Sam, *, cfg: OptimConfig) -> list[dict[str, Any]]:
     """Put each trained parameter into one optimizer group.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -21,7 +22,7 @@ from sam_train.model import Sam, build_from_config
 from sam_train.runtime.devices import LOW_PRECISIONS
 from sam_train.settings.run import RunConfig
 from sam_train.train.config import deepspeed_config
-from sam_train.train.optim import roles_of
+from sam_train.train.optim import moments_of, roles_of
 from sam_train.train.parallel.prepare import split, tune_as
 
 FLOAT = 4
@@ -82,8 +83,7 @@ def count(cfg: RunConfig, sam: Sam) -> Counts:
         weights += own
         if parameter.requires_grad:
             trained += own
-            muon = cfg.optim.name == "muon" and roles[name].orthogonalises
-            moments += own if muon else 2 * own
+            moments += own * moments_of(roles[name], cfg=cfg.optim)
     averaged = trained if cfg.optim.ema else 0
     return Counts(weights=weights, trained=trained, moments=moments, averaged=averaged)
 
@@ -117,6 +117,9 @@ def _fsdp2(cfg: RunConfig, sam: Sam, *, ranks: int) -> States:
     units = [sum(p.numel() for p in unit.parameters()) for unit in encoder.units()]
     root = sum(p.numel() for p in encoder.parameters()) - sum(units)
     rest = sum(p.numel() for p in sam.parameters()) - root - sum(units)
+    # Frozen weights are gathered like others, but have no gradients to send.
+    trained = [_trained(unit) for unit in encoder.units()]
+    trained_root = _trained(encoder) - sum(trained)
     with fake_ranks(ranks):
         mesh = init_device_mesh("cpu", (ranks,))
         split(sam, mesh, precision=cfg.trainer.precision)
@@ -125,10 +128,12 @@ def _fsdp2(cfg: RunConfig, sam: Sam, *, ranks: int) -> States:
     largest = max(units, default=0)
     # Two units are whole at a time, one at work and the next on its way. After the backward pass
     # of one come its gradients, and the float32 copy of them that is averaged.
-    gathered = 2 * width * largest + (width + FLOAT) * largest + FLOAT * root
+    gathered = 2 * width * largest + (width + FLOAT) * max(trained, default=0) + FLOAT * root
     # Units are gathered for forward and for backward, and their gradients scattered. Parameters
     # outside the encoder are whole on all ranks, and averaged as under DDP.
-    volume = 2 * width * sum(units) + FLOAT * (sum(units) + 2 * root) + 2 * FLOAT * rest
+    passes = 2 if _trained(encoder) else 1
+    volume = passes * width * sum(units) + FLOAT * (sum(trained) + root + trained_root)
+    volume += 2 * FLOAT * rest
     return States(
         weights=FLOAT * counts.weights,
         gradients=FLOAT * counts.trained,
@@ -138,6 +143,10 @@ def _fsdp2(cfg: RunConfig, sam: Sam, *, ranks: int) -> States:
         sends_gradients=True,
         low_blocks=width == 2,
     )
+
+
+def _trained(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def _deepspeed(cfg: RunConfig, sam: Sam, counts: Counts, *, ranks: int) -> States:

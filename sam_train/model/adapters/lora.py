@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sam_train.errors import UserError
 from sam_train.model.adapters.base import TUNINGS, Extent, Tuning
-from sam_train.model.adapters.merge import PARTS, down_name, up_name
+from sam_train.model.adapters.merge import PARTS, down_name, join_up, up_name
 from sam_train.model.encoders.base import ImageEncoder, Unit
 from sam_train.model.lora_config import LoraConfig
 from sam_train.model.ops.layers import Projection
@@ -45,16 +45,17 @@ class LoraLinear(Projection):
         self.weight = base.weight
         self.register_parameter("bias", base.bias)
         self.parts = parts
-        like = {"device": base.weight.device, "dtype": base.weight.dtype}
         rows = base.out_features // len(PARTS) if parts else base.out_features
         for part in parts or ("",):
-            down = nn.Parameter(torch.empty(rank, base.in_features, **like))
+            # Like the weight in dtype and device, which may be meta.
+            down = nn.Parameter(base.weight.detach().new_empty(rank, base.in_features))
             # As nn.Linear draws its own: Kaiming's, uniform (the paper's code and peft's).
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
             self.register_parameter(down_name(part), down)
-            self.register_parameter(up_name(part), nn.Parameter(torch.zeros(rows, rank, **like)))
+            up = nn.Parameter(base.weight.detach().new_zeros(rows, rank))
+            self.register_parameter(up_name(part), up)
         # A buffer: a checkpoint can then be merged by anyone who has its tensors alone.
-        self.register_buffer("lora_scale", torch.full((), scale, **like))
+        self.register_buffer("lora_scale", base.weight.detach().new_full((), scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
@@ -74,11 +75,8 @@ class LoraLinear(Projection):
     def _up(self) -> Tensor:
         if not self.parts:
             return self.get_parameter(up_name(""))
-        # All adapters of a layer are one product: a part without one has rows of zeros.
-        nothing = self.weight.new_zeros(self.out_features // len(PARTS), 0)
-        return torch.block_diag(
-            *(self.get_parameter(up_name(p)) if p in self.parts else nothing for p in PARTS)
-        )
+        # All adapters of a layer are one product.
+        return join_up({part: self.get_parameter(up_name(part)) for part in self.parts})
 
 
 @TUNINGS.register("lora")

@@ -23,6 +23,19 @@ def up_name(part: str) -> str:
     return f"lora_B_{part}" if part else "lora_B"
 
 
+def join_up(ups: Mapping[str, Tensor]) -> Tensor:
+    """Join the matrices B of a fused layer's parts to one of the whole layer.
+
+    Args:
+        ups: [out / 3, r] by part; a part without an adapter has rows of zeros.
+    """
+    first = next(iter(ups.values()))
+    nothing = first.new_zeros(first.shape[0], 0)
+    blocks = [ups.get(part, nothing) for part in PARTS]
+    joined: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return joined
+
+
 def adapted_layers(state: Mapping[str, Tensor]) -> list[str]:
     """List the layers of a state dict that have adapters."""
     ending = f".{SCALE}"

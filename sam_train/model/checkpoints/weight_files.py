@@ -92,7 +92,7 @@ def read_trained_names(path: Path) -> list[str]:
     Raises:
         UserError: as `read_weights`, or a file without the state of a training.
     """
-    content = {} if _looks_like_safetensors(path, _head(path)) else _read_torch(path)
+    content: Any = {} if _looks_like_safetensors(path, _head(path)) else _read_torch(path)
     states: Any = content.get("optimizer_states") if isinstance(content, Mapping) else None
     try:
         names = [n for state in states for group in state["param_groups"] for n in group["params"]]

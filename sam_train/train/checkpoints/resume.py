@@ -131,6 +131,12 @@ def check_model(found: Found, module: nn.Module) -> None:
     for name in dict.fromkeys([*stored, *own]):
         here, there = (tuple(s[name].shape) if name in s else None for s in (own, stored))
         if here != there:
+            if ".lora_" in name:
+                raise UserError(
+                    f"{found.path} was trained with other adapters ({name} is "
+                    f"{there or 'missing'} in it, {here or 'missing'} here): set optim.tune and "
+                    f"lora.* as in the run's config.yaml, or {_WAY_OUT}"
+                )
             raise UserError(
                 f"{found.path} is of another model ({name} is {there or 'missing'} in it, "
                 f"{here or 'missing'} here): set model= as in the run's config.yaml, or {_WAY_OUT}"
