@@ -42,7 +42,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: a key, group or value that does not fit, with the nearest valid one.
     """
-    run = schema()
+    # Any: mypy takes the class of a dataclass that compares by value for one that cannot be hashed.
+    run: Any = schema()
     _store(run)
     GlobalHydra.instance().clear()
     valid, paths = keys_of(run), paths_of(run)
@@ -68,7 +69,8 @@ def typed(config: DictConfig) -> RunConfig:
     try:
         return cast(RunConfig, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
-        raise UserError(explain(error, keys_of(schema()))) from error
+        run: Any = schema()
+        raise UserError(explain(error, keys_of(run))) from error
 
 
 def load_config(overrides: Sequence[str]) -> RunConfig:
