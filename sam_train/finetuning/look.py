@@ -50,6 +50,8 @@ class Look:
     looked: int
     """Photos that were read."""
     seen: list[Seen] = field(default_factory=list)
+    unusable: set[str] = field(default_factory=set)
+    """Names of photos that were read and of which nothing can be used."""
     left_out: list[Reason] = field(default_factory=list)
     """Reasons for which images and masks cannot be used."""
 
@@ -109,10 +111,12 @@ def look(shards: Shards, *, source: str, max_area_fraction: float) -> Look:
     found = Look(source=source, photos=number, looked=len(chosen))
     with ThreadPoolExecutor(_READERS) as pool:
         answers = pool.map(lambda k: _look(shards, int(k), max_area_fraction), chosen)
-        for seen, left_out in answers:
+        for sample, (seen, left_out) in zip(chosen.tolist(), answers, strict=True):
             skips += left_out
             if seen is not None:
                 found.seen.append(seen)
+            else:
+                found.unusable.add(shards.key(sample))
     listed = [reason for part in shards.parts for reason in getattr(part, "reasons", [])]
     found.left_out = [*(r for r in listed if r.kind != "file"), *reasons_of(skips)]
     if not found.seen:

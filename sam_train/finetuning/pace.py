@@ -28,6 +28,8 @@ class Pace:
     """The mean over the run, whose first stages have fewer rounds."""
     full: float
     """The time with all rounds."""
+    first: float = 0.0
+    """Seconds to encode a photo once, where the step finds its embedding in the cache."""
 
 
 def measure_pace(cfg: RunConfig) -> Pace:
@@ -38,26 +40,41 @@ def measure_pace(cfg: RunConfig) -> Pace:
     images = max(1, cfg.data.batch_size // cfg.trainer.accumulate)
     batch = empty_batch(module, images=images, masks=cfg.data.masks_per_image)
     ends = [stage.until for stage in cfg.prompts.curriculum]
-    edges = [0.0, *(end for end in ends if end < 1.0), 1.0]
-    stages = list(pairwise(edges))
+    stages = list(pairwise([0.0, *(end for end in ends if end < 1.0), 1.0]))
     # The first step also loads libraries and takes memory, so it is not counted.
     _step(module, batch, progress=0.0)
-    seconds = [_step(module, batch, progress=(low + high) / 2) for low, high in stages]
-    factor = _BESIDE * cfg.trainer.accumulate
+    steps = [_step(module, batch, progress=(low + high) / 2) for low, high in stages]
+    cached = cfg.embeddings.cache != "off" and cfg.optim.tune == "decoder"
+    seconds = [one.rounds if cached else one.encoder + one.rounds for one in steps]
     mean = sum(one * (high - low) for one, (low, high) in zip(seconds, stages, strict=True))
-    return Pace(mean=factor * mean, full=factor * seconds[-1])
+    factor = _BESIDE * cfg.trainer.accumulate
+    return Pace(
+        mean=factor * mean,
+        full=factor * seconds[-1],
+        first=min(one.encoder for one in steps) / images if cached else 0.0,
+    )
 
 
-def _step(module: StepModule, batch: Batch, *, progress: float) -> float:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Times:
+    encoder: float
+    rounds: float
+    """The rounds with all backward passes."""
+
+
+def _step(module: StepModule, batch: Batch, *, progress: float) -> _Times:
     module.at = At(seed=0, step=0, progress=progress)
     module.zero_grad()
     _wait(module)
     started = time.perf_counter()
     with autocast(module):
-        loss = module.rounds_step(module.encode(batch), batch)
+        embeddings = module.encode(batch)
+        _wait(module)
+        encoded = time.perf_counter()
+        loss = module.rounds_step(embeddings, batch)
     torch.autograd.backward(loss)
     _wait(module)
-    return time.perf_counter() - started
+    return _Times(encoder=encoded - started, rounds=time.perf_counter() - encoded)
 
 
 def _wait(module: StepModule) -> None:

@@ -213,7 +213,9 @@ def _steps(choices: Choices, look: Look, machine: Machine) -> None:
     if "trainer.max_steps" not in choices:
         pace = measure_pace(cfg)
         most = max(_FEWEST_STEPS, _MOST_EPOCHS * look.usable // cfg.data.batch_size)
-        steps = int(min(most, max(_FEWEST_STEPS, minutes * 60 / pace.mean)))
+        # Half the time at least for steps, however long it takes to encode each photo once.
+        left = max(minutes * 30, minutes * 60 - pace.first * look.usable)
+        steps = int(min(most, max(_FEWEST_STEPS, left / pace.mean)))
         epochs = steps * cfg.data.batch_size / max(1, look.usable)
         choices.add(
             f"trainer.max_steps={steps}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sam_train.data.shards.groups_file import groups_of
@@ -171,7 +171,6 @@ def _split(
     shards: Shards, found: Look, choices: Choices, cfg: RunConfig, run_dir: Path
 ) -> tuple[int, str]:
     """Hold photos out, unless `data.val` names some; return how many, and a line about it."""
-
     if cfg.data.val:
         val = open_shards(
             cfg.data.val,
@@ -190,8 +189,12 @@ def _split(
     names = [shards.key(sample) for sample in range(len(shards))]
     groups = {names[k]: group for k, group in groups_of(shards, samples=len(names)).items()}
     digests = {one.name: one.digest for one in found.seen}
-    sides = split(names, cases=cases_of(names, groups=groups, digests=digests))
-    train, val_list = write_lists(sides, run_dir / "split")
+    usable = [name for name in names if name not in found.unusable]
+    sides = split(usable, cases=cases_of(usable, groups=groups, digests=digests))
+    # Photos that cannot be used stay where training counts them.
+    held_out = set(sides.val)
+    kept = [name for name in names if name not in held_out]
+    train, val_list = write_lists(replace(sides, train=kept), run_dir / "split")
     choices.add(f"data.val={cfg.data.train}", "the same photos, other names")
     # The user's own list is part of the new one.
     choices.typed = [word for word in choices.typed if key_of(word) != "data.include"]
