@@ -55,7 +55,7 @@ def check_export(sam: Sam, path: Path, *, format: str, onnx: OnnxConfig | None =
     Raises:
         UserError: the answers differ by more than rounding.
     """
-    probe = random_probe(sam.image_size)
+    probe = random_probe(sam.image_size, channels=sam.image_encoder.in_channels)
     if format == "onnx":
         result = _check_onnx(sam, path, probe, cfg=onnx or OnnxConfig())
     else:

@@ -79,13 +79,11 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected).abs().max() / largest)
 
 
-def random_probe(size: int, *, seed: int = 0) -> Question:
+def random_probe(size: int, *, channels: int = 3, seed: int = 0) -> Question:
     """Draw a probe for models of input size S = `size`."""
     draws = torch.Generator().manual_seed(seed)
     h = max(1, 3 * size // 4)
-    photo = torch.randint(
-        256, (h, size, sam.image_encoder.in_channels), generator=draws, dtype=torch.uint8
-    )
+    photo = torch.randint(256, (h, size, channels), generator=draws, dtype=torch.uint8)
     point = torch.rand(1, 2, generator=draws) * torch.tensor([size - 1, h - 1])
     return Question(pixels=photo.numpy(), point=point)
 
