@@ -50,9 +50,9 @@ class DataConfig:
     ones is decided by (seed, epoch, sample) alone."""
     masks_per_gpu: int | None = setting(None, minimum=1, resume="harmless")
     """Most masks that a GPU may be given at a time; null is no bound, and the paper's recipes set
-    its 64 (paper A) as long as `masks_per_image` is its 64, too. An upper limit on settings, not a draw: images on a GPU x `masks_per_image`
-    above it is refused, with the `trainer.accumulate` that keeps within it. A CPU has no limit.
-    Were the masks of an image cut down to what its GPU has room for, a run resumed on other GPUs
+    its 64 (paper A) as long as `masks_per_image` is its 64, too. An upper limit on settings, not a
+    draw: images on a GPU x `masks_per_image` above it is refused, with the `trainer.accumulate`
+    that keeps within it. A CPU has no limit. Were the masks of an image cut down to what its GPU has room for, a run resumed on other GPUs
     would train on other masks."""
     mode: str = setting("indexed", choices=("indexed", "stream"), resume="applies")
     """indexed: reads samples where they lie, in any order, and resumes exactly. stream: reads
@@ -90,7 +90,8 @@ class DataConfig:
     """The same upside down, for photos without a top: microscopy, photos from above."""
     colour: float = setting(0.0, minimum=0, below=1, resume="applies")
     """Largest change of a training photo's brightness, contrast and saturation, as a fraction: 0.2
-    draws each factor from 0.8 to 1.2, and makes a photo in 20 grey (0.2 / 4). No view comes twice, so no embedding can be kept."""
+    draws each factor from 0.8 to 1.2, and makes a photo in 20 grey (0.2 / 4). No view comes twice,
+    so no embedding can be kept."""
     max_area_fraction: float = setting(0.9, minimum=0, maximum=1, resume="applies")
     """Masks that cover more of the image, or of the window that `scale_jitter` takes, than this
     are dropped (paper A: 90 %)."""

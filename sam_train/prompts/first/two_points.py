@@ -70,9 +70,9 @@ def _around(batch: Batch) -> Tensor:
 def _with_second(batch: Batch, region: Tensor, *, draw: Draw, label: int) -> Prompts:
     """Put a second point, uniform over bool [M, R, R] `region`, behind the sample's own."""
     cells = uniform_click(region, draw.uniform(Stream.SECOND_POINT)[:, 0])
-    second = cell_to_input(
-        cells.cell, grid=region.shape[-1], image_size=batch.images.shape[-1]
-    ).to(batch.points.dtype)
+    second = cell_to_input(cells.cell, grid=region.shape[-1], image_size=batch.images.shape[-1]).to(
+        batch.points.dtype
+    )
     labels = batch.image_index.new_full((batch.num_masks, 2), FOREGROUND)
     # An empty region has no click: PAD, as behind a single point.
     labels[:, 1] = torch.where(cells.found, label, PAD)

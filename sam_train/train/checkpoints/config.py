@@ -34,7 +34,8 @@ class CheckpointConfig:
     metric: str = AUTO
     """Column of metrics.csv that says how good a checkpoint is. auto: `val/box` where every mask
     begins with a box (prompts.box_probability=1, or only kinds of boxes in prompts.first), because
-    a click means nothing to such a model; else mIoU at the fewest clicks that are measured, `val/miou_1`."""
+    a click means nothing to such a model; else mIoU at the fewest clicks that are measured,
+    `val/miou_1`."""
     higher_is_better: bool = True
     """Direction of `metric`: true for an IoU, false for a loss."""
     patience: int = setting(0, minimum=0)
