@@ -97,8 +97,8 @@ class DataConfig:
     """The same upside down, for photos without a top: microscopy, photos from above."""
     colour: float = setting(0.0, minimum=0, below=1, resume="applies")
     """Largest change of a training photo's brightness, contrast and saturation, as a fraction: 0.2
-    draws each factor from 0.8 to 1.2, and makes a photo in 20 grey (0.2 / 4). No
-    view comes twice, so no embedding can be kept."""
+    draws each factor from 0.8 to 1.2, and makes a photo in 20 grey (0.2 / 4). No view comes twice,
+    so no embedding can be kept."""
     max_area_fraction: float = setting(0.9, minimum=0, maximum=1, resume="applies")
     """Masks that cover more of the image, or of the window that `scale_jitter` takes, than this
     are dropped (paper A: 90 %)."""
