@@ -48,9 +48,11 @@ photos: install ## real photos from raw data (RAW=FOLDER), scored before and aft
 	$(BIN)/python -m data_tools.convert coco --images $(RAW)/coco128/images \
 	    --annotations $(RAW)/coco128/instances.json --out data/photos/coco128
 	$(BIN)/python -m sam_train validate +experiment=photos data.val=data/photos/coco128 \
-	    init_from=dinov2:$(RAW)/weights/dinov2_vits14_fp16.pt run_dir=$(RUN)/photos/coco128_before
+	    init_from=dinov2:$(RAW)/weights/dinov2_vits14_fp16.pt \
+	    init.rest=sam_train/assets/nano.safetensors run_dir=$(RUN)/photos/coco128_before
 	$(BIN)/python -m sam_train fit +experiment=photos \
-	    init_from=dinov2:$(RAW)/weights/dinov2_vits14_fp16.pt run_dir=$(RUN)/photos
+	    init_from=dinov2:$(RAW)/weights/dinov2_vits14_fp16.pt \
+	    init.rest=sam_train/assets/nano.safetensors run_dir=$(RUN)/photos
 	$(BIN)/python -m sam_train validate +experiment=photos data.val=data/photos/coco128 \
 	    ckpt=$(RUN)/photos/checkpoints/last.ckpt run_dir=$(RUN)/photos/coco128_after
 
