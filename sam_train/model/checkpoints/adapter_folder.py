@@ -56,11 +56,11 @@ class Adapter:
     base: str
     """The base model that the folder names, "" for none."""
     layers: dict[str, Matrices] = field(default_factory=dict)
-    """By the name of the weight that they change."""
+    """Adapters by the name of the weight that they change."""
     whole: StateDict = field(default_factory=dict)
     """Tensors that replace the base's."""
     left: list[TensorEntry] = field(default_factory=list)
-    """Those of modules that were not asked for."""
+    """Tensors of modules that were not asked for."""
 
     @property
     def hint(self) -> str:
