@@ -48,7 +48,7 @@ def test_a_stage_is_the_papers_rounds_but_for_what_it_says() -> None:
         ({"first": []}, r"prompts\.first is empty"),
         (
             {"first": ["poitn"]},
-            r"prompts\.first=poitn is not one of box, loose_box, point, point_and",
+            r"prompts\.first=poitn is not one of box, loose_box, point, two_points",
         ),
         ({"box_noise": -0.1}, r"prompts\.box_noise=-0\.1 must not be negative"),
         ({"box_noise": float("nan")}, "box_noise=nan"),
