@@ -51,7 +51,7 @@ class TiledPart(FormatPart):
 
     def stamp(self, row: int) -> bytes | None:
         """Return that of the photo, and the tile's place in it."""
-        # Not super(): a dataclass with slots is another class than the one that super() closed over.
+        # Not super(): slots make dataclass return another class than super() closed over.
         photo = FormatPart.stamp(self, row)
         return None if photo is None else photo + self.windows[row].tobytes()
 
