@@ -63,7 +63,10 @@ class TiledPart(FormatPart):
         record, window = self._record(row), _window(self.windows[row])
         try:
             read = record.masks()
-            with opened(record.image, most_pixels=MAX_SCENE, longest=MAX_SCENE) as found:
+            with (
+                record.photo() as file,
+                opened(file, most_pixels=MAX_SCENE, longest=MAX_SCENE) as found,
+            ):
                 raster = turned(found.raster, _sizes(read))
                 fitting = fitting_masks(
                     read.masks, height=raster.height, width=raster.width, min_area=1
