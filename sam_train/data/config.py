@@ -58,9 +58,8 @@ class DataConfig:
     """Most masks that a GPU may be given at a time; null is no bound, and the paper's recipes set
     its 64 (paper A) as long as `masks_per_image` is its 64, too. An upper limit on settings, not a
     draw: images on a GPU x `masks_per_image` above it is refused, with the `trainer.accumulate`
-    that keeps within it. A CPU has no limit.
-    Were the masks of an image cut down to what its GPU has room for, a run resumed on other GPUs
-    would train on other masks."""
+    that keeps within it. A CPU has no limit. Were the masks of an image cut down to what its GPU
+    has room for, a run resumed on other GPUs would train on other masks."""
     mode: str = setting("indexed", choices=("indexed", "stream"), resume="applies")
     """indexed: reads samples where they lie, in any order, and resumes exactly. stream: reads
     training shards front to back, which is all that a `pipe:COMMAND` allows (the command prints a

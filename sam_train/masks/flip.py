@@ -66,7 +66,7 @@ def _emit(
 
 @numba.njit(numba.void(*_SIGNATURE), nogil=True, cache=True)
 def _half_turn(ends: Array, starts: Array, pixels: int, out: Array, out_starts: Array) -> None:
-    """Reverse each mask's list of runs; pixel p becomes pixels - 1 - p."""
+    """Read each mask's list of runs backwards; pixel p becomes pixels - 1 - p."""
     at = 0
     for k in range(len(starts) - 1):
         first, stop = starts[k], starts[k + 1]
@@ -86,7 +86,7 @@ def _half_turn(ends: Array, starts: Array, pixels: int, out: Array, out_starts: 
 def _reverse_rows(
     ends: Array, starts: Array, height: int, pixels: int, out: Array, out_starts: Array
 ) -> None:
-    """Reverse the rows inside each column; row y becomes height - 1 - y."""
+    """Mirror the rows inside each column; row y becomes height - 1 - y."""
     at = 0
     # The segments of one column, from the top; two of them never touch, so half of its rows do.
     tops = np.empty(height // 2 + 1, dtype=np.int64)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,11 +41,9 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: a key, group or value that does not fit, with the nearest valid one.
     """
-    # Any: mypy takes the class of a dataclass that compares by value for one that cannot be hashed.
-    run: Any = schema()
-    _store(run)
+    run = schema()
+    valid, paths = _register(run)
     GlobalHydra.instance().clear()
-    valid, paths = keys_of(run), paths_of(run)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         try:
             config = compose("fit", overrides=[readable(text, paths) for text in overrides])
@@ -69,8 +66,7 @@ def typed(config: DictConfig) -> RunConfig:
     try:
         return cast(RunConfig, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
-        run: Any = schema()
-        raise UserError(explain(error, keys_of(run))) from error
+        raise UserError(explain(error, keys_of(schema()))) from error
 
 
 def load_config(overrides: Sequence[str]) -> RunConfig:
@@ -119,24 +115,27 @@ def _exists(value: str) -> bool:
     return any(Path(end).exists() for end in ends)
 
 
-_stored: list[type] = []
+_registered: dict[type, tuple[list[str], dict[str, str]]] = {}
 
 
-def _store(run: type) -> None:
-    """Tell Hydra the schema, unless it has this one: the call takes as long as the composition."""
-    if _stored != [run]:
+def _register(run: type) -> tuple[list[str], dict[str, str]]:
+    """Tell Hydra the schema, and return its `keys_of` and `paths_of`.
+
+    All of that takes as long as a composition, so it is done once for each schema in a row.
+    """
+    if run not in _registered:
         ConfigStore.instance().store(name="schema", node=run)
-        _stored[:] = [run]
+        _registered.clear()
+        _registered[run] = keys_of(run), paths_of(run)
+    return _registered[run]
 
 
-@cache
 def keys_of(run: type) -> list[str]:
     """Return the name of every setting and section of a schema, dotted."""
     plain = OmegaConf.to_container(OmegaConf.structured(run), resolve=False)
     return flat_keys(cast(dict[str, Any], plain))
 
 
-@cache
 def paths_of(run: type) -> dict[str, str]:
     """Return the settings that are paths, with `one` or `many`."""
     return {name: said.path for name, said in settings_of(run) if said.path}

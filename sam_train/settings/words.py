@@ -68,8 +68,12 @@ _MEANINGS: dict[str, str] = {
     "logevery loginterval loggingsteps logeverynsteps printfreq": "trainer.log_every=N",
     "randomseed manualseed": "seed=N",
     "freeze freezeencoder freezeimageencoder frozen freezebackbone": (
-        "optim.frozen_blocks=N keeps the encoder's first N blocks as they are"
+        "optim.tune=decoder keeps the image encoder as it is, optim.frozen_blocks=N its first N "
+        "blocks"
     ),
+    "uselora lorar lorarank peft adapter adapters": "optim.tune=lora beside lora.rank=4",
+    "loraalpha": "lora.alpha",
+    "loratargets loratargetmodules targetmodules": "lora.targets=[q,v]",
     "ema usemodelema emadecay": "optim.ema=0.999",
     "gradientcheckpointing activationcheckpointing": "model.checkpoint_blocks=selective or full",
     "compile torchcompile": "trainer.compile=true",

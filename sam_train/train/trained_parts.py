@@ -73,7 +73,7 @@ def _frozen(sam: Sam) -> str:
         return f"the stem and the first {prefix} of {units} blocks"
     if all(parameter.requires_grad for parameter in sam.image_encoder.parameters()):
         return "nothing"
-    return "single tensors of the image encoder, so gradients still cross its blocks"
+    return "weights in all blocks of the image encoder, which gradients still cross"
 
 
 def _count(number: int) -> str:

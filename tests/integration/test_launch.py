@@ -87,7 +87,7 @@ def test_a_machine_leaves_and_the_others_go_on(tiny: Any, tmp_path: Path) -> Non
                 subprocess.Popen(
                     [
                         *(str(LAUNCH / "torchrun.sh"), *words),
-                        *("trainer.max_steps=60", "checkpoint.every_steps=5"),
+                        *("trainer.max_steps=120", "checkpoint.every_steps=5"),
                     ],
                     cwd=tmp_path,
                     env=environment,
@@ -117,7 +117,7 @@ def test_a_machine_leaves_and_the_others_go_on(tiny: Any, tmp_path: Path) -> Non
     record = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]
     assert record["processes"] == 1
     with metrics.open(newline="") as file:
-        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 61))
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 121))
 
 
 def family(pid: int) -> list[int]:

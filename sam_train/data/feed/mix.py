@@ -42,7 +42,7 @@ class Part:
     source: Any
     """Written as `data.train` has it."""
     share: Fraction
-    """Fraction of the samples; those of a mix add up to 1."""
+    """The part of the samples that it gives; the shares of a mix add up to 1."""
 
 
 def read_mix(mix: Any) -> list[Part]:

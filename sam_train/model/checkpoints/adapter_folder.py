@@ -56,7 +56,7 @@ class Adapter:
     base: str
     """The base model that the folder names, "" for none."""
     layers: dict[str, Matrices] = field(default_factory=dict)
-    """Adapters, by the name of the weight that they change."""
+    """Adapters by the name of the weight that they change."""
     whole: StateDict = field(default_factory=dict)
     """Tensors that replace the base's."""
     left: list[TensorEntry] = field(default_factory=list)

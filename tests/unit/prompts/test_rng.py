@@ -140,6 +140,8 @@ def test_streams_keep_their_numbers() -> None:
         "LOSS_POINTS": 5,
         "DROP_PATH": 6,
         "LEARNT_ROUND": 7,
+        "LOOSE_BOX": 8,
+        "SECOND_POINT": 9,
     }
 
 

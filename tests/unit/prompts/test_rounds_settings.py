@@ -30,6 +30,7 @@ def test_the_defaults_are_the_papers() -> None:
         "box_noise_limits": NoiseLimit.draw,
         "feedback_gradient": False,
         "curriculum": [],
+        "box_outward": 20,  # of the kind loose_box, which is MedSAM's and not in `first`
     }
     assert schedule(PromptsConfig()).number == 11
 
@@ -45,7 +46,10 @@ def test_a_stage_is_the_papers_rounds_but_for_what_it_says() -> None:
         ({"box_probability": 1.01}, r"prompts\.box_probability=1\.01 must be from 0 to 1"),
         ({"box_probability": float("nan")}, "box_probability=nan"),
         ({"first": []}, r"prompts\.first is empty"),
-        ({"first": ["poitn"]}, r"prompts\.first=poitn is not one of box, point"),
+        (
+            {"first": ["poitn"]},
+            r"prompts\.first=poitn is not one of box, loose_box, point, two_points",
+        ),
         ({"box_noise": -0.1}, r"prompts\.box_noise=-0\.1 must not be negative"),
         ({"box_noise": float("nan")}, "box_noise=nan"),
         ({"box_noise_limit": -1.0}, r"prompts\.box_noise_limit=-1\.0 must not be negative"),

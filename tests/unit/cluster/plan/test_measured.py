@@ -12,15 +12,17 @@ from sam_train.settings.run import RunConfig
 
 
 @pytest.mark.parametrize(
-    ("recompute", "precision", "images", "masks"),
+    ("recompute", "precision", "images", "masks", "tune"),
     [
-        ("none", "32-true", 1, 4),
-        ("selective", "bf16-mixed", 2, 2),
-        ("full", "32-true", 2, 1),
+        ("none", "32-true", 1, 4, "all"),
+        ("selective", "bf16-mixed", 2, 2, "all"),
+        ("full", "32-true", 2, 1, "all"),
+        ("selective", "bf16-mixed", 2, 2, "lora+last_blocks"),
+        ("none", "32-true", 1, 4, "decoder"),
     ],
 )
 def test_a_step_takes_what_was_planned(
-    recompute: str, precision: str, images: int, masks: int
+    recompute: str, precision: str, images: int, masks: int, tune: str
 ) -> None:
     # Each thread of a CPU's kernels has a scratch of its own, which no GPU has and no plan counts.
     torch.set_num_threads(1)
@@ -28,6 +30,7 @@ def test_a_step_takes_what_was_planned(
     cfg.model.name, cfg.model.image_size = "vit_t", 128
     cfg.model.depth, cfg.model.global_blocks, cfg.model.window_size = 3, [2], 3
     cfg.model.drop_path = 0.4
+    cfg.optim.tune, cfg.optim.last_blocks = tune, 1
     cfg.prompts.points, cfg.prompts.mask_only = 1, 1
     cfg.data.masks_per_image = masks
     setting = Setting(

@@ -207,6 +207,9 @@ def test_streams_keep_their_numbers() -> None:
         "STREAM_SHARDS": 6,
         "STREAM_TURNS": 7,
         "STREAM_BUFFER": 8,
+        "STREAM_FLIP": 9,
+        "STREAM_COLOUR": 10,
+        "STREAM_MIX": 11,
     }
 
 
