@@ -29,6 +29,7 @@ from sam_train.data.shards.groups_file import groups_of
 from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.data.skip_report import describe
 from sam_train.data.skips import READ, Skips, Tally
+from sam_train.errors import UserError
 from sam_train.runtime.dist import gather
 
 log = logging.getLogger(__name__)
@@ -92,9 +93,16 @@ class SamDataModule(LightningDataModule):
         """
         if stage in {None, "fit"} and self._train is None:
             if self.cfg.mode == "stream" and not self.cfg.mix:
+                if len(self._photos.bands) > 3:
+                    raise UserError(
+                        "data.mode=stream reads JPEGs, which have three bands: leave model.bands "
+                        "out, or set data.mode=indexed and name a data set's format"
+                    )
                 self._train = open_stream(self.cfg, option="data.train")
             else:
                 self._train = self._open_train()
+            if isinstance(self._train, MixedShards):
+                self._report_mix(self._train)
             self._fingerprint = self._train.fingerprint
             # Before the survey, which only the first rank reads.
             option = self._train_option
@@ -117,11 +125,13 @@ class SamDataModule(LightningDataModule):
     def _open_mix(self) -> MixedShards:
         if self.cfg.train:
             log.info("data.train has no effect: data.mix names all that is trained on")
-        mixed = open_mix(self.cfg)
+        return open_mix(self.cfg)
+
+    def _report_mix(self, mixed: MixedShards) -> None:
+        # Not where it is opened: `find_window` does that before there is a trainer.
         steps = self.trainer.max_steps if self.trainer is not None else 0
         for line in mixed.lines(samples=max(0, steps) * self.cfg.batch_size):
             log.info("%s", line)
-        return mixed
 
     def find_window(self) -> list[float]:
         """Find the window of the training set and use it; [] where no photo needs one.
@@ -209,6 +219,7 @@ class SamDataModule(LightningDataModule):
             "seed": self.seed,
             "skips": self._train_skips,
             "accumulate": self._micro_batches(),
+            "hashed": self.hash_images,
             **self._ranks(),
         }
         cfg = self.cfg
@@ -218,13 +229,7 @@ class SamDataModule(LightningDataModule):
         if isinstance(self._train, StreamShards):
             self._stream = make_stream_loader(self._train, cfg, consumed=self._consumed, **common)
             return Turns(self._stream, turns=self._micro_batches())
-        loader = make_train_loader(
-            self._train,
-            cfg,
-            start=lambda: self.position,
-            hashed=self.hash_images,
-            **common,
-        )
+        loader = make_train_loader(self._train, cfg, start=lambda: self.position, **common)
         return Turns(loader, turns=self._micro_batches())
 
     def val_dataloader(self) -> SizedLoader | Sequence[Loader]:
@@ -243,7 +248,7 @@ class SamDataModule(LightningDataModule):
             **self._ranks(),
         )
 
-    def photos(self) -> int | None:
+    def count_photos(self) -> int | None:
         """Count the photos of an epoch and those held out; None where a stream does not know."""
         if self._train is None or isinstance(self._train, StreamShards):
             return None

@@ -9,8 +9,8 @@ from pathlib import Path
 from sam_train.errors import UserError
 from sam_train.export.run import export
 from sam_train.settings.run import RunConfig
-from sam_train.train.checkpoints.retention import LAST, metric_of, path_of, steps_in
-from sam_train.train.report.metrics_file import read_columns
+from sam_train.train.checkpoints import retention
+from sam_train.train.fit import checkpoints_of
 
 log = logging.getLogger("sam_train")
 
@@ -24,17 +24,8 @@ OUTPUTS: Mapping[str, str] = {
 
 def best_checkpoint(cfg: RunConfig, run_dir: Path) -> Path:
     """Return the checkpoint with the best held-out score; the last one where none was measured."""
-    folder, metrics = run_dir / "checkpoints", run_dir / "metrics.csv"
-    clicks = cfg.callbacks.validation.clicks
-    metric = metric_of(cfg.checkpoint, prompts=cfg.prompts, clicks=clicks)
-    columns = read_columns(metrics) if metrics.is_file() else {}
-    pairs = zip(map(int, columns.get("step", [])), columns.get(metric, []), strict=False)
-    scores = {step: score for step, score in pairs if score == score}  # noqa: PLR0124 - not NaN
-    kept = [step for step in steps_in(folder) if step in scores]
-    if not kept:
-        return folder / LAST
-    sign = 1 if cfg.checkpoint.higher_is_better else -1
-    return path_of(folder, max(kept, key=lambda step: (sign * scores[step], step)))
+    best = retention.best_checkpoint(run_dir, checkpoints_of(cfg))
+    return best or run_dir / "checkpoints" / retention.LAST
 
 
 def write_weights(checkpoint: Path, run_dir: Path) -> list[str]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from sam_train.errors import UserError
 from sam_train.eval.clicks.scores import ClickScores
 from sam_train.eval.validate import measure
 from sam_train.finetuning.objects import Objects
 from sam_train.model import Sam
-from sam_train.model.checkpoints.trained import load_checkpoint
+from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
 from sam_train.runtime.devices import set_arithmetic
-from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
 
 log = logging.getLogger("sam_train")
@@ -40,11 +40,25 @@ def measure_held_out(words: Sequence[str]) -> Measured:
     Args:
         words: settings of `validate`, with `ckpt` or `init_from`.
     """
-    cfg = load_config([*words, CLICKS])
+    # A window of photos beyond 8 bits is found by training, and stands in the checkpoint alone.
+    cfg = settings_for_checkpoint([*words, CLICKS])
     set_arithmetic(cfg.trainer)
     objects = Objects()
     scores = measure(_load(cfg), cfg, observer=objects.see_click, box_observer=objects.see_box)
     return Measured(scores=scores, objects=objects)
+
+
+def check_kept(cfg: RunConfig) -> None:
+    """Refuse a model that cannot see the scenes that ship.
+
+    Raises:
+        UserError: it has more than three bands, and `eval.keep` names nothing else.
+    """
+    if len(cfg.model.bands) > 3 and not cfg.eval.keep:
+        raise UserError(
+            f"model.bands={list(cfg.model.bands)}: what the model shall keep is measured on scenes "
+            "of three bands; name photos that have these bands with eval.keep="
+        )
 
 
 def measure_kept(words: Sequence[str]) -> ClickScores:
@@ -53,9 +67,11 @@ def measure_kept(words: Sequence[str]) -> ClickScores:
     Args:
         words: as `measure_held_out` takes them.
     """
-    cfg = load_config([*words, CLICKS])
+    cfg = settings_for_checkpoint([*words, CLICKS])
     cfg.data.val = cfg.eval.keep or str(shipped_scenes())
     cfg.data.val_include = cfg.data.exclude = ""
+    # Whole photos, by their own files: these settings are about the user's data.
+    cfg.data.index, cfg.data.tile = None, 0
     cfg.data.val_images, cfg.data.val_masks_per_image = KEPT_IMAGES, KEPT_MASKS
     set_arithmetic(cfg.trainer)
     return measure(_load(cfg), cfg)

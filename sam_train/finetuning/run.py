@@ -10,7 +10,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from sam_train.data.config import tile_grid
 from sam_train.data.shards.groups_file import groups_of
 from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.errors import UserError
@@ -20,7 +22,7 @@ from sam_train.finetuning.choices import Choice, Choices, key_of
 from sam_train.finetuning.handover import best_checkpoint, write_weights
 from sam_train.finetuning.look import Look, look
 from sam_train.finetuning.machine import this_machine
-from sam_train.finetuning.measure import SCENES, measure_held_out, measure_kept
+from sam_train.finetuning.measure import SCENES, check_kept, measure_held_out, measure_kept
 from sam_train.finetuning.objects import read_objects
 from sam_train.finetuning.pictures import draw_look, draw_objects, pick
 from sam_train.finetuning.recipe import choose
@@ -132,14 +134,7 @@ def _prepared(typed: list[str], cfg: RunConfig, run_dir: Path) -> Record:
         )
     machine = this_machine(cfg)
     choices = Choices(typed=typed)
-    shards = open_shards(
-        cfg.data.train,
-        option="data.train",
-        index=cfg.data.index,
-        exclude=cfg.data.exclude,
-        include=cfg.data.include,
-        formats=True,
-    )
+    shards = _opened(cfg, cfg.data.train, option="data.train", include=cfg.data.include)
     source = str(cfg.data.train)
     found = look(shards, source=source, max_area_fraction=cfg.data.max_area_fraction)
     draw_look(shards, found, run_dir / "look.jpg")
@@ -148,6 +143,7 @@ def _prepared(typed: list[str], cfg: RunConfig, run_dir: Path) -> Record:
     held_out, line = _split(shards, found, choices, cfg, run_dir)
     print(f"{line}\n{machine.line()}\n")
     choose(choices, look=found, held_out=held_out, machine=machine)
+    check_kept(load_config(choices.words()))
     record = Record(
         typed=typed,
         found=[*lines, line, machine.line()],
@@ -172,20 +168,20 @@ def _split(
 ) -> tuple[int, str]:
     """Hold photos out, unless `data.val` names some; return how many, and a line about it."""
     if cfg.data.val:
-        val = open_shards(
-            cfg.data.val,
-            option="data.val",
-            exclude=cfg.data.exclude,
-            include=cfg.data.val_include,
-            formats=True,
-        )
+        val = _opened(cfg, cfg.data.val, option="data.val", include=cfg.data.val_include)
         return len(val), f"{len(val):,} photos to measure on, by data.val"
+    same = _as_typed(choices.typed, cfg)
     if not cfg.data.include:
-        own = open_shards(cfg.data.train, option="data.val", exclude=cfg.data.exclude, formats=True)
+        own = _opened(cfg, cfg.data.train, option="data.val")
         # A data set that is divided gives each setting its own part.
         if own.fingerprint != shards.fingerprint:
-            choices.add(f"data.val={cfg.data.train}", "its own part for measuring")
+            choices.add(f"data.val={same}", "its own part for measuring")
             return len(own), f"{len(own):,} photos to measure on, the data set's own part"
+    if cfg.data.mix:
+        raise UserError(
+            "data.mix: a list of the photos to train on would leave none of its other sets; name "
+            "photos to measure on with data.val="
+        )
     names = [shards.key(sample) for sample in range(len(shards))]
     groups = {names[k]: group for k, group in groups_of(shards, samples=len(names)).items()}
     digests = {one.name: one.digest for one in found.seen}
@@ -195,12 +191,31 @@ def _split(
     held_out = set(sides.val)
     kept = [name for name in names if name not in held_out]
     train, val_list = write_lists(replace(sides, train=kept), run_dir / "split")
-    choices.add(f"data.val={cfg.data.train}", "the same photos, other names")
+    choices.add(f"data.val={same}", "the same photos, other names")
     # The user's own list is part of the new one.
     choices.typed = [word for word in choices.typed if key_of(word) != "data.include"]
     choices.add(f"data.include={train}", "photos to train on")
     choices.add(f"data.val_include={val_list}", "photos held out")
     return len(sides.val), sides.line()
+
+
+def _opened(cfg: RunConfig, given: Any, *, option: str, include: Any = "") -> Shards:
+    """Open photos by the index, lists and tiles of `fit`, or their names would differ."""
+    return open_shards(
+        given,
+        option=option,
+        index=cfg.data.index,
+        exclude=cfg.data.exclude,
+        include=include,
+        formats=True,
+        tiles=tile_grid(cfg.data),
+    )
+
+
+def _as_typed(typed: Sequence[str], cfg: RunConfig) -> str:
+    """Return `data.train` in Hydra's grammar, which a mapping's text in python is not."""
+    given = [word.partition("=")[2] for word in typed if key_of(word) == "data.train"]
+    return given[-1] if given else str(cfg.data.train)
 
 
 def _trained(record: Record, run_dir: Path) -> Finetuned:
@@ -269,14 +284,7 @@ def _kept(record: Record, run_dir: Path, name: str, words: Sequence[str]) -> Cli
 def _draw(cfg: RunConfig, run_dir: Path, *, side: int) -> None:
     before = read_objects(run_dir / f"objects_before_{side}.json")
     after = read_objects(run_dir / "objects_after.json")
-    shards = open_shards(
-        cfg.data.val,
-        option="data.val",
-        index=cfg.data.index,
-        exclude=cfg.data.exclude,
-        include=cfg.data.val_include,
-        formats=True,
-    )
+    shards = _opened(cfg, cfg.data.val, option="data.val", include=cfg.data.val_include)
     path = run_dir / "objects.jpg"
     draw_objects(shards, pick(after, before), before=before, after=after, path=path)
 

@@ -35,5 +35,5 @@ def forgetting_warning(falls: Mapping[str, float], *, where: str) -> str:
     return (
         f"the model lost on {where}: {lost}. If it shall keep that: fewer steps "
         "(trainer.max_steps=), less that is trained (optim.tune=decoder or lora), "
-        "or such photos among yours (data.mix=[mine:0.8,others:0.2])"
+        "or such photos among yours (data.mix=[mine:0.8,others:0.2] with data.val=)"
     )

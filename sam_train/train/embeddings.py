@@ -33,7 +33,7 @@ def use_embeddings(
         sam=module.sam,
         run_dir=run_dir,
         splits_weights=getattr(trainer.strategy, "splits_weights", False),
-        photos=data.photos,
+        photos=data.count_photos,
     )
     if embeddings is not None:
         module.objective.embed = embeddings
@@ -68,7 +68,8 @@ def open_embeddings(
         # Ranks have different misses, and a split encoder runs on all of them or on none.
         reason = f"trainer.strategy={cfg.trainer.strategy} splits the encoder over the ranks"
     else:
-        folder = run_dir.absolute().parent / "embeddings" if asked == "auto" else Path(asked)
+        beside = run_dir.absolute().parent / "embeddings"
+        folder = beside if asked == "auto" else Path(asked).expanduser()
         limit = int(cfg.embeddings.gb * 1e9)
         store = DiskStore(folder, limit=limit, setting="embeddings.cache")
         blocks = len(sam.image_encoder.units())

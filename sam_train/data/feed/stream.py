@@ -178,6 +178,7 @@ class StreamDataset(IterableDataset[Handed | UserError]):
         consumed: Consumed,
         rank: int,
         world_size: int,
+        hashed: bool,
     ) -> None:
         """Args:
         scenes: of `shards`.
@@ -185,10 +186,11 @@ class StreamDataset(IterableDataset[Handed | UserError]):
         image_size: S.
         grid_size: R.
         consumed: turns that are not read again.
+        hashed: as `collate` takes it.
         """
         self._scenes, self._shards, self._cfg = scenes, shards, cfg
         self._micro, self._grid_size, self._seed = micro, grid_size, seed
-        self._collate = Collator(image_size)
+        self._collate = Collator(image_size, hashed=hashed)
         self._consumed = consumed
         self._rank, self._world_size = rank, world_size
         self._counts: dict[int, _Count] = {}
@@ -362,6 +364,7 @@ def make_stream_loader(
     rank: int = 0,
     world_size: int = 1,
     accumulate: int = 1,
+    hashed: bool = False,
 ) -> StreamLoader:
     """Make an endless loader of this rank's micro-batches; arguments as `make_train_loader`.
 
@@ -390,5 +393,6 @@ def make_stream_loader(
         consumed=start,
         rank=rank,
         world_size=world_size,
+        hashed=hashed,
     )
     return StreamLoader(data_loader(dataset, cfg=cfg, batch_size=None), consumed=start)

@@ -64,7 +64,10 @@ class TiledPart(FormatPart):
         record, window = self._record(row), _window(self.windows[row])
         try:
             read = record.masks()
-            with opened(record.image, most_pixels=MAX_SCENE, longest=MAX_SCENE) as found:
+            with (
+                record.photo() as file,
+                opened(file, most_pixels=MAX_SCENE, longest=MAX_SCENE) as found,
+            ):
                 # Before the window is cut: its place is that in the photo as the masks see it.
                 raster = turned(found.raster, _sizes(read))
                 fitting = fitting_masks(

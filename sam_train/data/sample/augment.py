@@ -83,10 +83,13 @@ def _coloured(
     """Scale distances from grey by `mix`, from the mean grey by `contrast`, then all values.
 
     Args:
-        image: [h, w, 3] RGB.
+        image: [h, w, channels]; three are RGB, others are bands that weigh the same.
+        brightness, contrast, mix: factors; 1 changes nothing.
     """
     pixels = image.astype(np.float32)
-    grey = (pixels @ _LUMA)[..., None]
+    bands = pixels.shape[2]
+    weights = _LUMA if bands == len(_LUMA) else np.full(bands, 1 / bands, dtype=np.float32)
+    grey = (pixels @ weights)[..., None]
     # Python's floats keep the array's dtype, numpy's own would widen it.
     mean = float(grey.mean())
     mixed = grey + (pixels - grey) * mix

@@ -225,5 +225,6 @@ class Scenes:
 
 
 def no_cell(masks: int) -> BadSample:
+    """Return the error of a photo of which no mask has a cell of the loss grid."""
     reason = f"none of its {masks} masks has a cell of the loss grid: all are smaller"
     return BadSample("no_cell", reason)

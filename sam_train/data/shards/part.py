@@ -20,6 +20,7 @@ from sam_train.data.shards.unpacked import read_pair, split, times_of
 from sam_train.data.storage.open import open_source
 from sam_train.data.storage.sources import Source, Span, is_remote, short_name
 from sam_train.data.storage.tar import BLOCK, Header, parse_header
+from sam_train.errors import UserError
 
 MAX_MEMBER = 1 << 28
 """Bytes. A photo or JSON above this is damage, and not read (SA-1B's are below 10 MB)."""
@@ -123,7 +124,16 @@ class IndexedShard:
         return []
 
     def show_by(self, rule: PhotoRule) -> None:
-        """Show photos beyond 8-bit RGB by a rule; a shard has none."""
+        """Show photos beyond 8-bit RGB by a rule; a shard has none.
+
+        Raises:
+            UserError: the rule asks for more bands than its JPEGs have.
+        """
+        if len(rule.bands) > 3:
+            raise UserError(
+                f"model.bands={list(rule.bands)}: the JPEGs of {self.path} have three bands; name "
+                "photos with more by a data set's format, such as masks:FOLDER"
+            )
 
     def read(self, row: int) -> Entry:
         """Read a sample.
