@@ -200,9 +200,7 @@ def _feeding(choices: Choices, look: Look, machine: Machine) -> None:
 def _measuring(choices: Choices, *, held_out: int, gpu: bool) -> None:
     """Bound the masks that are measured, or measuring would take longer than training."""
     masks = max(1, _VAL_MASKS["gpu" if gpu else "cpu"] // max(1, held_out))
-    choices.add(
-        f"data.val_masks_per_image={masks}", f"about {masks * held_out:,} held-out masks measured"
-    )
+    choices.add(f"data.val_masks_per_image={masks}", f"at most {masks * held_out:,} masks measured")
 
 
 def _steps(choices: Choices, look: Look, machine: Machine) -> None:

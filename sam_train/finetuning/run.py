@@ -10,13 +10,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from sam_train.data.config import tile_grid
 from sam_train.data.shards.groups_file import groups_of
 from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.errors import UserError
 from sam_train.eval.clicks.scores import ClickScores
 from sam_train.finetuning.cases import cases_of
-from sam_train.finetuning.choices import Choice, Choices, key_of
+from sam_train.finetuning.choices import OWN_NAME, Choice, Choices, key_of
 from sam_train.finetuning.handover import best_checkpoint, write_weights
 from sam_train.finetuning.look import Look, look
 from sam_train.finetuning.machine import this_machine
@@ -31,7 +33,8 @@ from sam_train.finetuning.tables import forgetting_warning, forgotten, result_ta
 from sam_train.model.build import resolve
 from sam_train.model.load import recorded_model
 from sam_train.runtime.devices import check_accelerator
-from sam_train.runtime.log import rank_zero, start_log
+from sam_train.runtime.log import quiet, rank_zero, start_log
+from sam_train.runtime.text import count
 from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
 from sam_train.train.fit import fit, prepare_run_dir
@@ -84,7 +87,7 @@ def run(words: Sequence[str], *, dry_run: bool) -> Finetuned:
         words: settings as typed.
         dry_run: end before anything is measured or trained.
     """
-    typed = list(words) if _sets(words, "name") else ["name=finetune", *words]
+    typed = list(words) if _sets(words, "name") else [OWN_NAME, *words]
     cfg = load_config(typed)
     if not cfg.data.train:
         raise UserError("data.train is not set: name photos with masks, data.train=PATH")
@@ -132,18 +135,11 @@ def _prepared(typed: list[str], cfg: RunConfig, run_dir: Path) -> Record:
         )
     machine = this_machine(cfg)
     choices = Choices(typed=typed)
-    shards = open_shards(
-        cfg.data.train,
-        option="data.train",
-        index=cfg.data.index,
-        exclude=cfg.data.exclude,
-        include=cfg.data.include,
-        formats=True,
-    )
+    shards = _open(cfg, cfg.data.train, option="data.train", include=cfg.data.include)
     source = str(cfg.data.train)
     found = look(shards, source=source, max_area_fraction=cfg.data.max_area_fraction)
     draw_look(shards, found, run_dir / "look.jpg")
-    lines = [*found.lines(), f"ten of them with their masks: {run_dir / 'look.jpg'}"]
+    lines = [*found.lines(), f"some of them with their masks: {run_dir / 'look.jpg'}"]
     print("\n".join(lines))
     held_out, line = _split(shards, found, choices, cfg, run_dir)
     print(f"{line}\n{machine.line()}\n")
@@ -157,6 +153,19 @@ def _prepared(typed: list[str], cfg: RunConfig, run_dir: Path) -> Record:
     record.save(run_dir)
     print("\n".join(_lines(record)))
     return record
+
+
+def _open(cfg: RunConfig, patterns: Any, *, option: str, include: Any = "") -> Shards:
+    """Open photos as `fit` does, in tiles where `data.tile` cuts them."""
+    return open_shards(
+        patterns,
+        option=option,
+        index=cfg.data.index,
+        exclude=cfg.data.exclude,
+        include=include,
+        formats=True,
+        tiles=tile_grid(cfg.data),
+    )
 
 
 def _lines(record: Record) -> list[str]:
@@ -173,22 +182,19 @@ def _split(
     """Hold photos out, unless `data.val` names some; return how many, and a line about it."""
 
     if cfg.data.val:
-        val = open_shards(
-            cfg.data.val,
-            option="data.val",
-            exclude=cfg.data.exclude,
-            include=cfg.data.val_include,
-            formats=True,
-        )
-        return len(val), f"{len(val):,} photos to measure on, by data.val"
+        val = _open(cfg, cfg.data.val, option="data.val", include=cfg.data.val_include)
+        return len(val), f"{count(len(val), 'photo')} to measure on, by data.val"
     if not cfg.data.include:
-        own = open_shards(cfg.data.train, option="data.val", exclude=cfg.data.exclude, formats=True)
+        with quiet():
+            own = _open(cfg, cfg.data.train, option="data.val")
         # A data set that is divided gives each setting its own part.
         if own.fingerprint != shards.fingerprint:
             choices.add(f"data.val={cfg.data.train}", "its own part for measuring")
-            return len(own), f"{len(own):,} photos to measure on, the data set's own part"
-    names = [shards.key(sample) for sample in range(len(shards))]
-    groups = {names[k]: group for k, group in groups_of(shards, samples=len(names)).items()}
+            return len(own), f"{count(len(own), 'photo')} to measure on, the data set's own part"
+    keys = [shards.key(sample) for sample in range(len(shards))]
+    groups = {keys[k]: group for k, group in groups_of(shards, samples=len(keys)).items()}
+    # What cannot be used is on neither side, or nothing might be left to measure on.
+    names = [name for name in keys if name not in found.unusable]
     digests = {one.name: one.digest for one in found.seen}
     sides = split(names, cases=cases_of(names, groups=groups, digests=digests))
     train, val_list = write_lists(sides, run_dir / "split")
@@ -266,14 +272,8 @@ def _kept(record: Record, run_dir: Path, name: str, words: Sequence[str]) -> Cli
 def _draw(cfg: RunConfig, run_dir: Path, *, side: int) -> None:
     before = read_objects(run_dir / f"objects_before_{side}.json")
     after = read_objects(run_dir / "objects_after.json")
-    shards = open_shards(
-        cfg.data.val,
-        option="data.val",
-        index=cfg.data.index,
-        exclude=cfg.data.exclude,
-        include=cfg.data.val_include,
-        formats=True,
-    )
+    with quiet():
+        shards = _open(cfg, cfg.data.val, option="data.val", include=cfg.data.val_include)
     path = run_dir / "objects.jpg"
     draw_objects(shards, pick(after, before), before=before, after=after, path=path)
 

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich import get_console
@@ -45,6 +47,18 @@ def start_log(path: Path) -> None:
     file = _LogFile(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the project's messages back, where the same ones were given before."""
+    logger = logging.getLogger("sam_train")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _LogFile(logging.FileHandler):
