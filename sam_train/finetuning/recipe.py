@@ -116,7 +116,7 @@ def _input_size(choices: Choices, look: Look, *, small: bool) -> None:
     allowed = [size for size in sizes if size <= limit] or [side]
     chosen = next((size for size in allowed if at(size) >= CELLS), allowed[-1])
     seen = f"the middle object is {at(chosen):.2g} cells of the loss grid wide"
-    if chosen == side:
+    if chosen == side or "model.image_size" in choices:
         return
     choices.add(f"model.image_size={chosen}", f"{seen}, at {side} only {at(side):.2g}")
     limit_px = 20 * chosen / 1024

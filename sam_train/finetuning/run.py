@@ -33,7 +33,7 @@ from sam_train.finetuning.tables import forgetting_warning, forgotten, result_ta
 from sam_train.model.build import resolve
 from sam_train.model.load import recorded_model
 from sam_train.runtime.devices import check_accelerator
-from sam_train.runtime.log import quiet, rank_zero, start_log
+from sam_train.runtime.log import lines_once, quiet, rank_zero, start_log
 from sam_train.runtime.text import count
 from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
@@ -104,7 +104,7 @@ def run(words: Sequence[str], *, dry_run: bool) -> Finetuned:
         fit(record.fit)
         return Finetuned(run_dir=run_dir, settings=record.fit)
     start_log(run_dir / "log.txt")
-    with continue_later():
+    with continue_later(), lines_once():
         record = _prepared(typed, cfg, run_dir)
         print(f"\nthe same by hand:\n{by_hand(record.fit)}\n")
         if dry_run:

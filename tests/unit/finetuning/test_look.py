@@ -45,7 +45,7 @@ def test_each_is_named_with_the_reason_that_its_masks_were_lost_for(found: Look)
     sizes = next(line for line in lines if "size differs" in line)
     assert sizes == (
         "unusable: 1 image, no mask left, size differs from the image's: "
-        "2.jpg: 2.png: value 1 (32 x 32, image 64 x 64)"
+        "2.jpg: 2.png (32 x 32, image 64 x 64)"
     )
     assert "unusable: 1 image, no mask, empty: 3.jpg: 3.png" in lines
     assert sum("1.jpg" in line for line in lines) == 1
