@@ -1,9 +1,10 @@
 """Notebooks without Jupyter: the cells run in order in one namespace, and outputs are kept.
 
-    python tests/notebook.py docs/finetune.ipynb                  stores its outputs in it
-    python tests/notebook.py docs/finetune.ipynb OUT PARAMETERS   python that follows the parameters
+    python tests/run_notebook.py docs/finetune.ipynb                  stores its outputs in it
+    python tests/run_notebook.py docs/finetune.ipynb OUT PARAMETERS   with other values, in OUT
 
-A notebook that Jupyter has run is as good; this one keeps pictures as JPEG alone, which is small.
+Run it from an empty folder, as the notebook writes below the one that it is run in. Jupyter does
+the same, but stores every picture as PNG, too, which is ten times as large.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ast
 import base64
 import io
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -52,8 +54,9 @@ def run(notebook: Any, *, parameters: str = "") -> None:
         parameters: python to run after the cell of that tag.
     """
     # A kernel has a module of this name, too; what pickles or starts processes looks there.
+    usual = sys.modules["__main__"], sys.stdout
     module = sys.modules["__main__"] = ModuleType("__main__")
-    recorder, usual = Recorder(), sys.stdout
+    recorder = Recorder()
     sys.stdout = recorder  # type: ignore[assignment]
     try:
         number = 0
@@ -66,9 +69,9 @@ def run(notebook: Any, *, parameters: str = "") -> None:
                 exec(parameters, module.__dict__)
             cell.execution_count = number
             cell.outputs = outputs(recorder.taken(), value, number=number)
-            print(f"cell {number} has run", file=sys.stderr)
+            print(f"cell {number}: {time.process_time():.0f} s of CPU so far", file=sys.stderr)
     finally:
-        sys.stdout = usual
+        sys.modules["__main__"], sys.stdout = usual
 
 
 def execute(source: str, names: dict[str, Any], *, name: str) -> Any:
