@@ -23,7 +23,7 @@ import nbformat
 from PIL import Image
 
 Cell = Any
-QUALITY = 80
+QUALITY = 65
 PARAMETERS = "parameters"
 """Tag of the cell whose values a caller replaces."""
 
