@@ -17,6 +17,7 @@ from sam_train.data.photos.jpeg import read_shown
 from sam_train.data.photos.rule import rule_of
 from sam_train.data.photos.show import show_array
 from sam_train.errors import UserError
+from sam_train.finetuning.measure import shipped_scenes
 from sam_train.model.build import build_from_config
 from sam_train.model.checkpoints.config import InitConfig
 from sam_train.model.checkpoints.init import initialise, load_whole
@@ -133,6 +134,16 @@ def test_the_predictor_takes_the_values_of_a_file(spectral: Path) -> None:
     assert np.array_equal(asked.predict(**points).scores, by_hand.predict(**points).scores)
     with pytest.raises(ValueError, match="lacks a band"):
         asked.set_image(stack[..., :4])
+
+
+@pytest.mark.parametrize("mode", ["indexed", "stream"])
+def test_photos_that_cannot_have_the_bands_are_refused(mode: str) -> None:
+    data = SamDataModule(
+        DataConfig(train=str(shipped_scenes()), batch_size=2, workers=0, mode=mode),
+        image_size=64, grid_size=32, seed=0, accumulate=1, photos=rule_of([], bands=BANDS),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="three bands"):
+        data.setup("fit")
 
 
 def test_models_that_take_three() -> None:

@@ -9,9 +9,10 @@ import pytest
 import tiny_sam
 import torch
 
+from sam_train.errors import UserError
 from sam_train.model.embedding_cache import EmbeddingCache
 from sam_train.model.frozen_part import FrozenPart
-from sam_train.settings.run import RunConfig
+from sam_train.settings.run import RunConfig, check_config
 from sam_train.train.embeddings import open_embeddings
 from sam_train.train.parallel.prepare import prepare
 from sam_train.types import Batch
@@ -122,3 +123,11 @@ def test_it_says_what_it_will_take(tmp_path: Path, said: pytest.LogCaptureFixtur
     said.clear()
     encode_one(opened(tmp_path / "c" / "run", photos=None)[0])
     assert "in at most 20 GB" in said.text
+
+
+@pytest.mark.parametrize("read", ["False", ""])
+def test_a_bare_off_of_a_recipe_is_no_folder(read: str) -> None:
+    cfg = RunConfig()
+    cfg.data.train, cfg.embeddings.cache = "somewhere", read
+    with pytest.raises(UserError, match="in quotes"):
+        check_config(cfg)

@@ -154,6 +154,13 @@ def test_a_run_says_what_it_draws_and_notices_other_shares(
     with caplog.at_level(logging.INFO):
         first = data("0.8", "0.2")
     assert "data.mix: 0.8 of the samples from" in caplog.text
+    caplog.clear()
+    # `fit` looks for a window before there is a trainer, which says how long the run is.
+    early = SamDataModule(config(sets, "0.8", "0.2"), image_size=S, grid_size=R, seed=0)
+    with caplog.at_level(logging.INFO):
+        early.find_window()
+        assert "passes in this run" not in caplog.text
+        early.setup("fit")
     assert "sa_1.tar: 4 samples" in caplog.text
     batch = next(iter(first.train_dataloader()))
     assert len(batch.keys) == 4

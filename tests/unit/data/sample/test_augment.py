@@ -127,6 +127,13 @@ def test_each_factor_of_colour_is_pillows(factor: float) -> None:
         assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 2, name
 
 
+def test_bands_that_are_no_colours_weigh_the_same() -> None:
+    photo = np.random.default_rng(3).integers(0, 256, (6, 7, 5), dtype=np.uint8)
+    assert np.array_equal(_coloured(photo, 1, contrast=1, mix=1), photo)
+    grey = _coloured(photo, 1, contrast=1, mix=0)
+    assert np.abs(grey.astype(int) - photo.mean(axis=2, keepdims=True)).max() <= 0.501
+
+
 def test_colour_leaves_masks_alone_and_zero_leaves_the_photo(tmp_path: Path) -> None:
     photo = np.full((20, 20, 3), (90, 120, 60), dtype=np.uint8)
     masks = np.ones((1, 20, 20), dtype=np.uint8)
