@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from format_contents import contents
 from format_example import (
     block,
     ellipse,
@@ -18,7 +19,6 @@ from format_example import (
     trained,
 )
 
-from sam_train.data.formats.contents import contents
 from sam_train.errors import UserError
 
 HEAD = """<?xml version="1.0" encoding="utf-8"?>

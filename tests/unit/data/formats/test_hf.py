@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from format_contents import contents
 from format_example import block, photo, polygon, require_equal, three_ways, trained
 from PIL import Image
 
-from sam_train.data.formats.contents import contents
 from sam_train.data.formats.look import look_at
 from sam_train.errors import UserError
 

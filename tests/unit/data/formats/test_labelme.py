@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from format_contents import contents
 from format_example import (
     block,
     ellipse,
@@ -22,7 +23,6 @@ from format_example import (
 )
 from PIL import Image
 
-from sam_train.data.formats.contents import contents
 from sam_train.errors import UserError
 
 OUTLINE = [[8.0, 6.0], [70.5, 12.0], [40.0, 51.0]]

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from format_contents import contents
 from format_example import block, photo, polygon, require_equal, three_ways, trained
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sam_train.data.formats.contents import contents
 from sam_train.data.formats.look import look_at
 from sam_train.data.formats.spec import list_records, read_specs
 from sam_train.errors import UserError

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from format_contents import contents
 from format_example import block, photo, require_equal, three_ways, trained
 from pycocotools import mask as coco_mask
 
-from sam_train.data.formats.contents import contents
 from sam_train.data.formats.look import look_at
 from sam_train.eval.config import EvalConfig
 from sam_train.eval.datasets import open_datasets

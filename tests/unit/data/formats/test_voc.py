@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from format_contents import contents
 from format_example import block, photo, require_equal, three_ways, trained
 from PIL import Image
 
-from sam_train.data.formats.contents import contents
 from sam_train.data.formats.look import look_at
 from sam_train.errors import UserError
 

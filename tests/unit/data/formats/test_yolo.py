@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from format_contents import contents
 from format_example import block, photo, polygon, require_equal, three_ways, trained
 
-from sam_train.data.formats.contents import contents
 from sam_train.data.formats.look import look_at
 from sam_train.errors import UserError
 
