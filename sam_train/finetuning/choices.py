@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 RECIPE = "experiment"
+OWN_NAME = "name=finetune"
+"""The name of a run that the user gave none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,5 +54,9 @@ class Choices:
         """Return a line for each choice, and one for what the user typed."""
         width = max((len(one.word) for one in self.made if len(one.word) < 44), default=0)
         lines = [f"  {one.word:<{width}}  {one.why}" for one in self.made]
-        own = [word for word in self.typed if key_of(word) not in ("data.train", "init_from")]
+        own = [
+            word
+            for word in self.typed
+            if key_of(word) not in ("data.train", "init_from") and word != OWN_NAME
+        ]
         return [*lines, *(f"  {word:<{width}}  yours" for word in own)]

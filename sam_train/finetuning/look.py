@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 
 from sam_train.data.left_out import Reason, Skip, reasons_of
 from sam_train.data.sample import select
-from sam_train.data.sample.decode import BadSample, open_entry, read_masks
+from sam_train.data.sample.decode import BadSample, open_entry, read_masks, to_rgb
 from sam_train.data.shards.reader import Shards
 from sam_train.data.skips import KINDS, kind_of
 from sam_train.errors import UserError
@@ -50,10 +51,10 @@ class Look:
     looked: int
     """Photos that were read."""
     seen: list[Seen] = field(default_factory=list)
-    unusable: set[str] = field(default_factory=set)
-    """Names of photos that were read and of which nothing can be used."""
     left_out: list[Reason] = field(default_factory=list)
     """Reasons for which images and masks cannot be used."""
+    unusable: set[str] = field(default_factory=set)
+    """Names of the photos that were read and cannot be used."""
 
     @property
     def masks(self) -> int:
@@ -105,18 +106,18 @@ def look(shards: Shards, *, source: str, max_area_fraction: float) -> Look:
     Raises:
         UserError: no photo can be trained on.
     """
-    number = len(shards)
-    chosen = np.unique(np.linspace(0, number - 1, min(LOOKED_AT, number)).round().astype(np.int64))
+    photos = len(shards)
+    chosen = np.unique(np.linspace(0, photos - 1, min(LOOKED_AT, photos)).round().astype(np.int64))
     skips: list[Skip] = []
-    found = Look(source=source, photos=number, looked=len(chosen))
+    found = Look(source=source, photos=photos, looked=len(chosen))
     with ThreadPoolExecutor(_READERS) as pool:
         answers = pool.map(lambda k: _look(shards, int(k), max_area_fraction), chosen)
-        for sample, (seen, left_out) in zip(chosen.tolist(), answers, strict=True):
+        for number, (seen, left_out) in zip(chosen.tolist(), answers, strict=True):
             skips += left_out
-            if seen is not None:
-                found.seen.append(seen)
+            if seen is None:
+                found.unusable.add(shards.key(number))
             else:
-                found.unusable.add(shards.key(sample))
+                found.seen.append(seen)
     listed = [reason for part in shards.parts for reason in getattr(part, "reasons", [])]
     found.left_out = [*(r for r in listed if r.kind != "file"), *reasons_of(skips)]
     if not found.seen:
@@ -131,14 +132,21 @@ def _look(shards: Shards, sample: int, max_area_fraction: float) -> tuple[Seen |
     try:
         entry = shards.read(sample)
         photo = open_entry(entry)
-        runs = read_masks(entry.json, height=photo.height, width=photo.width).runs
+        height, width = photo.height, photo.width
+        runs = read_masks(entry.json, height=height, width=width).runs
+        if isinstance(photo, Image.Image):
+            # All of a JPEG's bytes, for a damaged one must not be held out; and few of its pixels.
+            to_rgb(photo, at_least=(1, 1))
     except BadSample as bad:
-        reason = str(bad).partition(":")[0] if bad.kind == "unusable" else KINDS[bad.kind]
-        return None, [Skip(kind="image", reason=reason, name=f"{name} ({bad})")]
+        # A data set's own reader names the photo itself.
+        reason, _, named = str(bad).partition(": ")
+        if bad.kind == "unusable" and named:
+            return None, [Skip(kind="image", reason=reason, name=named)]
+        return None, [Skip(kind="image", reason=KINDS[bad.kind], name=f"{name} ({bad})")]
     except OSError as error:
         return None, [Skip(kind="image", reason=KINDS["unreadable"], name=f"{name} ({error})")]
     skips = list(entry.skips)
-    pixels = photo.height * photo.width
+    pixels = height * width
     usable = select.usable(runs, pixels=pixels, max_area_fraction=max_area_fraction)
     broken = Counter(kind_of(int(status)) for status in runs.status[runs.status != 0])
     for kind, times in broken.items():
@@ -153,7 +161,7 @@ def _look(shards: Shards, sample: int, max_area_fraction: float) -> tuple[Seen |
     seen = Seen(
         sample=sample,
         name=name,
-        size=(photo.height, photo.width),
+        size=(height, width),
         sides=np.sqrt(runs.areas[usable]).tolist(),
         digest=hashlib.blake2b(stored, digest_size=16).digest(),
     )

@@ -116,7 +116,7 @@ def _input_size(choices: Choices, look: Look, *, small: bool) -> None:
     allowed = [size for size in sizes if size <= limit] or [side]
     chosen = next((size for size in allowed if at(size) >= CELLS), allowed[-1])
     seen = f"the middle object is {at(chosen):.2g} cells of the loss grid wide"
-    if chosen == side:
+    if chosen == side or "model.image_size" in choices:
         return
     choices.add(f"model.image_size={chosen}", f"{seen}, at {side} only {at(side):.2g}")
     limit_px = 20 * chosen / 1024
@@ -200,9 +200,7 @@ def _feeding(choices: Choices, look: Look, machine: Machine) -> None:
 def _measuring(choices: Choices, *, held_out: int, gpu: bool) -> None:
     """Bound the masks that are measured, or measuring would take longer than training."""
     masks = max(1, _VAL_MASKS["gpu" if gpu else "cpu"] // max(1, held_out))
-    choices.add(
-        f"data.val_masks_per_image={masks}", f"about {masks * held_out:,} held-out masks measured"
-    )
+    choices.add(f"data.val_masks_per_image={masks}", f"at most {masks * held_out:,} masks measured")
 
 
 def _steps(choices: Choices, look: Look, machine: Machine) -> None:

@@ -18,7 +18,7 @@ from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.errors import UserError
 from sam_train.eval.clicks.scores import ClickScores
 from sam_train.finetuning.cases import cases_of
-from sam_train.finetuning.choices import Choice, Choices, key_of
+from sam_train.finetuning.choices import OWN_NAME, Choice, Choices, key_of
 from sam_train.finetuning.handover import best_checkpoint, write_weights
 from sam_train.finetuning.look import Look, look
 from sam_train.finetuning.machine import this_machine
@@ -33,7 +33,8 @@ from sam_train.finetuning.tables import forgetting_warning, forgotten, result_ta
 from sam_train.model.build import resolve
 from sam_train.model.load import recorded_model
 from sam_train.runtime.devices import check_accelerator
-from sam_train.runtime.log import rank_zero, start_log
+from sam_train.runtime.log import lines_once, quiet, rank_zero, start_log
+from sam_train.runtime.text import count
 from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
 from sam_train.train.fit import fit, prepare_run_dir
@@ -86,7 +87,7 @@ def run(words: Sequence[str], *, dry_run: bool) -> Finetuned:
         words: settings as typed.
         dry_run: end before anything is measured or trained.
     """
-    typed = list(words) if _sets(words, "name") else ["name=finetune", *words]
+    typed = list(words) if _sets(words, "name") else [OWN_NAME, *words]
     cfg = load_config(typed)
     if not cfg.data.train:
         raise UserError("data.train is not set: name photos with masks, data.train=PATH")
@@ -103,7 +104,7 @@ def run(words: Sequence[str], *, dry_run: bool) -> Finetuned:
         fit(record.fit)
         return Finetuned(run_dir=run_dir, settings=record.fit)
     start_log(run_dir / "log.txt")
-    with continue_later():
+    with continue_later(), lines_once():
         record = _prepared(typed, cfg, run_dir)
         print(f"\nthe same by hand:\n{by_hand(record.fit)}\n")
         if dry_run:
@@ -138,7 +139,7 @@ def _prepared(typed: list[str], cfg: RunConfig, run_dir: Path) -> Record:
     source = str(cfg.data.train)
     found = look(shards, source=source, max_area_fraction=cfg.data.max_area_fraction)
     draw_look(shards, found, run_dir / "look.jpg")
-    lines = [*found.lines(), f"ten of them with their masks: {run_dir / 'look.jpg'}"]
+    lines = [*found.lines(), f"some of them with their masks: {run_dir / 'look.jpg'}"]
     print("\n".join(lines))
     held_out, line = _split(shards, found, choices, cfg, run_dir)
     print(f"{line}\n{machine.line()}\n")
@@ -169,14 +170,15 @@ def _split(
     """Hold photos out, unless `data.val` names some; return how many, and a line about it."""
     if cfg.data.val:
         val = _opened(cfg, cfg.data.val, option="data.val", include=cfg.data.val_include)
-        return len(val), f"{len(val):,} photos to measure on, by data.val"
+        return len(val), f"{count(len(val), 'photo')} to measure on, by data.val"
     same = _as_typed(choices.typed, cfg)
     if not cfg.data.include:
-        own = _opened(cfg, cfg.data.train, option="data.val")
+        with quiet():
+            own = _opened(cfg, cfg.data.train, option="data.val")
         # A data set that is divided gives each setting its own part.
         if own.fingerprint != shards.fingerprint:
             choices.add(f"data.val={same}", "its own part for measuring")
-            return len(own), f"{len(own):,} photos to measure on, the data set's own part"
+            return len(own), f"{count(len(own), 'photo')} to measure on, the data set's own part"
     if cfg.data.mix:
         raise UserError(
             "data.mix: a list of the photos to train on would leave none of its other sets; name "
@@ -284,7 +286,8 @@ def _kept(record: Record, run_dir: Path, name: str, words: Sequence[str]) -> Cli
 def _draw(cfg: RunConfig, run_dir: Path, *, side: int) -> None:
     before = read_objects(run_dir / f"objects_before_{side}.json")
     after = read_objects(run_dir / "objects_after.json")
-    shards = _opened(cfg, cfg.data.val, option="data.val", include=cfg.data.val_include)
+    with quiet():
+        shards = _opened(cfg, cfg.data.val, option="data.val", include=cfg.data.val_include)
     path = run_dir / "objects.jpg"
     draw_objects(shards, pick(after, before), before=before, after=after, path=path)
 

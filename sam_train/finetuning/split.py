@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sam_train.errors import UserError
 from sam_train.runtime.files import write_json
+from sam_train.runtime.text import count
 
 SHARE = 0.15
 MOST = 500
@@ -30,8 +31,8 @@ class Split:
         photos = len(self.train) + len(self.val)
         grouped = "" if self.cases == photos else f", which are {self.cases:,} cases by their names"
         return (
-            f"{len(self.train):,} photos to train on and {len(self.val):,} held out, by a hash of "
-            f"their names{grouped}"
+            f"{count(len(self.train), 'photo')} to train on and {len(self.val):,} held out, by a "
+            f"hash of their names{grouped}"
         )
 
 
@@ -48,6 +49,10 @@ def split(names: Sequence[str], *, cases: Mapping[str, str]) -> Split:
     members: dict[str, list[str]] = defaultdict(list)
     for name in names:
         members[cases[name]].append(name)
+    if len(names) == 1:
+        raise UserError(
+            f"data.train has one usable photo, {names[0]}: name others to measure on, data.val="
+        )
     if len(members) < 2:
         raise UserError(
             f"the {len(names)} photos of data.train are one case (they begin with {names[0]}): "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sam_train.eval.clicks.scores import ClickScores, comparison_table
+from sam_train.runtime.text import count
 
 FALL = 0.05
 """A mean that fell by more than this is warned about."""
@@ -28,8 +29,7 @@ def forgotten(before: ClickScores, after: ClickScores) -> dict[str, float]:
 def forgetting_warning(falls: Mapping[str, float], *, where: str) -> str:
     """Return a line about what was lost and what helps."""
     lost = ", ".join(
-        f"{name.replace('miou_', '')} {'clicks' if name.startswith('miou') else ''}".strip()
-        + f" by {fall:.2f}"
+        (count(int(name[5:]), "click") if name.startswith("miou_") else name) + f" by {fall:.2f}"
         for name, fall in falls.items()
     )
     return (

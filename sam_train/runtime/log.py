@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich import get_console
@@ -41,10 +43,54 @@ def start_log(path: Path) -> None:
     if not rank_zero():
         logger.addHandler(logging.NullHandler())
         return
-    logger.addHandler(_terminal())
+    terminal = _terminal()
+    terminal.addFilter(_REPEATS)
+    logger.addHandler(terminal)
     file = _LogFile(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the project's messages back, where the same ones were given before."""
+    logger = logging.getLogger("sam_train")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Repeats(logging.Filter):
+    """Drops lines that were given before, while `lines_once` asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: set[str] | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line is new."""
+        if self.given is None:
+            return True
+        text = record.getMessage()
+        new = text not in self.given
+        self.given.add(text)
+        return new
+
+
+_REPEATS = _Repeats()
+
+
+@contextmanager
+def lines_once() -> Iterator[None]:
+    """Give each line of the terminal once: several steps of a command open the same files."""
+    _REPEATS.given = set()
+    try:
+        yield
+    finally:
+        _REPEATS.given = None
 
 
 class _LogFile(logging.FileHandler):

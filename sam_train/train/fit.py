@@ -119,15 +119,7 @@ def _train(
     # A checkpoint replaces all weights, so initial ones are not even read.
     if cfg.init_from and found is None:
         log.info("%s", initialise(module.sam, cfg.init_from, cfg.init))
-    data = SamDataModule(
-        cfg.data,
-        image_size=module.sam.image_size,
-        grid_size=loss_grid(cfg, module),
-        seed=cfg.seed,
-        photos=photo_rule(cfg.model),
-    )
-    if found is None and not cfg.model.window and cfg.data.window == "dataset":
-        _set_window(cfg, plain, data.find_window())
+    data = _open_data(cfg, plain, module=module, found=found)
     notice = Notice(grace_seconds=cfg.checkpoint.grace_seconds)
     trainer = build_trainer(
         cfg.trainer,
@@ -179,6 +171,22 @@ def checkpoints_of(cfg: RunConfig) -> CheckpointConfig:
     clicks = cfg.callbacks.validation.clicks
     metric = metric_of(cfg.checkpoint, prompts=cfg.prompts, clicks=clicks)
     return replace(cfg.checkpoint, metric=metric)
+
+
+def _open_data(
+    cfg: RunConfig, plain: Any, *, module: SamModule, found: Found | None
+) -> SamDataModule:
+    """Make the loaders' owner; a new run also decides the window of its photos here."""
+    data = SamDataModule(
+        cfg.data,
+        image_size=module.sam.image_size,
+        grid_size=loss_grid(cfg, module),
+        seed=cfg.seed,
+        photos=photo_rule(cfg.model),
+    )
+    if found is None and not cfg.model.window and cfg.data.window == "dataset":
+        _set_window(cfg, plain, data.find_window())
+    return data
 
 
 def run_callbacks(

@@ -158,6 +158,7 @@ def _slice(path: Path, header: Any) -> _Slice:
     across = 0.0
     if position is not None and turned is not None:
         rows, columns = np.array(turned[:3], float), np.array(turned[3:], float)
+        # Along the stack's own normal: series are not always cut along an axis of the body.
         across = float(np.cross(rows, columns) @ np.array(position, float))
     series = str(getattr(header, "SeriesInstanceUID", "") or path.parent)
     return _Slice(
@@ -165,6 +166,7 @@ def _slice(path: Path, header: Any) -> _Slice:
         uid=str(getattr(header, "SOPInstanceUID", "")),
         series=series,
         patient=str(getattr(header, "PatientID", "") or "") or series,
+        # Rounded, so that slices of one place, such as two echoes, keep the order of their numbers.
         place=(round(across, 3), int(getattr(header, "InstanceNumber", None) or 0)),
         frames=frames_of(header),
     )
@@ -182,6 +184,7 @@ def _add_frames(marked: dict[tuple[str, int], list[SegmentFrame]], path: Path, h
         number = int(numbers.ReferencedSegmentNumber)
         derived = _first(group, shared[0], "DerivationImageSequence")
         source = derived.SourceImageSequence[0]
+        # Absent for files of one frame.
         part = getattr(source, "ReferencedFrameNumber", None) or 1
         part = int(part[0]) if isinstance(part, Sequence) else int(part)
         name = f"segment {number} {labels.get(number, '')}".strip()

@@ -96,6 +96,7 @@ class HfRecord(Record):
         contents = list(_pictures(cell, self.place.file))
         if not contents:
             raise SkipImageError("no mask", f"{self.name}: {self.columns.mask} is empty")
+        # Files, because the reader of mask files tells their layouts apart by what lies in them.
         with tempfile.TemporaryDirectory(prefix="masks-") as folder:
             paths = _written(contents, Path(folder))
             return MasksRecord(
@@ -111,6 +112,7 @@ class HfRecord(Record):
         read = MasksRead()
         for number, item in enumerate(_items(row[self.columns.objects])):
             name = f"{self.name}: object {number}"
+            # A region of many objects, which no single click means.
             if item.get("iscrowd") in (1, True):
                 read.skip("crowd", name)
                 continue
@@ -159,6 +161,7 @@ def _items(cell: Any) -> Iterator[Mapping[str, Any]]:
     """Yield objects as mappings: a list of them, or a mapping of lists, as `datasets` has it."""
     if isinstance(cell, Mapping):
         lists = {key: value for key, value in cell.items() if isinstance(value, list)}
+        # The longest: a list that is too short loses its own values, not the other objects.
         for number in range(max(map(len, lists.values()), default=0)):
             yield {k: v[number] for k, v in lists.items() if number < len(v)}
     for item in cell if isinstance(cell, list) else ():

@@ -61,6 +61,7 @@ class Sa1bRecord(Record):
             raise SkipImageError("unreadable JSON", str(error)) from error
         given = content.image if isinstance(content.image, Mapping) else {}
         height, width = as_side(given.get("height")), as_side(given.get("width"))
+        # Polygons have no size of their own; without the JSON's, only the photo knows it.
         if height is None or width is None:
             height, width = photo_size(self.image)
         read = MasksRead()
@@ -68,6 +69,7 @@ class Sa1bRecord(Record):
             name = f"{self.file.name}: annotation {number}"
             found = item.get("segmentation") if isinstance(item, Mapping) else None
             try:
+                # Encoded again, because the parser takes text: one reader for all of COCO's forms.
                 mask = parse_segmentation(msgspec.json.encode(found), height, width)
             except NoSegmentationError:
                 read.skip("no segmentation", name)

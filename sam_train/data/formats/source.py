@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from sam_train.data.formats.records import Listing, Record
 from sam_train.data.formats.spec import DatasetSpec, find_paths, list_records
-from sam_train.data.formats.take import take_record
-from sam_train.data.left_out import Reason, reasons_of
+from sam_train.data.formats.take import LEFT_OUT, take_record
+from sam_train.data.left_out import Reason, Skip, reasons_of
 from sam_train.data.photos.files import locate
 from sam_train.data.photos.jpeg import Photo, Shown, read_stored
 from sam_train.data.photos.rule import PhotoRule
@@ -116,8 +116,7 @@ class FormatPart(IndexedShard):
         """
         taken = take_record(self._record(row), self._photo)
         if taken.photo is None:
-            image = next(skip for skip in taken.skips if skip.kind == "image")
-            raise BadSample("unusable", f"{image.reason}: {image.name}")
+            raise BadSample("unusable", _why_unusable(taken.skips))
         # As SA-1B's JSON, so that the sample takes the same way as one from a tar.
         masks = [{"segmentation": mask.segmentation} for mask in taken.masks]
         return Entry(
@@ -129,6 +128,18 @@ class FormatPart(IndexedShard):
 
     def _photo(self, path: Path, mask_sizes: Collection[tuple[int, int]]) -> Photo | Shown:
         return read_stored(path, mask_sizes=mask_sizes, rule=self.photos)
+
+
+def _why_unusable(skips: Sequence[Skip]) -> str:
+    """Return why a photo was left out, and where it lost all of its masks, why the first of them.
+
+    A colon ends the reason.
+    """
+    image = next(skip for skip in skips if skip.kind == "image")
+    first = next((skip for skip in skips if skip.kind == "mask"), None)
+    if first is None or first.reason == LEFT_OUT:
+        return f"{image.reason}: {image.name}"
+    return f"{image.reason}, {first.reason}: {image.name}: {first.name}"
 
 
 def open_format(spec: DatasetSpec) -> FormatPart:

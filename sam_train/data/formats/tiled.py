@@ -51,6 +51,7 @@ class TiledPart(FormatPart):
 
     def stamp(self, row: int) -> bytes | None:
         """Return that of the photo, and the tile's place in it."""
+        # Not super(): slots make dataclass return another class than super() closed over.
         photo = FormatPart.stamp(self, row)
         return None if photo is None else photo + self.windows[row].tobytes()
 
@@ -68,6 +69,7 @@ class TiledPart(FormatPart):
                 record.photo() as file,
                 opened(file, most_pixels=MAX_SCENE, longest=MAX_SCENE) as found,
             ):
+                # Before the window is cut: its place is that in the photo as the masks see it.
                 raster = turned(found.raster, _sizes(read))
                 fitting = fitting_masks(
                     read.masks, height=raster.height, width=raster.width, min_area=1
@@ -91,6 +93,7 @@ class TiledPart(FormatPart):
         )
 
     def _shown(self, raster: Raster, window: Window) -> Rgb:
+        # Of the whole photo, so that neighbouring tiles have one brightness.
         look = plan(raster, self.photos)
         band = raster.rows(window.y, window.y + window.height)
         values = band[:, window.x : window.x + window.width]

@@ -96,6 +96,7 @@ class Voc(Format):
         return [
             Part(name=name, path=file, images=file.parent, annotations=file)
             for file in files
+            # An empty list is how a part without photos is written.
             if (name := part_of(file.stem)) is not None and file.stat().st_size
         ]
 
@@ -123,6 +124,7 @@ def _listing(images: Path, names: Path) -> Listing:
             f"{images} has no {PHOTOS} beside {OBJECTS} or {CLASSES}, the folders of Pascal VOC"
         )
     listing = Listing(records=[])
+    # By the stem: a list names photos without an ending, and PNGs have another than photos.
     photos = {path.stem: path for path in _photos(root / PHOTOS)}
     files = {path.stem: path for path in sorted(pngs.glob("*.png"))}
     if pngs.name == CLASSES:

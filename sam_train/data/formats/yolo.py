@@ -77,6 +77,7 @@ class YoloRecord(Record):
             elif why := _why_no_polygon(values):
                 read.skip("bad polygon", f"{self._name(number)}: {why}")
             else:
+                # Fractions of the whole side, so that 1.0 is the far edge, not the last pixel.
                 corners = np.asarray(values) * np.tile([width, height], len(values) // 2)
                 mask = polygons_rle([corners.tolist()], height=height, width=width)
                 read.add(self._name(number), mask)
@@ -122,6 +123,7 @@ class Yolo(Format):
         """Look for a text file of outlines or boxes with a photo of its name."""
         if annotations.is_file():
             return annotations.suffix in (".yaml", ".yml") and bool(_yaml_parts(annotations))
+        # With a name behind it: only folders above a file are swapped.
         folders = {annotations, _swapped(images / "x", "images", "labels").parent}
         return any(
             _is_label(path) and _photo_of(path) is not None
@@ -163,6 +165,7 @@ def _photo_of(label: Path) -> Path | None:
 def _swapped(path: Path, old: str, new: str) -> Path:
     """Replace the last folder called `old` in a path, as YOLO finds labels."""
     parts = list(path.parts)
+    # From the back: a folder further up may have that name, too.
     for place in range(len(parts) - 2, -1, -1):
         if parts[place] == old:
             parts[place] = new

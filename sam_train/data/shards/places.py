@@ -10,6 +10,7 @@ from pathlib import Path
 from sam_train.data.shards.unpacked import folders_below, pair_up
 from sam_train.data.storage.compressed import has_compressed_name, tar_name
 from sam_train.errors import UserError
+from sam_train.runtime.text import count
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +108,12 @@ def _nothing_in(folder: Path, found: _Found) -> str:
     pictures = len(found.photos) + len(found.pictures)
     if pictures:
         return (
-            f"the folder {folder} holds no .tar and no pair of .jpg and .json, but {pictures:,} "
-            "pictures: `python -m data_tools.convert --help` lists the formats of masks that "
-            "become shards."
+            f"the folder {folder} holds no .tar and no pair of .jpg and .json, but "
+            f"{count(pictures, 'picture')} without masks of a known format: `python -m "
+            "data_tools.convert --help` lists the formats."
         )
     files = what_is_there(folder)
-    return f"the folder {folder} holds no .tar but {files}; check the path, or make shards first."
+    return f"the folder {folder} holds no .tar, {files}; check the path."
 
 
 def what_is_there(folder: Path) -> str:

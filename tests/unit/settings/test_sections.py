@@ -143,6 +143,7 @@ def test_every_other_text_is_known_to_be_no_path() -> None:
         *("name", "task", "format", "dtype", "model.name", "model.decoder_activation"),
         *("model.checkpoint_blocks", "generate.formats", "trainer.devices", "plan.gpu"),
         *("checkpoint.metric", "logger.project", "logger.entity"),
+        *("card.name", "card.license", "card.data_license", "push"),
         # Names of a registry, which refuses others itself.
         *("trainer.objective", "optim.tune", "model.attention"),
     }
