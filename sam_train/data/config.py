@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sam_train.settings.run import RunConfig
 
 MIN_TILE = 16
+"""Least side of a tile in pixels: a patch of the paper's encoders."""
 
 
 @section("data", order=40)
@@ -93,7 +94,8 @@ class DataConfig:
     """Probability that a training photo is mirrored left to right, masks and points with it (paper
     A: no augmentation). For fine-tuning on few photos: .5."""
     vflip: float = setting(0.0, minimum=0, maximum=1, resume="applies")
-    """The same upside down, for photos without a top: microscopy, photos from above."""
+    """Probability that it is mirrored top to bottom. Only for photos without a top: microscopy,
+    photos from above."""
     colour: float = setting(0.0, minimum=0, below=1, resume="applies")
     """Largest change of a training photo's brightness, contrast and saturation, as a fraction: 0.2
     draws each factor from 0.8 to 1.2, and makes a photo in 20 grey (0.2 / 4). No view comes twice,
@@ -147,10 +149,12 @@ def check(cfg: DataConfig) -> None:
         UserError: names the option and what it may be.
     """
     check_section(cfg)
-    if cfg.tile and (cfg.tile < MIN_TILE or (cfg.tile_overlap or 0) >= cfg.tile):
+    if cfg.tile and cfg.tile < MIN_TILE:
+        raise UserError(f"data.tile={cfg.tile} must be 0 or at least {MIN_TILE}")
+    # The next tile would begin where this one does, or before.
+    if cfg.tile and (cfg.tile_overlap or 0) >= cfg.tile:
         raise UserError(
-            f"data.tile={cfg.tile} must be 0 or at least {MIN_TILE}, and larger than "
-            f"data.tile_overlap={cfg.tile_overlap}"
+            f"data.tile_overlap={cfg.tile_overlap} must be smaller than data.tile={cfg.tile}"
         )
     if cfg.tile and cfg.mode == "stream":
         raise UserError("data.tile cuts data sets of other formats: not with data.mode=stream")

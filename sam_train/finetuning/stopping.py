@@ -21,13 +21,21 @@ def continue_later() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[signal.Signals, Any] = {number: signal.signal(number, _end) for number in SIGNALS}
+    asked = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        raise SystemExit(STATUS_CONTINUE)
+
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, end) for number in SIGNALS}
     try:
         yield
+    except Exception:
+        # Inside a call of torch the exit comes back as that call's error, such as a damaged file.
+        if asked:
+            raise SystemExit(STATUS_CONTINUE) from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(STATUS_CONTINUE)

@@ -264,8 +264,8 @@ def _settings(cfg: RunConfig) -> dict[str, Any]:
     of_generate = {f"generate.{k}": v for k, v in asdict(cfg.generate).items() if k not in _FREE}
     # Named only where there is one, so that earlier outputs without it are still resumed.
     model = {f"model.{name}": list(getattr(cfg.model, name)) for name in ("window", "bands")}
-    window = {name: value for name, value in model.items() if value}
-    return {**of_generate, **window, "trainer.precision": cfg.trainer.precision}
+    shown = {name: value for name, value in model.items() if value}
+    return {**of_generate, **shown, "trainer.precision": cfg.trainer.precision}
 
 
 def _part(cfg: GenerateConfig) -> Share:

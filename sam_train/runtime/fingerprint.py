@@ -41,7 +41,7 @@ def files_fingerprint(content: str, *, files: Iterable[Path] = ()) -> str:
 
 
 def pixels_fingerprint(image: npt.NDArray[np.uint8]) -> bytes:
-    """Hash the size and all bytes of an image, [h, w, 3]."""
+    """Hash the size and all bytes of an image, [h, w, channels]."""
     made = hashlib.blake2b(f"{image.shape}\n".encode(), digest_size=16)
     made.update(np.ascontiguousarray(image).data)
     return made.digest()

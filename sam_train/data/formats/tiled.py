@@ -65,6 +65,7 @@ class TiledPart(FormatPart):
         try:
             read = record.masks()
             with (
+                # A file of its own also where the photo lies in a table or a JSON.
                 record.photo() as file,
                 opened(file, most_pixels=MAX_SCENE, longest=MAX_SCENE) as found,
             ):

@@ -150,7 +150,7 @@ def read_shown(
 def read_pixels(
     path: Path, *, mask_sizes: Collection[tuple[int, int]] = (), rule: PhotoRule = _DEFAULT
 ) -> npt.NDArray[np.uint8]:
-    """Read a photo as `read_shown`: uint8 [H, W, 3] RGB. What was done to it is logged once.
+    """Read a photo as `read_shown`, uint8 [H, W, channels]. What was done to it is logged once.
 
     Raises:
         SkipImageError: as `read_photo`.

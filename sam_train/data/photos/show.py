@@ -271,7 +271,7 @@ def _on_white(rgb: Rgb, alpha: Rgb, premultiplied: bool) -> Rgb:
 
 
 def show_rows(raster: Raster, look: Look, top: int, bottom: int) -> Rgb:
-    """Read and show some rows of a picture: uint8 [bottom - top, W, 3]."""
+    """Read and show some rows of a picture: uint8 [bottom - top, W, channels]."""
     stored = raster.rows(top, bottom)
     shown = np.empty((bottom - top, raster.width, look.channels), dtype=np.uint8)
     # Some rows at a time: floats take eight times the memory.
@@ -285,7 +285,7 @@ def show_rows(raster: Raster, look: Look, top: int, bottom: int) -> Rgb:
 
 
 def show_array(pixels: Pixels, rule: PhotoRule) -> Rgb:
-    """Show a picture in memory, [H, W] or [H, W, bands] of any depth: uint8 [H, W, 3].
+    """Show a picture in memory, [H, W] or [H, W, bands] of any depth: uint8 [H, W, channels].
 
     Raises:
         SkipImageError: as `plan`; or it has no such shape.
@@ -305,7 +305,7 @@ def show_array(pixels: Pixels, rule: PhotoRule) -> Rgb:
 
 
 def show_all(raster: Raster, look: Look) -> Rgb:
-    """Read and show a whole picture, uint8 [H, W, 3], with little memory beside it."""
+    """Read and show a whole picture, uint8 [H, W, channels], with little memory beside it."""
     whole = np.empty((raster.height, raster.width, look.channels), dtype=np.uint8)
     for top in range(0, raster.height, _ROWS):
         bottom = min(top + _ROWS, raster.height)

@@ -87,6 +87,7 @@ def _coloured(
         brightness, contrast, mix: factors; 1 changes nothing.
     """
     pixels = image.astype(np.float32)
+    # Infrared or a dye has no place in what an eye calls bright.
     bands = pixels.shape[2]
     weights = _LUMA if bands == len(_LUMA) else np.full(bands, 1 / bands, dtype=np.float32)
     grey = (pixels @ weights)[..., None]

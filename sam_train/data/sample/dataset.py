@@ -10,10 +10,7 @@ from sam_train.data.feed.mix import MixedOrder
 from sam_train.data.feed.order import STREAM_POINT, STREAM_SUBSET, Order, hash64
 from sam_train.data.sample import select
 from sam_train.data.sample.cells import with_cell
-from sam_train.data.sample.decode import (
-    BadSample,
-    as_rle,
-)
+from sam_train.data.sample.decode import BadSample, as_rle
 from sam_train.data.sample.scene import Scene
 from sam_train.data.sample.scenes import Scenes, no_cell
 from sam_train.data.skips import Skips

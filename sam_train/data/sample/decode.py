@@ -51,6 +51,7 @@ class Bands:
     """The pixels of a photo of more than three bands, which is no picture to Pillow."""
 
     pixels: npt.NDArray[np.uint8]
+    """[H, W, bands]."""
 
     @property
     def height(self) -> int:

@@ -12,10 +12,7 @@ import numpy.typing as npt
 
 from sam_train.data.left_out import Skip
 from sam_train.data.photos.rule import PhotoRule
-from sam_train.data.shards.index import (
-    Index,
-    ShardRow,
-)
+from sam_train.data.shards.index import Index, ShardRow
 from sam_train.data.shards.unpacked import read_pair, split, times_of
 from sam_train.data.storage.open import open_source
 from sam_train.data.storage.sources import Source, Span, is_remote, short_name
@@ -129,6 +126,7 @@ class IndexedShard:
         Raises:
             UserError: the rule asks for more bands than its JPEGs have.
         """
+        # Else the model's first convolution would fail, with the names of no file and no setting.
         if len(rule.bands) > 3:
             raise UserError(
                 f"model.bands={list(rule.bands)}: the JPEGs of {self.path} have three bands; name "
