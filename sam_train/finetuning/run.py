@@ -36,7 +36,7 @@ from sam_train.runtime.devices import check_accelerator
 from sam_train.runtime.log import lines_once, quiet, rank_zero, start_log
 from sam_train.runtime.text import count
 from sam_train.settings.compose import load_config
-from sam_train.settings.run import RunConfig
+from sam_train.settings.run import RunConfig, check_config
 from sam_train.train.fit import fit, prepare_run_dir
 
 log = logging.getLogger("sam_train")
@@ -95,7 +95,9 @@ def run(words: Sequence[str], *, dry_run: bool) -> Finetuned:
         raise UserError("init_from is not set: name the weights to start from, init_from=sam.pth")
     if cfg.trainer.num_nodes > 1:
         raise UserError("finetune is for one machine: --dry-run prints the `fit` for several")
+    check_config(cfg)
     check_accelerator(cfg.trainer)
+    _check_files(cfg)
     run_dir = prepare_run_dir(Path(cfg.run_dir))
     if not rank_zero():
         # A process that Lightning started for the training: the first one has chosen everything.
@@ -110,6 +112,19 @@ def run(words: Sequence[str], *, dry_run: bool) -> Finetuned:
         if dry_run:
             return Finetuned(run_dir=run_dir, settings=record.fit)
         return _trained(record, run_dir)
+
+
+def _check_files(cfg: RunConfig) -> None:
+    """Look for the files that are needed late: photos are read for minutes before.
+
+    Raises:
+        UserError: one is missing or unreadable.
+    """
+    if cfg.init_from and ":" not in cfg.init_from:
+        recorded_model(Path(cfg.init_from).expanduser())
+    if cfg.eval.keep:
+        with quiet():
+            open_shards(cfg.eval.keep, option="eval.keep", formats=True)
 
 
 def by_hand(words: Sequence[str]) -> str:

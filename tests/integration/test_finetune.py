@@ -176,6 +176,10 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:
         ([], r"data\.train is not set"),
         (["data.train=x"], r"init_from is not set"),
         (["data.train=x", "init_from=y", "trainer.num_nodes=2"], "one machine"),
+        # Before photos are read, which takes long.
+        (["data.train=x", "init_from=y"], "^y: no such file"),
+        (["data.train=x", f"init_from={NANO}", "eval.keep=z"], r"^eval\.keep: z does not exist"),
+        (["data.train=x", f"init_from={NANO}", "finetune.minutes=0"], "must be above 0"),
     ):
         with pytest.raises(UserError, match=said):
             run([*words, f"run_dir={tmp_path}"], dry_run=False)

@@ -84,7 +84,8 @@ def test_small_objects_get_a_larger_input_up_to_the_photos_own() -> None:
 
 def test_what_the_user_typed_is_not_chosen() -> None:
     words = chosen(f"init_from={NANO}", "model.image_size=192", "trainer.max_steps=7")
-    assert not {"model.image_size", "trainer.max_steps"} & set(words)
+    # Nor what was to go with another input size.
+    assert not {"model.image_size", "prompts.box_noise_limit", "trainer.max_steps"} & set(words)
     # By the user's seven steps.
     assert words["callbacks.validation.every"] == "2"
     own = chosen(f"init_from={NANO}", "+experiment=quickstart")
@@ -139,6 +140,7 @@ def test_a_fall_of_more_than_a_twentieth_is_warned_about() -> None:
     assert falls == pytest.approx({"miou_9": 0.1, "box": 0.1})
     line = forgetting_warning(falls, where="scenes")
     assert "9 clicks by 0.10" in line
+    assert "1 click by 0.20" in forgetting_warning({"miou_1": 0.2}, where="scenes")
     assert "box by 0.10" in line
     assert "trainer.max_steps=" in line
 
