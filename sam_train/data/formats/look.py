@@ -7,8 +7,6 @@ look at a million files takes no longer than one at ten.
     found.format            "yolo"
     found.entry             "yolo:/data/fruit", an entry for data.train, data.val, eval.datasets
     found.parts             {"train": "yolo:/data/fruit/train/images", "val": ...}
-
-`contents.contents(found.entry)` then counts images and masks.
 """
 
 from __future__ import annotations
