@@ -50,7 +50,7 @@ def measure_held_out(words: Sequence[str], *, cases: Mapping[str, str]) -> Measu
         cfg,
         observer=objects.see_click,
         box_observer=objects.see_box,
-        groups=_groups(cfg, cases),
+        groups=case_groups(cfg, cases),
     )
     return Measured(scores=scores, objects=objects)
 
@@ -69,7 +69,7 @@ def measure_kept(words: Sequence[str]) -> ClickScores:
     return measure(_load(cfg), cfg)
 
 
-def _groups(cfg: RunConfig, cases: Mapping[str, str]) -> dict[int, str]:
+def case_groups(cfg: RunConfig, cases: Mapping[str, str]) -> dict[int, str]:
     """Return the case of each photo by its place in data.val; {} where each is its own."""
     if len(set(cases.values())) == len(cases):
         return {}
