@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,7 @@ def measure(
     *,
     observer: Observer | None = None,
     box_observer: BoxObserver | None = None,
+    groups: Mapping[int, str] | None = None,
 ) -> ClickScores:
     """Measure a model on data.val by clicks and by boxes.
 
@@ -90,6 +91,7 @@ def measure(
         sam: moved to the device of `trainer`.
         cfg: `data`, `trainer`, `prompts` and `callbacks.validation` of it.
         observer, box_observer: as `evaluate_clicks` takes them.
+        groups: the same; None: those that the data name.
 
     Raises:
         UserError: data that cannot be read, or none to measure on.
@@ -116,7 +118,7 @@ def measure(
                 max_masks=measuring.max_masks,
                 boxes=True,
                 multimask=cfg.prompts.multimask_first_round,
-                groups=data.val_groups(),
+                groups=data.val_groups() if groups is None else groups,
                 device=device,
                 observer=observer,
                 box_observer=box_observer,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sam_train.settings.compose import load_config
+from sam_train.settings.run import RunConfig
+
 RECIPE = "experiment"
 OWN_NAME = "name=finetune"
 """The name of a run that the user gave none."""
@@ -34,6 +37,18 @@ class Choices:
 
     typed: Sequence[str]
     made: list[Choice] = field(default_factory=list)
+    _composed: tuple[list[str], RunConfig] | None = None
+
+    def config(self) -> RunConfig:
+        """Return the settings so far, composed anew only after a choice.
+
+        Raises:
+            UserError: settings that the user typed and that do not fit.
+        """
+        words = self.words()
+        if self._composed is None or self._composed[0] != words:
+            self._composed = words, load_config(words)
+        return self._composed[1]
 
     def __contains__(self, key: str) -> bool:
         """Return whether the user has set `key` or its group."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +12,7 @@ from sam_train.errors import UserError
 from sam_train.eval.clicks.scores import ClickScores
 from sam_train.eval.validate import measure
 from sam_train.finetuning.objects import Objects
+from sam_train.finetuning.photos import held_out_photos
 from sam_train.model import Sam
 from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
 from sam_train.runtime.devices import set_arithmetic
@@ -34,17 +35,24 @@ class Measured:
     objects: Objects
 
 
-def measure_held_out(words: Sequence[str]) -> Measured:
+def measure_held_out(words: Sequence[str], *, cases: Mapping[str, str]) -> Measured:
     """Measure a checkpoint on the held-out photos.
 
     Args:
         words: settings of `validate`, with `ckpt` or `init_from`.
+        cases: name -> case; intervals resample cases.
     """
     # A window of photos beyond 8 bits is found by training, and stands in the checkpoint alone.
     cfg = settings_for_checkpoint([*words, CLICKS])
     set_arithmetic(cfg.trainer)
     objects = Objects()
-    scores = measure(_load(cfg), cfg, observer=objects.see_click, box_observer=objects.see_box)
+    scores = measure(
+        _load(cfg),
+        cfg,
+        observer=objects.see_click,
+        box_observer=objects.see_box,
+        groups=case_groups(cfg, cases),
+    )
     return Measured(scores=scores, objects=objects)
 
 
@@ -75,6 +83,15 @@ def measure_kept(words: Sequence[str]) -> ClickScores:
     cfg.data.val_images, cfg.data.val_masks_per_image = KEPT_IMAGES, KEPT_MASKS
     set_arithmetic(cfg.trainer)
     return measure(_load(cfg), cfg)
+
+
+def case_groups(cfg: RunConfig, cases: Mapping[str, str]) -> dict[int, str]:
+    """Return the case of each photo by its place in data.val; {} where each is its own."""
+    if len(set(cases.values())) == len(cases):
+        return {}
+    photos = held_out_photos(cfg)
+    names = {place: photos.key(place) for place in range(len(photos))}
+    return {place: cases[name] for place, name in names.items() if name in cases}
 
 
 def _load(cfg: RunConfig) -> Sam:

@@ -21,7 +21,6 @@ from sam_train.model import build_from_config
 from sam_train.model.build import resolve
 from sam_train.model.config import ModelConfig
 from sam_train.model.load import recorded_model
-from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
 
 SMALL = 20e6
@@ -34,8 +33,10 @@ _FACTORS = (1, 1.5, 2, 3, 4)
 _MOST_PIXELS = 1024
 _MOST_EPOCHS = 100
 _FEWEST_STEPS = 50
-_MEASUREMENTS = 5
+_MEASUREMENTS = 8
 """Times that held-out photos are measured during training."""
+_PATIENCE = 3
+"""Measurements without a better one that end it: few photos vary, and early rounds are few."""
 _VAL_MASKS = {"cpu": 600, "gpu": 4000}
 """Held-out masks that a measurement shall take, about."""
 MINUTES = {"cpu": 5.0, "gpu": 30.0}
@@ -47,7 +48,7 @@ def choose(choices: Choices, *, look: Look, held_out: int, machine: Machine) -> 
     those before it.
 
     Args:
-        choices: with what the user typed.
+        choices: with what the user typed, and the model (`choose_model`).
         look: at the photos that are trained on.
         held_out: photos to measure on.
         machine: that trains.
@@ -55,8 +56,7 @@ def choose(choices: Choices, *, look: Look, held_out: int, machine: Machine) -> 
     Raises:
         UserError: settings that the user typed and that do not fit.
     """
-    _model(choices)
-    cfg = load_config(choices.words())
+    cfg = choices.config()
     encoder = encoder_size(cfg.model)
     small = encoder <= SMALL
     if RECIPE not in choices:
@@ -79,9 +79,13 @@ def encoder_size(cfg: ModelConfig) -> int:
     return sum(parameter.numel() for parameter in sam.image_encoder.parameters())
 
 
-def _model(choices: Choices) -> None:
-    """Take the model's sizes from the checkpoint, else its name from the file's."""
-    source = load_config(choices.typed).init_from
+def choose_model(choices: Choices) -> None:
+    """Take the model's sizes from the checkpoint, else its name from the file's.
+
+    Raises:
+        UserError: `init_from` is not set, or settings do not fit.
+    """
+    source = choices.config().init_from
     if source is None:
         raise UserError("init_from is not set: name the weights to start from, init_from=sam.pth")
     record = None if ":" in source else recorded_model(Path(source).expanduser())
@@ -100,7 +104,7 @@ def _model(choices: Choices) -> None:
 
 def _input_size(choices: Choices, look: Look, *, small: bool) -> None:
     """Choose a larger input where objects have few cells of the loss grid."""
-    cfg = load_config(choices.words())
+    cfg = choices.config()
     arch = resolve(cfg.model)
     side, middle = arch.image_size, median(look.sides())
     photos = median(max(one.size) for one in look.seen)
@@ -157,7 +161,7 @@ def _arithmetic(choices: Choices, machine: Machine) -> None:
 
 def _memory(choices: Choices, machine: Machine) -> None:
     """Let `plan` count the memory, and take its cheapest way where the recipe does not fit."""
-    cfg = _for_plan(load_config(choices.words()), machine)
+    cfg = _for_plan(choices.config(), machine)
     setting, simulator = setting_of(cfg), Simulator(cfg=cfg, ranks=1, as_gpu=bool(machine.gpu))
     needed = simulator.memory(setting).needed(cfg.plan)
     size = f"data.batch_size={cfg.data.batch_size}"
@@ -186,7 +190,7 @@ def _for_plan(cfg: RunConfig, machine: Machine) -> RunConfig:
 
 def _feeding(choices: Choices, look: Look, machine: Machine) -> None:
     """Choose how photos are read: from memory where they fit, else by workers."""
-    cfg = load_config(choices.words())
+    cfg = choices.config()
     side = resolve(cfg.model).image_size
     size = 3 * side**2 * look.photos
     if size < machine.ram / 8 and not cfg.data.scale_jitter:
@@ -205,7 +209,7 @@ def _measuring(choices: Choices, *, held_out: int, gpu: bool) -> None:
 
 def _steps(choices: Choices, look: Look, machine: Machine) -> None:
     """Choose the number of steps by the time that one takes."""
-    cfg = load_config(choices.words())
+    cfg = choices.config()
     kind = "gpu" if machine.gpu else "cpu"
     minutes = cfg.finetune.minutes or MINUTES[kind]
     if "trainer.max_steps" not in choices:
@@ -220,9 +224,13 @@ def _steps(choices: Choices, look: Look, machine: Machine) -> None:
             f"{epochs:.3g} passes, {steps * pace.mean / 60:.2g} minutes at "
             f"{pace.mean:.2g} seconds a step",
         )
-    steps = load_config(choices.words()).trainer.max_steps
+    steps = choices.config().trainer.max_steps
     # Rounded up: the last measurement is that of the end.
     every = -(-steps // _MEASUREMENTS)
-    choices.add(f"callbacks.validation.every={every}", "the best weights are kept")
+    choices.add(f"callbacks.validation.every={every}", f"{_MEASUREMENTS} times in the run")
+    choices.add("checkpoint.keep_best=1", "the best weights are measured and handed on")
+    if choices.config().callbacks.validation.every:
+        why = f"training ends after {_PATIENCE} measurements without a better one"
+        choices.add(f"checkpoint.patience={_PATIENCE}", why)
     choices.add("callbacks.validation.clicks=[1,3]", "during training")
     choices.add("callbacks.validation.images=24", "during training")

@@ -5,27 +5,31 @@ Everything is settings of `fit`, which are printed; `fit` with them does the sam
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from sam_train.data.config import tile_grid
-from sam_train.data.shards.groups_file import groups_of
 from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.errors import UserError
 from sam_train.eval.clicks.scores import ClickScores
-from sam_train.finetuning.cases import cases_of
+from sam_train.finetuning.cases import cases_in, read_cases, write_cases
 from sam_train.finetuning.choices import OWN_NAME, Choice, Choices, key_of
-from sam_train.finetuning.handover import best_checkpoint, write_weights
+from sam_train.finetuning.handover import Handed, best_checkpoint, write_weights
 from sam_train.finetuning.look import Look, look
 from sam_train.finetuning.machine import this_machine
 from sam_train.finetuning.measure import SCENES, check_kept, measure_held_out, measure_kept
 from sam_train.finetuning.objects import read_objects
+from sam_train.finetuning.photos import (
+    held_out_photos,
+    show_by_model,
+    training_photos,
+    window_of,
+)
 from sam_train.finetuning.pictures import draw_look, draw_objects, pick
-from sam_train.finetuning.recipe import choose
+from sam_train.finetuning.recipe import choose, choose_model
 from sam_train.finetuning.record import NAME, Record, read_record
 from sam_train.finetuning.split import split, write_lists
 from sam_train.finetuning.stopping import continue_later
@@ -150,7 +154,14 @@ def _prepared(typed: list[str], cfg: RunConfig, run_dir: Path) -> Record:
         )
     machine = this_machine(cfg)
     choices = Choices(typed=typed)
-    shards = _opened(cfg, cfg.data.train, option="data.train", include=cfg.data.include)
+    choose_model(choices)
+    cfg = choices.config()
+    shards = training_photos(cfg)
+    if window := window_of(cfg, shards):
+        why = "shown black and white, of photos of more than 8 bits: percentiles of these"
+        choices.add(f"model.window={json.dumps(window)}", why)
+        cfg = choices.config()
+        show_by_model(cfg, shards)
     source = str(cfg.data.train)
     found = look(shards, source=source, max_area_fraction=cfg.data.max_area_fraction)
     draw_look(shards, found, run_dir / "look.jpg")
@@ -184,15 +195,17 @@ def _split(
 ) -> tuple[int, str]:
     """Hold photos out, unless `data.val` names some; return how many, and a line about it."""
     if cfg.data.val:
-        val = _opened(cfg, cfg.data.val, option="data.val", include=cfg.data.val_include)
+        val = held_out_photos(cfg)
+        write_cases(cases_in(val, digests={}), run_dir / "split")
         return len(val), f"{count(len(val), 'photo')} to measure on, by data.val"
     same = _as_typed(choices.typed, cfg)
     if not cfg.data.include:
         with quiet():
-            own = _opened(cfg, cfg.data.train, option="data.val")
+            own = held_out_photos(cfg)
         # A data set that is divided gives each setting its own part.
         if own.fingerprint != shards.fingerprint:
             choices.add(f"data.val={same}", "its own part for measuring")
+            write_cases(cases_in(own, digests={}), run_dir / "split")
             return len(own), f"{count(len(own), 'photo')} to measure on, the data set's own part"
     if cfg.data.mix:
         raise UserError(
@@ -200,10 +213,10 @@ def _split(
             "photos to measure on with data.val="
         )
     names = [shards.key(sample) for sample in range(len(shards))]
-    groups = {names[k]: group for k, group in groups_of(shards, samples=len(names)).items()}
     digests = {one.name: one.digest for one in found.seen}
-    usable = [name for name in names if name not in found.unusable]
-    sides = split(usable, cases=cases_of(usable, groups=groups, digests=digests))
+    cases = cases_in(shards, digests=digests, without=found.unusable)
+    sides = split(list(cases), cases=cases)
+    write_cases({name: cases[name] for name in sides.val}, run_dir / "split")
     # Photos that cannot be used stay where training counts them.
     held_out = set(sides.val)
     kept = [name for name in names if name not in held_out]
@@ -214,19 +227,6 @@ def _split(
     choices.add(f"data.include={train}", "photos to train on")
     choices.add(f"data.val_include={val_list}", "photos held out")
     return len(sides.val), sides.line()
-
-
-def _opened(cfg: RunConfig, given: Any, *, option: str, include: Any = "") -> Shards:
-    """Open photos by the index, lists and tiles of `fit`, or their names would differ."""
-    return open_shards(
-        given,
-        option=option,
-        index=cfg.data.index,
-        exclude=cfg.data.exclude,
-        include=include,
-        formats=True,
-        tiles=tile_grid(cfg.data),
-    )
 
 
 def _as_typed(typed: Sequence[str], cfg: RunConfig) -> str:
@@ -248,17 +248,18 @@ def _trained(record: Record, run_dir: Path) -> Finetuned:
         record.save(run_dir)
     after = _measured(record, run_dir, None)
     kept_after = _kept(record, run_dir, "kept after", [*record.fit, f"ckpt={record.best}"])
+    picture = _draw(cfg, run_dir, side=own[0])
+    first = next(iter(before.values()))
     if not record.written:
-        record.written = write_weights(Path(record.best), run_dir)
+        handed = Handed(before=first, after=after, pictures=[picture] if picture else [])
+        record.written = write_weights(Path(record.best), run_dir, handed=handed, card=cfg.card)
         record.save(run_dir)
-    _draw(cfg, run_dir, side=own[0])
     print("\n" + result_table({**before, f"after, {own[-1]} px": after}, what="held-out photos"))
     print("\n" + result_table({"before": kept_before, "after": kept_after}, what=kept))
     if falls := forgotten(kept_before, kept_after):
         log.warning("%s", forgetting_warning(falls, where=kept))
     print("\n".join(["", *record.written, str(run_dir / "objects.jpg"), str(run_dir / NAME)]))
     weights = run_dir / "model.safetensors"
-    first = next(iter(before.values()))
     return Finetuned(
         run_dir=run_dir, settings=record.fit, before=first, after=after, weights=weights
     )
@@ -283,7 +284,7 @@ def _measured(record: Record, run_dir: Path, side: int | None) -> ClickScores:
     if name not in record.scores:
         log.info("measuring %s", name.replace("_", " at ") + (" px" if side else ""))
         words = [*record.fit, f"ckpt={record.best}"] if side is None else _at(record.fit, side)
-        measured = measure_held_out(words)
+        measured = measure_held_out(words, cases=read_cases(run_dir / "split"))
         measured.objects.save(run_dir / f"objects_{name}.json")
         record.scores[name] = measured.scores.to_json()
         record.save(run_dir)
@@ -298,13 +299,15 @@ def _kept(record: Record, run_dir: Path, name: str, words: Sequence[str]) -> Cli
     return ClickScores.from_json(record.scores[name])
 
 
-def _draw(cfg: RunConfig, run_dir: Path, *, side: int) -> None:
+def _draw(cfg: RunConfig, run_dir: Path, *, side: int) -> Path | None:
+    """Draw objects before and after; return the picture, None where there is no object."""
     before = read_objects(run_dir / f"objects_before_{side}.json")
     after = read_objects(run_dir / "objects_after.json")
     with quiet():
-        shards = _opened(cfg, cfg.data.val, option="data.val", include=cfg.data.val_include)
+        shards = held_out_photos(cfg)
     path = run_dir / "objects.jpg"
     draw_objects(shards, pick(after, before), before=before, after=after, path=path)
+    return path if path.is_file() else None
 
 
 __all__ = ["Finetuned", "finetune", "run"]

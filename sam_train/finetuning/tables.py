@@ -14,7 +14,10 @@ FALL = 0.05
 def result_table(rows: Mapping[str, ClickScores], *, what: str) -> str:
     """Return a table with a title; each row has its 95 % intervals below it."""
     last = list(rows.values())[-1]
-    where = f"{what}: mIoU over {last.masks:,} masks of {last.images:,} photos; {last.basis()}"
+    basis = last.basis()
+    if last.grouped:
+        basis = f"95 % intervals by resampling {last.groups:,} cases"
+    where = f"{what}: mIoU over {last.masks:,} masks of {last.images:,} photos; {basis}"
     return f"{where}\n{comparison_table(rows)}"
 
 

@@ -37,6 +37,8 @@ def start_log(path: Path) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*but have no `validation_step`.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Units that `optim.tune` freezes stay in eval mode on purpose.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start")
     # Of a checkpoint that was written before `engine.saving` was.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available on your system.*")

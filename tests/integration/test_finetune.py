@@ -14,21 +14,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
 import sam_train
 from sam_train.cli import main
 from sam_train.data.shards.reader import open_shards
 from sam_train.errors import UserError
+from sam_train.eval.clicks.scores import ClickScores
 from sam_train.finetuning.look import look
 from sam_train.finetuning.measure import KEPT_IMAGES, shipped_scenes
 from sam_train.finetuning.record import read_record
 from sam_train.finetuning.run import run
 from sam_train.model.load import load_sam
+from sam_train.train.checkpoints.retention import steps_in
 
 NANO = Path(sam_train.__file__).parent / "assets" / "nano.safetensors"
 FAST = [
     "model.image_size=64",
     "trainer.max_steps=4",
+    "optim.tune=lora",
     "trainer.threads=1",
     "data.batch_size=2",
     "data.masks_per_image=2",
@@ -103,6 +107,8 @@ def test_a_person_is_told_what_is_there_and_what_is_not(done: Done) -> None:
     assert "10 photos with 20 masks" in done.said
     assert "unusable: 1 image, no mask" in done.said
     assert done.said.count("4.png") >= 1
+    # Frozen units are in eval mode on purpose; Lightning's advice about it is none.
+    assert "in eval mode" not in done.said
     assert "the same by hand:\npython -m sam_train fit " in done.said
     assert Image.open(done.run_dir / "look.jpg").width > 1000
 
@@ -130,6 +136,13 @@ def test_no_photo_stands_on_both_sides(done: Done) -> None:
 def test_the_written_weights_are_the_measured_ones(done: Done) -> None:
     record = read_record(done.run_dir)
     assert record is not None
+    names = [Path(path).name for path in record.written]
+    assert names == ["model.safetensors", "sam.pth", "huggingface"]
+    assert (done.run_dir / "sam.json").is_file()
+    # The run's own checkpoint has adapters; what is handed on has none.
+    stored = torch.load(record.best, weights_only=True)["state_dict"]
+    assert any(".lora_" in name for name in stored)
+    assert not any(".lora_" in name for name in load_file(record.written[0]))
     models = [load_sam(path) for path in (record.best, *record.written)]
     assert len(models) == 4
     for other in models[1:]:
@@ -137,6 +150,20 @@ def test_the_written_weights_are_the_measured_ones(done: Done) -> None:
             # Hugging Face's layout changes the decoder's activation, and with it some weights.
             if "output_upscaling" not in name:
                 torch.testing.assert_close(other.state_dict()[name], value)
+
+
+def test_the_card_has_the_figures_of_the_table(done: Done) -> None:
+    record = read_record(done.run_dir)
+    assert record is not None
+    card = (done.run_dir / "huggingface" / "README.md").read_text()
+    after = ClickScores.from_json(record.scores["after"])
+    before = ClickScores.from_json(record.scores["before_128"])
+    rows = [line for line in card.splitlines() if line.startswith(("| before", "| this model"))]
+    assert len(rows) == 2
+    assert f"{after.miou[9]:.3f}" in rows[1]
+    assert f"{before.miou[9]:.3f}" in rows[0]
+    assert "Training began with the weights nano.safetensors" in card
+    assert (done.run_dir / "huggingface" / "pictures" / "objects.jpg").is_file()
 
 
 def test_fit_with_the_printed_settings_does_the_same(done: Done, tmp_path: Path) -> None:
@@ -148,6 +175,24 @@ def test_fit_with_the_printed_settings_does_the_same(done: Done, tmp_path: Path)
         for folder in (done.run_dir, tmp_path)
     )
     assert own["miou"] == pytest.approx(other["miou"])
+
+
+def test_a_run_that_gets_no_better_ends_and_is_found_ended(mine: Path, tmp_path: Path) -> None:
+    words = command(mine, tmp_path)[4:]
+    words += ["trainer.max_steps=40", "callbacks.validation.every=1", "checkpoint.patience=2"]
+    # Nothing moves, so nothing gets better.
+    words += ["optim.lr=1e-12", "optim.muon_lr=1e-12"]
+    first = run(words, dry_run=False)
+    assert steps_in(tmp_path / "checkpoints")[-1] == 2
+    record = read_record(tmp_path)
+    assert record is not None
+    # As if it had been stopped between training and measuring.
+    record.best, record.written = "", []
+    del record.scores["after"]
+    record.save(tmp_path)
+    again = run(words, dry_run=False)
+    assert steps_in(tmp_path / "checkpoints")[-1] == 2
+    assert again.after == first.after
 
 
 def test_other_settings_are_refused_and_a_dry_run_trains_nothing(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 
@@ -11,12 +13,13 @@ from sam_train.cluster.plan.memory import Memory
 from sam_train.cluster.plan.settings import Setting
 from sam_train.errors import UserError
 from sam_train.eval.clicks.scores import Calibration, ClickScores
+from sam_train.finetuning import choices as choices_file
 from sam_train.finetuning import recipe
 from sam_train.finetuning.choices import Choices
 from sam_train.finetuning.look import Look, Seen
 from sam_train.finetuning.machine import GIB, Machine
 from sam_train.finetuning.pace import Pace
-from sam_train.finetuning.recipe import choose
+from sam_train.finetuning.recipe import choose, choose_model
 from sam_train.finetuning.tables import forgetting_warning, forgotten
 from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
@@ -50,10 +53,21 @@ class Counted:
         return Memory(moment="", parts={"all": int(size)}, host=0)
 
 
+@cache
+def composed(words: tuple[str, ...]) -> RunConfig:
+    """Settings that are composed once: many recipes begin alike."""
+    return load_config(words)
+
+
+def load_once(words: Sequence[str]) -> RunConfig:
+    return composed(tuple(words))
+
+
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "measure_pace", lambda cfg: Pace(mean=1.0, full=3.0))
     monkeypatch.setattr(recipe, "Simulator", Counted)
+    monkeypatch.setattr(choices_file, "load_config", load_once)
     # Official weights, which record nothing.
     nano = recipe.recorded_model
     monkeypatch.setattr(
@@ -64,9 +78,10 @@ def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def chosen(*typed: str, look: Look | None = None, machine: Machine = LAPTOP) -> dict[str, str]:
     """What a recipe sets, by names."""
     choices = Choices(typed=["data.train=mine", *typed])
+    choose_model(choices)
     choose(choices, look=look or found(), held_out=40, machine=machine)
     # `fit` takes all of it.
-    load_config(choices.words())
+    choices.config()
     return {one.key: one.word.partition("=")[2] for one in choices.made}
 
 
@@ -77,19 +92,22 @@ def test_small_objects_get_a_larger_input_up_to_the_photos_own() -> None:
     assert words["prompts.box_noise_limit"] == "5"
     assert words["experiment"] == "finetune_small"
     assert words["trainer.max_steps"] == "300"
+    assert (words["checkpoint.patience"], words["checkpoint.keep_best"]) == ("3", "1")
     # As the checkpoint records it.
     assert chosen(f"init_from={NANO}", look=found(side=60))["model.image_size"] == "128"
     assert chosen(f"init_from={NANO}", look=found(photo=1024, side=52))["model.image_size"] == "384"
 
 
 def test_what_the_user_typed_is_not_chosen() -> None:
-    words = chosen(f"init_from={NANO}", "model.image_size=192", "trainer.max_steps=7")
+    words = chosen(f"init_from={NANO}", "model.image_size=192", "trainer.max_steps=15")
     # Nor what was to go with another input size.
     assert not {"model.image_size", "prompts.box_noise_limit", "trainer.max_steps"} & set(words)
-    # By the user's seven steps.
+    # By the user's fifteen steps.
     assert words["callbacks.validation.every"] == "2"
-    own = chosen(f"init_from={NANO}", "+experiment=quickstart")
+    own = chosen(f"init_from={NANO}", "+experiment=quickstart", "callbacks.validation.every=0")
     assert not {"experiment", "optim.tune", "data.batch_size"} & set(own)
+    # Patience without measurements would be refused.
+    assert "checkpoint.patience" not in own
 
 
 def test_the_time_and_the_photos_bound_the_steps() -> None:
