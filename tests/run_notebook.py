@@ -109,12 +109,15 @@ def plain(value: Any) -> str:
 
 
 def kinds(cell: Cell) -> list[str]:
-    """Name what a cell shows: `stdout`, `text`, `picture`."""
-    found = []
+    """Name what a cell shows: `stdout`, `text`, `picture`; once where a kernel sent it in parts."""
+    found: list[str] = []
     for output in cell.outputs:
         data: Mapping[str, Any] = output.get("data", {})
         picture = any(kind.startswith("image/") for kind in data)
-        found.append(output.get("name") or ("picture" if picture else "text"))
+        kind = output.get("name") or ("picture" if picture else "text")
+        # Warnings are of the surroundings: one is about widgets of Jupyter.
+        if kind != "stderr" and found[-1:] != [kind]:
+            found.append(kind)
     return found
 
 
