@@ -21,13 +21,20 @@ def continue_later() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[signal.Signals, Any] = {number: signal.signal(number, _end) for number in SIGNALS}
+    told: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        raise SystemExit(STATUS_CONTINUE)
+
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, end) for number in SIGNALS}
     try:
         yield
+    except Exception:
+        # Raised while a library reads a file, the end comes out as an error about that file.
+        if told:
+            raise SystemExit(STATUS_CONTINUE) from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(STATUS_CONTINUE)
