@@ -21,19 +21,18 @@ def continue_later() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    told: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+        told.append(number)
         raise SystemExit(STATUS_CONTINUE)
 
     before: dict[signal.Signals, Any] = {number: signal.signal(number, end) for number in SIGNALS}
     try:
         yield
     except Exception:
-        # Inside a call of torch the exit comes back as that call's error, such as a damaged file.
-        if asked:
+        # Raised while a library reads a file, the end comes out as an error about that file.
+        if told:
             raise SystemExit(STATUS_CONTINUE) from None
         raise
     finally:
