@@ -131,7 +131,7 @@ def test_named_settings_exist(page: Path, keys: set[str]) -> None:
             assert name in ("", "NAME") or (ROOT / "conf" / setting[1] / f"{name}.yaml").is_file()
         elif setting:
             assert setting[1] in keys or setting[1] in NOT_OURS, word
-        elif word.endswith((".safetensors", ".pth", ".json")):
+        elif word.endswith((".safetensors", ".pth", ".json", ".yaml", ".npz")):
             continue  # a file that is named like a section
         elif re.fullmatch(r"[a-z]+(\.[a-z_]+)+", word) and word.split(".")[0] in sections:
             assert word in keys, word
