@@ -21,6 +21,7 @@ from sam_train.finetuning.machine import GIB, Machine
 from sam_train.finetuning.pace import Pace
 from sam_train.finetuning.recipe import choose, choose_model
 from sam_train.finetuning.tables import forgetting_warning, forgotten
+from sam_train.model import ModelConfig
 from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
 
@@ -63,10 +64,22 @@ def load_once(words: Sequence[str]) -> RunConfig:
     return composed(tuple(words))
 
 
+SIZES: dict[str, int] = {}
+build_and_count = recipe.encoder_size
+
+
+def encoder_size(cfg: ModelConfig) -> int:
+    """Count once for each name: sizes are those of the name in this file."""
+    if cfg.name not in SIZES:
+        SIZES[cfg.name] = build_and_count(cfg)
+    return SIZES[cfg.name]
+
+
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "measure_pace", lambda cfg: Pace(mean=1.0, full=3.0))
     monkeypatch.setattr(recipe, "Simulator", Counted)
+    monkeypatch.setattr(recipe, "encoder_size", encoder_size)
     monkeypatch.setattr(choices_file, "load_config", load_once)
     # Official weights, which record nothing.
     nano = recipe.recorded_model
