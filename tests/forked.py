@@ -211,7 +211,9 @@ def execute(words: list[str], environment: list[str]) -> None:
 
     os.environ.clear()
     os.environ.update(pair.split("=", 1) for pair in environment)
-    while words[0] == "-u":  # output is not buffered: pytest-xdist writes to descriptors itself
+    # multiprocessing hands its own flags on, such as -B. Output is unbuffered without -u, too:
+    # pytest-xdist writes to descriptors itself.
+    while words[0] in ("-u", "-B", "-E", "-I", "-s", "-S"):
         words = words[1:]
     if words[0] == "-m":
         sys.argv, sys.path[0] = words[1:], str(Path.cwd())

@@ -99,7 +99,10 @@ def run(words: Sequence[str], *, dry_run: bool) -> Finetuned:
         raise UserError("init_from is not set: name the weights to start from, init_from=sam.pth")
     if cfg.trainer.num_nodes > 1:
         raise UserError("finetune is for one machine: --dry-run prints the `fit` for several")
-    check_config(cfg)
+    # With a stand-in: `data.val` and its measurements are chosen later.
+    later = replace(cfg.callbacks, validation=replace(cfg.callbacks.validation, every=1))
+    data = replace(cfg.data, val=cfg.data.val or cfg.data.train)
+    check_config(replace(cfg, data=data, callbacks=later))
     check_accelerator(cfg.trainer)
     _check_files(cfg)
     run_dir = prepare_run_dir(Path(cfg.run_dir))

@@ -45,7 +45,7 @@ SAID = (
     "before, 128 px",
     "after, 128 px",
     "model.safetensors",
-    "segment_anything.pth",
+    "sam.pth",
     "huggingface",
     "read back by transformers",
 )

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from sam_train.data.config import DataConfig
 from sam_train.data.datamodule import SamDataModule
-from sam_train.data.formats.base import fitting
+from sam_train.data.formats.look import look_at
 from sam_train.data.formats.spec import list_records, read_specs
 from sam_train.data.photos.jpeg import read_shown
 from sam_train.data.photos.rule import rule_of
@@ -123,7 +123,9 @@ def bitmap(segmentation: Any) -> np.ndarray[Any, Any]:
 
 
 def test_slices_and_segments_are_those_written(series: Path) -> None:
-    assert fitting(series) == "dicom"
+    found = look_at(series)
+    assert found is not None
+    assert found.format == "dicom"
     listing = list_records(read_specs(f"dicom:{series}")[0])
     assert not listing.skips
     assert listing.notes == ["2 slices without a segment are not taken"]

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from sam_train.data.config import DataConfig
 from sam_train.data.datamodule import SamDataModule
-from sam_train.data.formats.base import fitting
+from sam_train.data.formats.look import look_at
 from sam_train.data.formats.spec import list_records, read_specs
 from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.jpeg import read_shown
@@ -106,7 +106,9 @@ def test_pairs_of_one_folder_a_case(tmp_path: Path) -> None:
         case.parent.mkdir()
         nib.save(image, f"{case}_flair.nii.gz")
         write(Path(f"{case}_seg.nii"), labels())
-    assert fitting(tmp_path) == "nifti"
+    found = look_at(tmp_path)
+    assert found is not None
+    assert found.format == "nifti"
     listing = records(f"nifti:{tmp_path}")
     assert len(listing.records) == 2 * (7 + 6)
     record = listing.records[0]

@@ -116,5 +116,5 @@ def test_boxes_alone_are_nothing_to_train_on(tmp_path: Path) -> None:
         trained(str(tmp_path))
     assert "\n" not in str(error.value)
     shutil.rmtree(tmp_path / "labels")
-    with pytest.raises(UserError, match="but 1 pictures"):
+    with pytest.raises(UserError, match="but 1 picture without"):
         trained(str(tmp_path))

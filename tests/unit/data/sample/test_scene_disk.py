@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sam_train.data.photos import jpeg
-from sam_train.data.sample import dataset
+from sam_train.data.sample import scenes as reading
 from sam_train.data.sample.decode import as_rle
 from sam_train.data.sample.scene import Scene
 from sam_train.data.sample.scenes import Scenes
@@ -84,7 +84,7 @@ def test_shards_are_kept_too(
 ) -> None:
     train, cache = str(shard(3)), tmp_path / "cache"
     plain = [scenes(train, cache)[0].get(k, draw_key=(0, 0, k)) for k in range(3)]
-    monkeypatch.setattr(dataset, "to_rgb", no_photo)
+    monkeypatch.setattr(reading, "to_rgb", no_photo)
     again, _ = scenes(train, cache)
     assert all(same(again.get(k, draw_key=(0, 0, k)), plain[k]) for k in range(3))
 

@@ -265,7 +265,10 @@ def test_a_folder_without_a_sample_says_what_it_holds(tmp_path: Path, make: Any)
             opened(root)
         return str(caught.value)
 
-    assert "but 3 pictures: `python -m data_tools.convert --help`" in refusal()
+    assert (
+        "but 3 pictures without masks of a known format: `python -m data_tools.convert --help`"
+        in refusal()
+    )
     (root / "instances.json").write_bytes(text)
     assert f"data_tools.convert coco --images {root}/images --annotations {root}/" in refusal()
     (root / "labels").mkdir()

@@ -185,7 +185,7 @@ class KnownAnswers(Sam):
     def image_size(self) -> int:
         return S
 
-    def encode(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+    def encode(self, images: Tensor, image_sizes: Tensor, *, draws: object = None) -> Tensor:
         return torch.zeros(images.shape[0], 1, 1, 1)
 
     def decode(self, embeddings: Tensor, image_index: Tensor, prompts: Prompts, *,
