@@ -72,6 +72,20 @@ def cases_of(
     return {name: _root(same, case) for name, case in cases.items()}
 
 
+def only_case(cases: Mapping[str, str]) -> str:
+    """Return the case that all photos look like parts of, "" where there are several.
+
+    Args:
+        cases: of `cases_of`, which takes parts for cases where there is only one.
+    """
+    parts = {name: _without(_PART, _stem(name)) for name in cases}
+    found = set(parts.values())
+    # A single photo, or names that say nothing, are no parts.
+    if len(cases) < 2 or len(found) > 1 or any(part == _stem(name) for name, part in parts.items()):
+        return ""
+    return found.pop()
+
+
 def cases_in(
     shards: Shards, *, digests: Mapping[str, bytes], without: Collection[str] = ()
 ) -> dict[str, str]:

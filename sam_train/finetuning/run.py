@@ -15,7 +15,7 @@ from pathlib import Path
 from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.errors import UserError
 from sam_train.eval.clicks.scores import ClickScores
-from sam_train.finetuning.cases import cases_in, read_cases, write_cases
+from sam_train.finetuning.cases import cases_in, only_case, read_cases, write_cases
 from sam_train.finetuning.choices import OWN_NAME, Choice, Choices, key_of
 from sam_train.finetuning.handover import Handed, best_checkpoint, write_weights
 from sam_train.finetuning.look import Look, look
@@ -219,6 +219,12 @@ def _split(
     digests = {one.name: one.digest for one in found.seen}
     cases = cases_in(shards, digests=digests, without=found.unusable)
     sides = split(list(cases), cases=cases)
+    if case := only_case(cases):
+        log.warning(
+            "all photos look like parts of one case, %s: they are held out one by one, and the "
+            "scores may flatter the model; data.val= names photos of another case",
+            case,
+        )
     write_cases({name: cases[name] for name in sides.val}, run_dir / "split")
     # Photos that cannot be used stay where training counts them.
     held_out = set(sides.val)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sam_train.errors import UserError
-from sam_train.finetuning.cases import cases_of
+from sam_train.finetuning.cases import cases_of, only_case
 from sam_train.finetuning.split import Split, split
 
 
@@ -33,6 +33,20 @@ def cases(names: list[str], **others: dict[str, str] | dict[str, bytes]) -> list
 )
 def test_cases_of_names(names: list[str], expected: list[str]) -> None:
     assert cases(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["d/A_tile_1.png", "d/A_tile_2.png"], "d/A"),
+        (["d/scan7_slice000.png", "d/scan7_slice001.png"], "d/scan7"),
+        (["d/A_tile_1.png", "d/B_tile_1.png"], ""),
+        (["d/img_001.png", "d/img_002.png"], ""),
+        (["d/A_tile_1.png"], ""),
+    ],
+)
+def test_parts_of_one_case_are_told(names: list[str], expected: str) -> None:
+    assert only_case(cases_of(names, groups={}, digests={})) == expected
 
 
 def test_numbered_names_are_cases_where_there_are_enough() -> None:
