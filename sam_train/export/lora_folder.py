@@ -24,7 +24,7 @@ from sam_train.export.probe import answer, random_probe
 from sam_train.model.adapters.merge import PARTS, SCALE, adapted_layers, down_name, join_up, up_name
 from sam_train.model.build import build_from_config
 from sam_train.model.checkpoints.adapter_folder import PEFT_PREFIX, read_adapter
-from sam_train.model.checkpoints.init import read_own
+from sam_train.model.checkpoints.kinds import read_own
 from sam_train.model.checkpoints.relu_scale import RELU_SCALE, scale_relu
 from sam_train.model.checkpoints.state_dicts import ENCODER, MODULES, StateDict, to_huggingface
 from sam_train.model.checkpoints.weight_files import (

@@ -19,6 +19,9 @@ from sam_train.finetuning.machine import Machine
 from sam_train.finetuning.pace import measure_pace
 from sam_train.model import build_from_config
 from sam_train.model.build import resolve
+from sam_train.model.checkpoints.checks import vit_named
+from sam_train.model.checkpoints.init import initialise
+from sam_train.model.checkpoints.kinds import open_checkpoint
 from sam_train.model.config import ModelConfig
 from sam_train.model.load import recorded_model
 from sam_train.settings.run import RunConfig
@@ -80,19 +83,20 @@ def encoder_size(cfg: ModelConfig) -> int:
 
 
 def choose_model(choices: Choices) -> None:
-    """Take the model's sizes from the checkpoint, else its name from the file's.
+    """Take the model's sizes from the checkpoint, else its name by the shapes in it.
 
     Raises:
-        UserError: `init_from` is not set, or settings do not fit.
+        UserError: `init_from` is not set, a file that is no checkpoint of a SAM or of an encoder,
+            or settings that do not fit.
     """
     source = choices.config().init_from
     if source is None:
         raise UserError("init_from is not set: name the weights to start from, init_from=sam.pth")
     record = None if ":" in source else recorded_model(Path(source).expanduser())
     if record is None:
-        name = next((n for n in ("vit_h", "vit_l", "vit_b") if n in source.lower()), None)
+        name = vit_named(open_checkpoint(source).conversion.tensors)
         if name is not None:
-            choices.add(f"model={name}", "by the name of the checkpoint")
+            choices.add(f"model={name}", "by the shapes in the checkpoint")
         return
     choices.add(f"model={record.name}", "as the checkpoint records")
     named = asdict(ModelConfig(name=record.name))
@@ -100,6 +104,17 @@ def choose_model(choices: Choices) -> None:
         # How it was trained is no part of the model, and has settings of its own here.
         if value != named[name] and name not in ("drop_path", "checkpoint_blocks", "attention"):
             choices.add(f"model.{name}={json.dumps(value)}", "as the checkpoint records")
+
+
+def check_weights(cfg: RunConfig) -> None:
+    """Fit the weights to the model without memory for it, before minutes go by.
+
+    Raises:
+        UserError: weights that `fit` would refuse.
+    """
+    with torch.device("meta"):
+        sam = build_from_config(cfg.model)
+    initialise(sam, str(cfg.init_from), cfg.init)
 
 
 def _input_size(choices: Choices, look: Look, *, small: bool) -> None:

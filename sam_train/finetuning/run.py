@@ -29,7 +29,7 @@ from sam_train.finetuning.photos import (
     window_of,
 )
 from sam_train.finetuning.pictures import draw_look, draw_objects, pick
-from sam_train.finetuning.recipe import choose, choose_model
+from sam_train.finetuning.recipe import check_weights, choose, choose_model
 from sam_train.finetuning.record import NAME, Record, read_record
 from sam_train.finetuning.split import split, write_lists
 from sam_train.finetuning.stopping import continue_later
@@ -159,6 +159,7 @@ def _prepared(typed: list[str], cfg: RunConfig, run_dir: Path) -> Record:
     choices = Choices(typed=typed)
     choose_model(choices)
     cfg = choices.config()
+    check_weights(cfg)
     shards = training_photos(cfg)
     if window := window_of(cfg, shards):
         why = "shown black and white, of photos of more than 8 bits: percentiles of these"

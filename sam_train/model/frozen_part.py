@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_train.model.adapters import frozen_prefix
-from sam_train.model.encoders.base import ImageEncoder
+from sam_train.model.encoders.base import ChainedEncoder, ImageEncoder
 from sam_train.model.sam import Sam
 
 
@@ -23,14 +23,18 @@ class FrozenPart:
 
     def run(self, encoder: ImageEncoder, images: Tensor) -> Tensor:
         """Compute the output of the frozen part; no path is dropped in it."""
-        if not self.whole:
-            return encoder.forward_until(images, unit=self.units)
-        out: Tensor = encoder(images)
-        return out
+        if self.whole:
+            out: Tensor = encoder(images)
+            return out
+        assert isinstance(encoder, ChainedEncoder)
+        return encoder.forward_until(images, unit=self.units)
 
     def rest(self, encoder: ImageEncoder, x: Tensor, *, draws: Tensor | None) -> Tensor:
         """Compute the embedding from the output of the frozen part."""
-        return x if self.whole else encoder.forward_from(x, unit=self.units, draws=draws)
+        if self.whole:
+            return x
+        assert isinstance(encoder, ChainedEncoder)
+        return encoder.forward_from(x, unit=self.units, draws=draws)
 
     def fingerprint(self, encoder: ImageEncoder) -> bytes:
         """Hash all that decides the output for given pixels: weights, sizes and numerics."""
@@ -56,7 +60,8 @@ def frozen_part(sam: Sam) -> FrozenPart | None:
     units = frozen_prefix(sam)
     if units == "all":
         return FrozenPart(units=len(sam.image_encoder.units()), whole=True)
-    return FrozenPart(units=units, whole=False) if units and sam.image_encoder.splits else None
+    cut = units and isinstance(sam.image_encoder, ChainedEncoder)
+    return FrozenPart(units=units, whole=False) if cut else None
 
 
 def keep_frozen(sam: Sam) -> None:

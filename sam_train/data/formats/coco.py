@@ -16,7 +16,14 @@ from sam_train.data.formats.ids import as_id, as_number
 from sam_train.data.formats.json_kinds import first_keys
 from sam_train.data.formats.parts import Part, part_in
 from sam_train.data.formats.photo_names import FoundPhoto, find_photos, rename_note
-from sam_train.data.formats.records import Listing, MasksRead, Record, require_file, require_folder
+from sam_train.data.formats.records import (
+    Listing,
+    MasksRead,
+    Record,
+    refuse_missing,
+    require_file,
+    require_folder,
+)
 from sam_train.data.formats.segmentation import parse_segmentation
 from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.files import open_pillow
@@ -64,9 +71,7 @@ class CocoRecord(Record):
         Raises:
             SkipImageError: the photo is missing, or unreadable where its size is needed.
         """
-        if self.missing is not None:
-            could = f", but perhaps {self.missing}" if self.missing else ""
-            raise SkipImageError("missing image", f"{self.image}{could}")
+        refuse_missing(self.image, self.missing)
         read = MasksRead()
         of_photo: tuple[int, int] | None = None
         for annotation in self.annotations:

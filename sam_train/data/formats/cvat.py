@@ -23,10 +23,10 @@ from sam_train.data.formats.records import (
     Listing,
     MasksRead,
     Record,
+    refuse_missing,
     require_file,
     require_folder,
 )
-from sam_train.data.left_out import SkipImageError
 from sam_train.errors import UserError
 from sam_train.masks.runs import Segmentation, union_rle
 
@@ -110,9 +110,7 @@ class CvatRecord(Record):
         Raises:
             SkipImageError: the photo is missing, or unreadable where its size is needed.
         """
-        if self.missing is not None:
-            could = f", but perhaps {self.missing}" if self.missing else ""
-            raise SkipImageError("missing image", f"{self.image}{could}")
+        refuse_missing(self.image, self.missing)
         height, width = self.height, self.width
         if height is None or width is None:
             height, width = photo_size(self.image)

@@ -36,6 +36,7 @@ from sam_train.data.formats.records import (
     MasksRead,
     Record,
     is_file,
+    refuse_missing,
     require_folder,
 )
 from sam_train.data.left_out import SkipImageError
@@ -106,9 +107,7 @@ class LabelmeRecord(Record):
         Raises:
             SkipImageError: the photo is missing, or unreadable where its size is needed.
         """
-        if self.missing is not None:
-            could = f", but perhaps {self.missing}" if self.missing else ""
-            raise SkipImageError("missing image", f"{self.image}{could}")
+        refuse_missing(self.image, self.missing)
         height, width = self.height, self.width
         if height is None or width is None:
             with self.photo() as path:

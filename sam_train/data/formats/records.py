@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from sam_train.data.left_out import Skip
+from sam_train.data.left_out import Skip, SkipImageError
 from sam_train.data.photos.files import locate, pages
 from sam_train.data.photos.formats import PHOTO_SUFFIXES
 from sam_train.errors import UserError
@@ -130,6 +130,19 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # too long, or with a zero byte
         return False
+
+
+def refuse_missing(image: Path, could: str | None) -> None:
+    """Refuse a photo that is not there.
+
+    Args:
+        could: None if it is there; else the files that it could be, "" for none.
+
+    Raises:
+        SkipImageError: names the photo and what it could be.
+    """
+    if could is not None:
+        raise SkipImageError("missing image", f"{image}{could and f', but perhaps {could}'}")
 
 
 def require_folder(path: Path, option: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sam_train.data.left_out import SkipImageError
-from sam_train.data.photos.raster import Pixels, Raster
+from sam_train.data.photos.raster import Pixels, Raster, raster_of
 from sam_train.errors import UserError
 
 SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
@@ -99,7 +99,7 @@ def read_frame(path: Path, number: int = 0) -> Raster:
     padding = getattr(data, "PixelPaddingValue", None)
     if pixels.ndim == 3:
         pixels = _rgb(pixels, kind)
-        return _raster(pixels, is_colour=True)
+        return raster_of(pixels, is_colour=True)
     if kind == "PALETTE COLOR":
         raise SkipImageError("a palette in a DICOM file is not read", str(path))
     values = pixels
@@ -112,7 +112,7 @@ def read_frame(path: Path, number: int = 0) -> Raster:
         values = values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
         padding = None if padding is None else float(padding) * slope + intercept
     nodata = None if padding is None else float(padding)
-    return _raster(values[..., None], nodata=nodata)
+    return raster_of(values, nodata=nodata)
 
 
 def _rgb(pixels: Pixels, kind: str) -> Pixels:
@@ -120,15 +120,3 @@ def _rgb(pixels: Pixels, kind: str) -> Pixels:
         return pixels
     convert = pydicom().pixels.convert_color_space
     return np.asarray(convert(pixels, kind, "RGB"))
-
-
-def _raster(pixels: Pixels, *, is_colour: bool = False, nodata: float | None = None) -> Raster:
-    return Raster(
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        bands=pixels.shape[2],
-        dtype=pixels.dtype.newbyteorder("="),
-        rows=lambda top, bottom: pixels[top:bottom],
-        is_colour=is_colour,
-        nodata=nodata,
-    )

@@ -19,7 +19,7 @@ from sam_train.data.left_out import SkipImageError
 from sam_train.data.photos.dicom import SUFFIXES as DICOM_SUFFIXES
 from sam_train.data.photos.dicom import is_dicom, read_frame, read_header
 from sam_train.data.photos.formats import PAGED_SUFFIXES, TIFF_SUFFIXES, why_unread
-from sam_train.data.photos.raster import Pixels, Raster
+from sam_train.data.photos.raster import Raster, raster_of
 from sam_train.data.photos.tiff import count_planes, open_tiff, read_plane
 from sam_train.data.photos.volumes import SlicePlace, locate_slice, read_slice
 from sam_train.data.sample.decode import MAX_PIXELS
@@ -232,7 +232,7 @@ def _sixteen_bits(path: Path, check: Any) -> Raster | None:
         # Before decoding, since a small file may claim any size.
         check(int.from_bytes(head[20:24]), int.from_bytes(head[16:20]))
         pixels = imagecodecs.png_decode(path.read_bytes())
-        return _whole(pixels, is_colour=kind != 4, alpha={4: 1, 6: 3}.get(kind))
+        return raster_of(pixels, is_colour=kind != 4, alpha={4: 1, 6: 3}.get(kind))
     if (header := _PPM.match(head)) and int(header[1]) > 255:
         raise SkipImageError("PPM of more than 8 bits is not read (save it as PNG or TIFF)")
     if head[4:8] == b"jP  " or head.startswith(b"\xff\x4f\xff\x51"):
@@ -242,24 +242,8 @@ def _sixteen_bits(path: Path, check: Any) -> Raster | None:
         bands = 1 if pixels.ndim == 2 else pixels.shape[2]
         if pixels.dtype == np.uint8 and bands in (1, 3):
             return None
-        return _whole(pixels, is_colour=bands == 3)
+        return raster_of(pixels, is_colour=bands == 3)
     return None
-
-
-def _whole(pixels: Pixels, *, is_colour: bool, alpha: int | None = None, **more: Any) -> Raster:
-    """Make the raster of a picture in memory, [H, W] or [H, W, bands]."""
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    return Raster(
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        bands=pixels.shape[2],
-        dtype=pixels.dtype.newbyteorder("="),
-        rows=lambda top, bottom: pixels[top:bottom],
-        is_colour=is_colour,
-        alpha=alpha,
-        **more,
-    )
 
 
 def _of_pillow(image: Image.Image, *, is_named: bool) -> Raster:
@@ -278,7 +262,7 @@ def _of_pillow(image: Image.Image, *, is_named: bool) -> Raster:
         pixels, alpha = np.asarray(image.convert("RGBA")), 3
     else:
         pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-    return _whole(
+    return raster_of(
         pixels,
         is_colour=pixels.ndim == 3,
         alpha=alpha,

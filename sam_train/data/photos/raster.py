@@ -49,6 +49,20 @@ class Raster:
         return f"{self.dtype.name} x {self.bands}"
 
 
+def raster_of(pixels: Pixels, **more: Any) -> Raster:
+    """Return a picture that is in memory, [H, W] or [H, W, bands]; `more` as `Raster` takes it."""
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    return Raster(
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        bands=pixels.shape[2],
+        dtype=pixels.dtype.newbyteorder("="),
+        rows=lambda top, bottom: pixels[top:bottom],
+        **more,
+    )
+
+
 def turned(raster: Raster, mask_sizes: Collection[tuple[int, int]] = ()) -> Raster:
     """Return the picture upright, unless only the pixels as stored fit the masks' (height, width).
 

@@ -185,6 +185,12 @@ def check_sizes(source: StateDict, target: StateDict, *, path: Path) -> None:
         )
 
 
+def vit_named(state: StateDict) -> str | None:
+    """Return the name of the ViT that has the sizes of `state`, in our names; None for others."""
+    size = _vit_size(state)
+    return next(iter(_vits_of(size)), None) if size is not None else None
+
+
 def _vit_size(state: StateDict) -> tuple[int, int] | None:
     """Return (width, blocks) of a ViT, None where there is none."""
     kernel = state.get(f"{ENCODER}.patch_embed.proj.weight")

@@ -12,7 +12,8 @@ import torch
 
 from sam_train.errors import UserError
 from sam_train.model import ModelConfig, Sam, build_from_config
-from sam_train.model.checkpoints.init import ENCODER_ONLY, initialise, load_whole
+from sam_train.model.checkpoints.init import initialise, load_whole
+from sam_train.model.checkpoints.kinds import ENCODER_ONLY
 from sam_train.model.checkpoints.report import InitReport
 from sam_train.model.load import recorded_model
 from sam_train.settings.compose import load_config

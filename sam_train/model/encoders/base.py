@@ -73,8 +73,7 @@ class ImageEncoder(nn.Module, ABC):
     layer-wise decay counts them from the back. What is in none of `stem()` and `units()` belongs
     to the neck.
 
-    An encoder defines `before_units` and `after_units`. One whose units do not simply follow each
-    other overrides `forward` instead; its output can then not be kept after some of the units.
+    Most are a `ChainedEncoder`.
     """
 
     in_channels: int = 3
@@ -88,54 +87,17 @@ class ImageEncoder(nn.Module, ABC):
     branches: int = 1
     """Residual branches of one unit, each with a draw of its own for drop path."""
 
+    @abstractmethod
     def forward(self, images: Tensor, *, draws: Tensor | None = None) -> Tensor:
         """Encode.
 
         Args:
-            images: float [B, 3, S, S].
+            images: float [B, in_channels, S, S].
             draws: float [B, units, branches], uniform in [0, 1), for drop path in training.
 
         Returns:
             [B, C, S / stride, S / stride].
         """
-        return self.forward_from(self.before_units(images), unit=0, draws=draws)
-
-    def forward_until(self, images: Tensor, *, unit: int) -> Tensor:
-        """Compute the input of unit number `unit`, or of the neck, without drop path.
-
-        Args:
-            images: float [B, 3, S, S].
-        """
-        x = self.before_units(images)
-        for one in self.units()[:unit]:
-            x = one(x)
-        return x
-
-    def forward_from(self, x: Tensor, *, unit: int, draws: Tensor | None = None) -> Tensor:
-        """Encode from the input of unit number `unit` on.
-
-        Args:
-            x: of `forward_until`.
-            draws: as `forward` takes them, of all units.
-        """
-        for i, one in enumerate(self.units()):
-            # Not a slice: units are numbered from the image, whichever runs first.
-            if i >= unit:
-                x = one(x, None if draws is None else draws[:, i])
-        return self.after_units(x)
-
-    def before_units(self, images: Tensor) -> Tensor:
-        """Map float [B, 3, S, S] to the first unit's input."""
-        raise NotImplementedError
-
-    def after_units(self, x: Tensor) -> Tensor:
-        """Map the last unit's output to [B, C, S / stride, S / stride]."""
-        raise NotImplementedError
-
-    @property
-    def splits(self) -> bool:
-        """True where `forward_until` and `forward_from` do what `forward` does."""
-        return type(self).forward is ImageEncoder.forward
 
     @abstractmethod
     def units(self) -> Sequence[Unit]:
@@ -156,6 +118,46 @@ class ImageEncoder(nn.Module, ABC):
     def parts(self) -> dict[str, Sequence[nn.Module]]:
         """Name the modules that `plan` counts apart, an inner one behind the one that holds it."""
         return {name: [child] for name, child in self.named_children()}
+
+
+class ChainedEncoder(ImageEncoder):
+    """An encoder whose units follow each other, so that the output of any of them can be kept."""
+
+    def forward(self, images: Tensor, *, draws: Tensor | None = None) -> Tensor:
+        """Run all units in their order."""
+        return self.forward_from(self.before_units(images), unit=0, draws=draws)
+
+    def forward_until(self, images: Tensor, *, unit: int) -> Tensor:
+        """Compute the input of unit number `unit`, or of the neck, without drop path.
+
+        Args:
+            images: float [B, in_channels, S, S].
+        """
+        x = self.before_units(images)
+        for one in self.units()[:unit]:
+            x = one(x)
+        return x
+
+    def forward_from(self, x: Tensor, *, unit: int, draws: Tensor | None = None) -> Tensor:
+        """Encode from the input of unit number `unit` on.
+
+        Args:
+            x: of `forward_until`.
+            draws: as `forward` takes them, of all units.
+        """
+        for i, one in enumerate(self.units()):
+            # Not a slice: units are numbered from the image, whichever runs first.
+            if i >= unit:
+                x = one(x, None if draws is None else draws[:, i])
+        return self.after_units(x)
+
+    @abstractmethod
+    def before_units(self, images: Tensor) -> Tensor:
+        """Map float [B, in_channels, S, S] to the first unit's input."""
+
+    @abstractmethod
+    def after_units(self, x: Tensor) -> Tensor:
+        """Map the last unit's output to [B, C, S / stride, S / stride]."""
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sam_train.errors import UserError
 from sam_train.model.architecture import ARCHITECTURES, Architecture
-from sam_train.model.encoders.base import ImageEncoder, Unit, drop_path_rates
+from sam_train.model.encoders.base import ChainedEncoder, Unit, drop_path_rates
 from sam_train.model.ops.layers import DropPath, LayerNorm2d, MLPBlock, StreamNorm
 
 STAGES = 3
@@ -77,7 +77,7 @@ class ConvBlock(Unit):
         return out
 
 
-class ConvEncoder(ImageEncoder):
+class ConvEncoder(ChainedEncoder):
     """Three stages of `ConvBlock` and SAM's neck.
 
     Args:

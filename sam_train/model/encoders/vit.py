@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sam_train.errors import UserError
 from sam_train.model.architecture import ARCHITECTURES, Architecture
-from sam_train.model.encoders.base import ImageEncoder, Unit, drop_path_rates
+from sam_train.model.encoders.base import ChainedEncoder, Unit, drop_path_rates
 from sam_train.model.ops.attention import GridAttention
 from sam_train.model.ops.layers import DropPath, LayerNorm2d, MLPBlock, StreamNorm
 
@@ -56,7 +56,7 @@ class Block(Unit):
         return out
 
 
-class ImageEncoderViT(ImageEncoder):
+class ImageEncoderViT(ChainedEncoder):
     """A ViT and its neck.
 
     Args:

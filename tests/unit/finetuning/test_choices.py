@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import pytest
+import torch
 
 import sam_train
 from sam_train.cluster.plan.memory import Memory
@@ -19,9 +21,9 @@ from sam_train.finetuning.choices import Choices
 from sam_train.finetuning.look import Look, Seen
 from sam_train.finetuning.machine import GIB, Machine
 from sam_train.finetuning.pace import Pace
-from sam_train.finetuning.recipe import choose, choose_model
+from sam_train.finetuning.recipe import check_weights, choose, choose_model
 from sam_train.finetuning.tables import forgetting_warning, forgotten
-from sam_train.model import ModelConfig
+from sam_train.model import ModelConfig, build_from_config
 from sam_train.settings.compose import load_config
 from sam_train.settings.run import RunConfig
 
@@ -128,8 +130,19 @@ def test_the_time_and_the_photos_bound_the_steps() -> None:
     assert chosen(f"init_from={NANO}", look=found(photos=4))["trainer.max_steps"] == "100"
 
 
-def test_a_large_model_is_trained_as_the_machine_and_the_photos_allow() -> None:
-    typed = ["init_from=sam_vit_b_01ec64.pth", "model.image_size=256"]
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the names and shapes of the official ViT-B, under a name that says nothing."""
+    with torch.device("meta"):
+        sam = build_from_config(ModelConfig(name="vit_b"))
+    path = tmp_path_factory.mktemp("official") / "mine.pth"
+    # One number in memory and in the file for each tensor, repeated by its strides.
+    torch.save({name: torch.zeros(1).expand(t.shape) for name, t in sam.state_dict().items()}, path)
+    return path
+
+
+def test_a_large_model_is_trained_as_the_machine_and_the_photos_allow(official: Path) -> None:
+    typed = [f"init_from={official}", "model.image_size=256"]
     on_cpu = chosen(*typed)
     assert (on_cpu["model"], on_cpu["experiment"]) == ("vit_b", "finetune")
     assert (on_cpu["optim.tune"], on_cpu["embeddings.cache"]) == ("decoder", "auto")
@@ -139,8 +152,18 @@ def test_a_large_model_is_trained_as_the_machine_and_the_photos_allow() -> None:
     assert many["trainer.precision"] == "bf16-mixed"
 
 
-def test_what_does_not_fit_is_split_by_plans_cheapest_way() -> None:
-    typed = ["init_from=sam_vit_b_01ec64.pth", "model.image_size=256"]
+def test_weights_that_are_no_model_are_refused_before_photos_are_read(tmp_path: Path) -> None:
+    foreign = tmp_path / "other.pth"
+    torch.save({"layer.weight": torch.zeros(3, 3)}, foreign)
+    with pytest.raises(UserError, match="not a SAM, MAE or Hugging Face DINOv2 checkpoint"):
+        choose_model(Choices(typed=[f"init_from={foreign}"]))
+    cfg = load_config([f"init_from={NANO}", "model=vit_b"])
+    with pytest.raises(UserError, match=r"its ViT has width 128 .* use model=vit_t"):
+        check_weights(cfg)
+
+
+def test_what_does_not_fit_is_split_by_plans_cheapest_way(official: Path) -> None:
+    typed = [f"init_from={official}", "model.image_size=256"]
     # Four images, and two that plan keeps in reserve, need more than six.
     small = Machine(gpu="a card", room=int(6 * GIB), ram=int(64 * GIB), cores=16, bfloat16=True)
     words = chosen(*typed, look=found(photos=5000), machine=small)
