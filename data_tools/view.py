@@ -10,35 +10,25 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from data_tools import command
 from sam_train.data.sample.decode import BadSample
-from sam_train.data.sample.draw import Picture, draw_picture
+from sam_train.data.sample.draw import draw_entry
+from sam_train.data.sample.sheet import Tile, arranged, tile_of
 from sam_train.data.shards.reader import Shards, open_shards
 from sam_train.errors import UserError
 from sam_train.runtime.files import write_atomically
 from sam_train.runtime.text import count
 
-GAP = 6
-CAPTION = 18
-BACKGROUND = (24, 24, 28)
-BAD = (64, 32, 32)
 EXAMPLES = """examples:
   python -m data_tools.view data/sample/val --out sample.png
   python -m data_tools.view 'data/sa1b/*.tar' --key sa_12 --out sa_12.png
   python -m data_tools.view 'data/sa1b/*.tar' --sheet 24 --out sheet.png"""
-
-
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    picture: Image.Image
-    caption: str
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,75 +105,24 @@ def single(shards: Shards, sample: int, *, side: int) -> Image.Image:
         UserError: it cannot be drawn.
     """
     try:
-        drawn = _drawn(shards, sample, side=side, numbers=True)
+        drawn = draw_entry(shards.read(sample), side=side, numbers=True)
     except (BadSample, OSError) as error:
         raise UserError(f"{shards.key(sample)} cannot be drawn: {error}") from None
-    return _arranged(
-        [_Tile(drawn.photo, shards.key(sample)), _Tile(drawn.masks, drawn.caption)], columns=2
+    return arranged(
+        [Tile(drawn.photo, shards.key(sample)), Tile(drawn.masks, drawn.caption)], columns=2
     )
 
 
 def sheet(shards: Shards, samples: Sequence[int], *, side: int, workers: int = 0) -> Image.Image:
     """Draw the samples with their masks in rows."""
-    draw = partial(_tile, shards, side=side)
+    draw = partial(tile_of, shards, side=side)
     tiles = []
     with command.progress("drawing", total=len(samples), unit="samples") as bar:
         for tile in command.parallel(draw, samples, workers=workers):
             tiles.append(tile)
             bar.advance()
     rows = max(round(math.sqrt(len(tiles) / 1.4)), 1)
-    return _arranged(tiles, columns=math.ceil(len(tiles) / rows))
-
-
-def _tile(shards: Shards, sample: int, *, side: int) -> _Tile:
-    name = shards.key(sample).rpartition("/")[2]
-    try:
-        drawn = _drawn(shards, sample, side=side, numbers=False)
-    except (BadSample, OSError) as error:
-        blank = Image.new("RGB", (side, side * 3 // 4), BAD)
-        text = "\n".join(_wrapped(str(error), width=side // 8))
-        ImageDraw.Draw(blank).multiline_text((8, 8), text, fill="white", font=_font())
-        return _Tile(blank, f"{name}: unusable")
-    return _Tile(drawn.masks, f"{name}: {drawn.caption}")
-
-
-def _drawn(shards: Shards, sample: int, *, side: int, numbers: bool) -> Picture:
-    entry = shards.read(sample)
-    return draw_picture(entry.jpeg, entry.json, side=side, numbers=numbers)
-
-
-def _wrapped(text: str, *, width: int) -> list[str]:
-    return [text[k : k + width] for k in range(0, min(len(text), 6 * width), width)]
-
-
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(12)
-
-
-def _arranged(tiles: Sequence[_Tile], *, columns: int) -> Image.Image:
-    """Arrange the tiles in rows, each on its caption."""
-    width = max(tile.picture.width for tile in tiles)
-    rows = [tiles[k : k + columns] for k in range(0, len(tiles), columns)]
-    heights = [max(tile.picture.height for tile in row) + CAPTION for row in rows]
-    canvas = Image.new(
-        "RGB",
-        (len(rows[0]) * (width + GAP) + GAP, sum(heights) + GAP * (len(rows) + 1)),
-        BACKGROUND,
-    )
-    pen = ImageDraw.Draw(canvas)
-    top = GAP
-    for row, height in zip(rows, heights, strict=True):
-        for column, tile in enumerate(row):
-            left = GAP + column * (width + GAP)
-            # At the bottom of the cell, so that it stands on its caption.
-            lowest = top + height - CAPTION - tile.picture.height
-            canvas.paste(tile.picture, (left + (width - tile.picture.width) // 2, lowest))
-            caption = tile.caption
-            while caption and pen.textlength(caption, font=_font()) > width:
-                caption = caption[:-1]
-            pen.text((left, top + height - CAPTION + 2), caption, fill="#dddddd", font=_font())
-        top += height + GAP
-    return canvas
+    return arranged(tiles, columns=math.ceil(len(tiles) / rows))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

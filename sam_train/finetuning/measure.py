@@ -16,9 +16,8 @@ from sam_train.finetuning.photos import held_out_photos
 from sam_train.model import Sam
 from sam_train.model.checkpoints.trained import load_checkpoint, settings_for_checkpoint
 from sam_train.runtime.devices import set_arithmetic
+from sam_train.runtime.log import quiet
 from sam_train.settings.run import RunConfig
-
-log = logging.getLogger("sam_train")
 
 CLICKS = "callbacks.validation.clicks=[1,3,9]"
 """Numbers of clicks in the tables."""
@@ -96,11 +95,8 @@ def case_groups(cfg: RunConfig, cases: Mapping[str, str]) -> dict[int, str]:
 
 def _load(cfg: RunConfig) -> Sam:
     # `fit` says what became of each tensor; said at each measurement, it would hide the scores.
-    log.setLevel(logging.WARNING)
-    try:
+    with quiet(logging.WARNING):
         return load_checkpoint(cfg, untrained=True).sam
-    finally:
-        log.setLevel(logging.INFO)
 
 
 def shipped_scenes() -> Path:

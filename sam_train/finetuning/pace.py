@@ -11,6 +11,7 @@ import torch
 from sam_train.cluster.plan.costs import autocast
 from sam_train.cluster.plan.fake import StepModule, empty_batch
 from sam_train.model import build_from_config
+from sam_train.model.frozen_part import frozen_part
 from sam_train.runtime.devices import find_device, set_arithmetic
 from sam_train.settings.run import RunConfig
 from sam_train.train.objectives import At
@@ -44,7 +45,9 @@ def measure_pace(cfg: RunConfig) -> Pace:
     # The first step also loads libraries and takes memory, so it is not counted.
     _step(module, batch, progress=0.0)
     steps = [_step(module, batch, progress=(low + high) / 2) for low, high in stages]
-    cached = cfg.embeddings.cache != "off" and cfg.optim.tune == "decoder"
+    part = frozen_part(module.sam) if cfg.embeddings.cache != "off" else None
+    # Of an encoder that is kept in part, all is counted: too slow rather than too fast.
+    cached = part is not None and part.whole
     seconds = [one.rounds if cached else one.encoder + one.rounds for one in steps]
     mean = sum(one * (high - low) for one, (low, high) in zip(seconds, stages, strict=True))
     factor = _BESIDE * cfg.trainer.accumulate

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
-from pycocotools import mask as coco_mask
+from PIL import Image
 
-from sam_train.data.sample.decode import BadSample, as_rle, open_entry, read_masks, to_picture
+from sam_train.data.sample.decode import open_entry, to_picture
+from sam_train.data.sample.sheet import arranged, tile_of
 from sam_train.data.shards.reader import Shards
 from sam_train.eval.pictures.filmstrip import FilmRow, Frame, Mark, filmstrip
 from sam_train.finetuning.look import Look
@@ -19,7 +18,8 @@ from sam_train.finetuning.objects import Answer, Object, decode
 from sam_train.masks.frame import InputFrame
 
 SAMPLES, COLUMNS = 10, 5
-_CELL, _GAP, _TEXT = 300, 8, 16
+_CELL = 300
+"""Longest side of a sample on its sheet."""
 _TITLES = ["before: 1 click", "after: 1 click", "before: box", "after: box"]
 _LARGEST = 1024
 """Longest side of a photo in pictures of objects: a small object keeps its pixels."""
@@ -31,40 +31,11 @@ def draw_look(shards: Shards, found: Look, path: Path) -> None:
     """Draw ten photos, evenly over the data set, with their masks in colours."""
     number = min(SAMPLES, len(found.seen))
     chosen = np.linspace(0, len(found.seen) - 1, number).round().astype(int)
-    cells = [_masked(shards, found.seen[k].sample) for k in np.unique(chosen).tolist()]
-    rows = -(-len(cells) // COLUMNS)
-    width = COLUMNS * (_CELL + _GAP) + _GAP
-    page = Image.new("RGB", (width, rows * (_CELL + _GAP + _TEXT + 6) + _GAP), (255, 255, 255))
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(_TEXT - 3)
-    for k, (cell, name) in enumerate(cells):
-        x = _GAP + k % COLUMNS * (_CELL + _GAP)
-        y = _GAP + k // COLUMNS * (_CELL + _GAP + _TEXT + 6)
-        page.paste(cell, (x, y))
-        pen.text((x, y + cell.height + 3), name[-38:], fill=(40, 44, 52), font=font)
-    page.save(path, quality=90)
-
-
-def _masked(shards: Shards, sample: int) -> tuple[Image.Image, str]:
-    try:
-        entry = shards.read(sample)
-        photo = open_entry(entry)
-        masks = read_masks(entry.json, height=photo.height, width=photo.width)
-        rgb = to_picture(photo)
-    except (BadSample, OSError):
-        return Image.new("RGB", (_CELL, _CELL), (230, 230, 230)), shards.key(sample)
-    height, width = InputFrame(original=(rgb.height, rgb.width), side=_CELL).size
-    canvas = np.asarray(rgb.resize((width, height))).astype(np.float32)
-    good = np.flatnonzero(masks.runs.status == 0)
-    # Large ones first: small objects lie on top of what holds them.
-    for order, k in enumerate(good[np.argsort(-masks.runs.areas[good], kind="stable")].tolist()):
-        rle = as_rle(masks, k, height=rgb.height, width=rgb.width)
-        mask = Image.fromarray(np.ascontiguousarray(coco_mask.decode(rle)) * np.uint8(255))
-        inside = np.asarray(mask.resize((width, height), Image.Resampling.BOX)) > 127
-        # The golden ratio keeps neighbours in this order apart in hue.
-        colour = colorsys.hsv_to_rgb(order * 0.618 % 1.0, 0.85, 1.0)
-        canvas[inside] = 0.5 * canvas[inside] + 127.5 * np.asarray(colour)
-    text = f"{len(good)}  {shards.key(sample)}"
-    return Image.fromarray(canvas.astype(np.uint8)), text
+    tiles = [
+        tile_of(shards, found.seen[k].sample, side=_CELL, enlarge=True)
+        for k in np.unique(chosen).tolist()
+    ]
+    arranged(tiles, columns=min(COLUMNS, len(tiles))).save(path, quality=90)
 
 
 def pick(after: Mapping[int, Object], before: Mapping[int, Object]) -> list[int]:

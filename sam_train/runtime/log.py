@@ -39,7 +39,7 @@ def start_log(path: Path) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # Units that `optim.tune` freezes stay in eval mode on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start")
-    # Of a checkpoint that was written before `engine.saving` was.
+    # A checkpoint may hold the state of callbacks that later versions have not.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available on your system.*")
     if not rank_zero():
@@ -54,11 +54,11 @@ def start_log(path: Path) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the project's messages back, where the same ones were given before."""
+def quiet(below: int = logging.ERROR) -> Iterator[None]:
+    """Keep back the project's messages below a level, where the same ones were given before."""
     logger = logging.getLogger("sam_train")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(below)
     try:
         yield
     finally:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
-from sam_train.data.sample.decode import as_rle, open_photo, read_masks, to_rgb
+from sam_train.data.sample.decode import as_rle, open_entry, read_masks, to_picture
+from sam_train.data.shards.part import Entry
 
 OPACITY = 0.45
 _GOLDEN = 0.618034
@@ -37,11 +38,22 @@ def draw_picture(jpeg: bytes, text: bytes, *, side: int, numbers: bool) -> Pictu
     Raises:
         BadSample: the photo or the JSON cannot be used. Invalid masks are left out and counted.
     """
-    stored = open_photo(jpeg)
-    width, height = stored.size
-    masks = read_masks(text, height=height, width=width)
-    photo = to_rgb(stored)
-    scale = min(1.0, side / max(width, height))
+    return draw_entry(Entry(jpeg=jpeg, json=text), side=side, numbers=numbers)
+
+
+def draw_entry(entry: Entry, *, side: int, numbers: bool, enlarge: bool = False) -> Picture:
+    """Draw a sample as it was read, see `draw_picture`; of many bands the first three.
+
+    Args:
+        enlarge: make smaller photos that long, too.
+    """
+    stored = open_entry(entry)
+    width, height = stored.width, stored.height
+    masks = read_masks(entry.json, height=height, width=width)
+    photo = to_picture(stored)
+    scale = side / max(width, height)
+    if not enlarge:
+        scale = min(1.0, scale)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     # A box averages all pixels that it shrinks; enlarged pixels stay squares to look at.
     photo = photo.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)
