@@ -43,6 +43,7 @@ _PATIENCE = 3
 _VAL_MASKS = {"cpu": 600, "gpu": 4000}
 """Held-out masks that a measurement shall take, about."""
 MINUTES = {"cpu": 5.0, "gpu": 30.0}
+_FEW_ROUNDS = "[{until: 0.6, points: 1, mask_only: 0}, {until: 0.9, points: 3, mask_only: 0}]"
 _GAPS_ON_CPU, _RESERVE_ON_CPU = 0.3, 0.8
 
 
@@ -157,6 +158,8 @@ def _tuned(choices: Choices, look: Look, *, small: bool, gpu: bool) -> None:
         choices.add("optim.tune=decoder", "without a GPU the encoder is too slow to train")
         choices.add("embeddings.cache=auto", "each photo is encoded once, and kept on the disk")
         choices.add("optim.lr=1e-4", "only parts that learn fast are trained")
+        choices.add(f"prompts.curriculum={_FEW_ROUNDS}", "few rounds are many steps; all 11 last")
+        choices.add("data.masks_per_image=8", "the rounds are all that a step costs")
     elif look.usable < FEW_PHOTOS:
         why = f"{look.usable:,} photos would spoil a large encoder; adapters bend it a little"
         choices.add("optim.tune=lora", why)
