@@ -157,7 +157,8 @@ def _tuned(choices: Choices, look: Look, *, small: bool, gpu: bool) -> None:
     if not gpu:
         choices.add("optim.tune=decoder", "without a GPU the encoder is too slow to train")
         choices.add("embeddings.cache=auto", "each photo is encoded once, and kept on the disk")
-        choices.add("optim.lr=1e-4", "only parts that learn fast are trained")
+        choices.add("optim.lr=3e-4", "only parts that learn fast are trained")
+        choices.add("loss.iou_weight=6", "a click takes the mask of the highest predicted IoU")
         choices.add(f"prompts.curriculum={_FEW_ROUNDS}", "few rounds are many steps; all 11 last")
         choices.add("data.masks_per_image=8", "the rounds are all that a step costs")
     elif look.usable < FEW_PHOTOS:
